@@ -1,0 +1,284 @@
+"""Module ``wanmetal.comfyui.release_switch``."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release_switch
+short_description: Switch a host to a release, prove it, or put the old one back
+version_added: 0.1.0
+author: The wanmetal team
+description:
+  - Compares the release and the settings that a host runs with the wanted ones. Where they are the same, the service
+    runs and its API answers, nothing is done.
+  - Otherwise it waits for running jobs, installs the staged settings, points C(current) to the release, restarts the
+    service, waits for its API and renders a graph whose pixels it looks at.
+  - A release that does not pass is taken back. The release that was proven last is put in its place, with the settings
+    that it was proven with, and the task fails with the last lines of the journal.
+  - A run that was cut off is finished by the next one.
+options:
+  root:
+    description: Folder with C(releases), C(current) and C(previous).
+    type: path
+    required: true
+  release:
+    description: Id of the release, or V(previous).
+    type: str
+    required: true
+  unit:
+    description: The service.
+    type: str
+    required: true
+  config_dir:
+    description: Folder that gets the record of the running generation, C(<unit>.generation).
+    type: path
+    required: true
+  config:
+    description: The settings, staged elsewhere on the host.
+    type: list
+    elements: dict
+    required: true
+    options:
+      src:
+        description: Where the file was staged.
+        type: path
+        required: true
+      dest:
+        description: Where it belongs.
+        type: path
+        required: true
+      owner:
+        description: Its owner there.
+        type: str
+        default: root
+      group:
+        description: Its group there.
+        type: str
+        default: root
+      mode:
+        description: Its mode there, in octal.
+        type: str
+        default: "0644"
+      secret:
+        description: Leave it out of diffs.
+        type: bool
+        default: false
+  config_from:
+    description: V(staged) takes the staged settings, V(release) those that the release was last proven with.
+    type: str
+    choices: [staged, release]
+    default: staged
+  url:
+    description: Address of the API, on this host.
+    type: str
+    required: true
+  drain_timeout:
+    description: Seconds to wait for jobs before the restart cuts them off.
+    type: int
+    default: 60
+  canary_timeout:
+    description: Seconds that the graph which proves a release may take.
+    type: int
+    default: 120
+  keep:
+    description: Releases that stay, the running one included. The oldest others are removed after a switch.
+    type: int
+    default: 3
+attributes:
+  check_mode:
+    description: Says whether a switch would take place, and why.
+    support: full
+  diff_mode:
+    description: Shows the release and the settings before and after. Secret files are left out.
+    support: full
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+"""
+
+EXAMPLES = r"""
+- name: Switch to a release
+  wanmetal.comfyui.release_switch:
+    root: /opt/wanmetal
+    release: 0.3.75-5b3c1f0e9a
+    unit: comfyui.service
+    config_dir: /etc/wanmetal
+    config:
+      - src: /etc/wanmetal/next/comfyui.service
+        dest: /etc/systemd/system/comfyui.service
+    url: http://127.0.0.1:8188
+"""
+
+RETURN = r"""
+release:
+  description: The release that runs now.
+  returned: success
+  type: str
+  sample: 0.3.75-5b3c1f0e9a
+generation:
+  description: Hash of the release and its settings.
+  returned: success
+  type: str
+reasons:
+  description: Why the host was not as wanted. Empty when nothing changed.
+  returned: success
+  type: list
+  elements: str
+restarted:
+  description: Whether the service was restarted.
+  returned: success
+  type: bool
+proven:
+  description: Whether this generation has rendered a graph with the right pixels.
+  returned: success
+  type: bool
+previous:
+  description: The release to go back to, or an empty string.
+  returned: changed
+  type: str
+outage_s:
+  description: Seconds from the stop of the service to the first answer of the new one. Null without a restart.
+  returned: success
+  type: float
+drained_s:
+  description: Seconds that were spent waiting for jobs.
+  returned: success
+  type: float
+cut_off:
+  description: Jobs that the restart cut off.
+  returned: success
+  type: int
+removed:
+  description: Ids of the old releases that were removed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import run_canary
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import (
+    ComfyUIClient,
+    ComfyUIError,
+)
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import (
+    ConfigFile,
+    Health,
+    Host,
+    Switch,
+    SwitchError,
+    as_result,
+    exclusive,
+)
+
+LOCK_WAIT_S = 900.0
+
+
+def _config(entries: list[dict[str, Any]]) -> tuple[ConfigFile, ...]:
+    return tuple(
+        ConfigFile(
+            Path(entry["src"]),
+            Path(entry["dest"]),
+            entry["owner"],
+            entry["group"],
+            int(entry["mode"], 8),
+            entry["secret"],
+        )
+        for entry in entries
+    )
+
+
+def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
+    params = module.params
+    client = ComfyUIClient(params["url"], timeout_s=5)
+
+    def probe() -> Health:
+        try:
+            client.system_stats()
+        except ComfyUIError as error:
+            return Health(False, str(error))
+        return Health(True)
+
+    def prove() -> Health:
+        result = run_canary(client, "image", params["canary_timeout"])
+        return Health(result.ok, result.reason)
+
+    def busy() -> int:
+        try:
+            queue = client.queue()
+        except ComfyUIError:
+            return 0
+        return len(queue["queue_running"]) + len(queue["queue_pending"])
+
+    switch = Switch(host, probe, prove, busy, params["drain_timeout"])
+    config = _config(params["config"])
+    release = host.link("previous") if params["release"] == "previous" else params["release"]
+    if not host.is_complete(release):
+        if module.check_mode and params["config_from"] == "staged":
+            return {"changed": True, "release": release, "reasons": ["the release is not built yet"]}
+        known = ", ".join(sorted(host.built_at())) or "none"
+        raise SwitchError(
+            f"release: '{release or params['release']}' is not on this host; there are: {known}. "
+            "Name one of these, or deploy the one you want."
+        )
+    if params["config_from"] == "release":
+        stored = switch.stored_target(release, config)
+        if stored is None:
+            raise SwitchError(f"release: '{release}' was never proven on this host, so its settings are not known.")
+        target = stored
+    else:
+        target = switch.target(release, config)
+    outcome = switch.run(target, check=module.check_mode)
+    if outcome.changed and not module.check_mode:
+        outcome.removed = switch.prune(params["keep"])
+    result = as_result(outcome) | {"release": release, "generation": target.generation}
+    if outcome.changed and module._diff:
+        result["diff"] = outcome.diff
+    return result
+
+
+def main() -> None:
+    """Run as a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "release": {"type": "str", "required": True},
+            "unit": {"type": "str", "required": True},
+            "config_dir": {"type": "path", "required": True},
+            "config": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "src": {"type": "path", "required": True},
+                    "dest": {"type": "path", "required": True},
+                    "owner": {"type": "str", "default": "root"},
+                    "group": {"type": "str", "default": "root"},
+                    "mode": {"type": "str", "default": "0644"},
+                    "secret": {"type": "bool", "default": False},
+                },
+            },
+            "config_from": {"type": "str", "choices": ["staged", "release"], "default": "staged"},
+            "url": {"type": "str", "required": True},
+            "drain_timeout": {"type": "int", "default": 60},
+            "canary_timeout": {"type": "int", "default": 120},
+            "keep": {"type": "int", "default": 3},
+        },
+        supports_check_mode=True,
+    )
+    root = Path(module.params["root"])
+    host = Host(root, Path(module.params["config_dir"]), module.params["unit"])
+    try:
+        if module.check_mode:
+            result = _switch(module, host)
+        else:
+            with exclusive(root, LOCK_WAIT_S):
+                result = _switch(module, host)
+    except (SwitchError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
