@@ -1,0 +1,328 @@
+"""Canaries: small graphs that prove a worker by the pixels of their results.
+
+A graph that ends with "success" proves little: a model whose weights are missing renders black frames with success.
+So each canary knows what its result must look like, and colours and places are drawn anew for each run, so that
+neither a cache nor an old file can answer.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import (
+    ComfyUIClient,
+    ComfyUIError,
+    Graph,
+)
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.png import Picture, PNGError, decode
+
+Colour = tuple[int, int, int]
+
+
+class UnhealthyError(Exception):
+    """What is wrong with a result."""
+
+
+@dataclass
+class CanaryResult:
+    """What a canary found. ``reason`` is empty when the worker is healthy."""
+
+    ok: bool
+    kind: str
+    seed: int
+    reason: str
+    seconds: float
+    details: dict[str, Any] = field(default_factory=dict)
+    video: bytes | None = None
+
+
+@dataclass
+class Studio:
+    """What a canary works with: a worker, the time that is left, random numbers, and where findings go."""
+
+    client: ComfyUIClient
+    deadline: float
+    numbers: random.Random
+    prefix: str
+    details: dict[str, Any] = field(default_factory=dict)
+    video: bytes | None = None
+
+    def render(self, graph: Graph) -> dict[str, Any]:
+        """Render a graph, before all that wait, and return its outputs by node id."""
+        left = max(0.0, self.deadline - time.monotonic())
+        return self.client.render(graph, left, front=True)
+
+    def files(self, outputs: dict[str, Any], node: str) -> list[bytes]:
+        """Return the files that a node made."""
+        return [
+            self.client.view(file["filename"], file.get("subfolder", ""), file.get("type", "output"))
+            for file in _listed(outputs, node, "images")
+            if isinstance(file, dict) and isinstance(file.get("filename"), str)
+        ]
+
+    def pictures(self, outputs: dict[str, Any], node: str) -> list[Picture]:
+        """Return the pictures that a node made."""
+        return [decode(data) for data in self.files(outputs, node)]
+
+
+def run_canary(
+    client: ComfyUIClient,
+    kind: str,
+    timeout_s: float,
+    seed: int | None = None,
+    output_dir: str | None = None,
+) -> CanaryResult:
+    """Run a canary and tell what it found; an unhealthy worker is a result, never an exception.
+
+    ``seed`` repeats a run; without it no earlier result can be mistaken for this one.
+    With ``output_dir``, ComfyUI's output folder on this machine, the files it saved there are removed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no canary {kind!r}; there are: {', '.join(KINDS)}")
+    seed = secrets.randbits(32) if seed is None else seed
+    started = time.monotonic()
+    hurried = ComfyUIClient(client.url, min(client.timeout_s, timeout_s))
+    prefix = f"wanmetal-canary-{secrets.token_hex(6)}"
+    studio = Studio(hurried, started + timeout_s, random.Random(seed), prefix)  # noqa: S311 (colours, no secrets)
+    reason = ""
+    try:
+        KINDS[kind](studio)
+    except (ComfyUIError, PNGError, UnhealthyError) as error:
+        reason = str(error)
+    finally:
+        _remove_outputs(studio, output_dir)
+    seconds = round(time.monotonic() - started, 3)
+    return CanaryResult(not reason, kind, seed, reason, seconds, studio.details, studio.video)
+
+
+def assert_alive(frames: Sequence[Picture]) -> None:
+    """Fail for frames that are plain, such as black ones, and for a video that stands still."""
+    for number, frame in enumerate(frames):
+        if max(frame.rgb) - min(frame.rgb) < 8:
+            raise UnhealthyError(
+                f"frame {number} is of one colour, {_rgb(frame.pixel(0, 0))}, where a picture was expected"
+            )
+    if len(frames) > 1 and all(_mean_difference(a, b) < 0.5 for a, b in pairwise(frames)):
+        raise UnhealthyError(f"the video is frozen: its {len(frames)} frames are all the same")
+
+
+# A square on a background, blurred and inverted. The blur is the one of these nodes that ComfyUI computes on the GPU.
+_IMAGE_SIZE, _IMAGE_SQUARE, _RADIUS, _SIGMA = 64, 24, 3, 0.5
+_IMAGE_TOLERANCE = 2
+
+
+def _image(studio: Studio) -> None:
+    back, square = _two_colours(studio.numbers)
+    # far enough from the border that the blur does not reach it
+    place = range(_RADIUS * 2, _IMAGE_SIZE - _IMAGE_SQUARE - _RADIUS * 2)
+    x, y = studio.numbers.choice(place), studio.numbers.choice(place)
+    outputs = studio.render(
+        {
+            "back": _empty(_IMAGE_SIZE, _IMAGE_SIZE, back),
+            "square": _empty(_IMAGE_SQUARE, _IMAGE_SQUARE, square),
+            "both": _composite("back", "square", x, y),
+            "blur": _node("ImageBlur", image=["both", 0], blur_radius=_RADIUS, sigma=_SIGMA),
+            "invert": _node("ImageInvert", image=["blur", 0]),
+            "result": _node("PreviewImage", images=["invert", 0]),
+        }
+    )
+    pictures = studio.pictures(outputs, "result")
+    if len(pictures) != 1:
+        raise UnhealthyError(f"one image was expected, {len(pictures)} came")
+    _assert_size(pictures[0], _IMAGE_SIZE, _IMAGE_SIZE)
+    assert_alive(pictures)
+    across, down = _coverage(x), _coverage(y)
+
+    def expected(column: int, row: int) -> Colour:
+        share = across[column] * down[row]
+        red, green, blue = (round(255 - b - (s - b) * share) for b, s in zip(back, square, strict=True))
+        return red, green, blue
+
+    everywhere = ((column, row) for row in range(_IMAGE_SIZE) for column in range(_IMAGE_SIZE))
+    worst = _compare(pictures[0], expected, everywhere, _IMAGE_TOLERANCE, "the image")
+    studio.details["largest_deviation"] = worst
+
+
+def _coverage(start: int) -> list[float]:
+    """Return how much of the square each column (or row) shows after the blur, which is separable."""
+    steps = range(-_RADIUS, _RADIUS + 1)
+    weights = [math.exp(-((step / _RADIUS) ** 2) / (2 * _SIGMA**2)) for step in steps]
+    total = sum(weights)
+    inside = range(start, start + _IMAGE_SQUARE)
+    return [
+        sum(weight for step, weight in zip(steps, weights, strict=True) if column + step in inside) / total
+        for column in range(_IMAGE_SIZE)
+    ]
+
+
+_WIDTH, _HEIGHT, _SQUARE, _STEP, _FRAMES, _FPS = 128, 64, 24, 10, 9, 16
+# h264 rounds colours and smears them: pixels nearer than _EDGE to the edges of the square are not compared. The
+# square moves farther than that from frame to frame, so that a repeated frame is seen.
+_VIDEO_TOLERANCE, _EDGE = 20, 8
+
+
+def _video(studio: Studio) -> None:
+    back, square = _two_colours(studio.numbers)
+    xs = [_EDGE + _STEP * number for number in range(_FRAMES)]
+    if studio.numbers.random() < 0.5:
+        xs.reverse()
+    y = studio.numbers.randrange(_EDGE, _HEIGHT - _SQUARE - _EDGE)
+    saved = studio.render(_moving_square(studio.prefix, back, square, xs, y))
+    names = _listed(saved, "result", "images")
+    videos = studio.files(saved, "result")
+    if len(videos) != 1:
+        raise UnhealthyError(f"one video was expected, {len(videos)} came")
+    if videos[0][4:8] != b"ftyp":
+        raise UnhealthyError(f"the video is no mp4 file: it begins with {videos[0][:12]!r}")
+    frames, fps = read_back(studio, names[0])
+    if len(frames) != _FRAMES:
+        raise UnhealthyError(f"the video must have {_FRAMES} frames, found {len(frames)}")
+    if abs(fps - _FPS) > 0.01:
+        raise UnhealthyError(f"the video must have {_FPS} frames a second, found {fps:g}")
+    for frame in frames:
+        _assert_size(frame, _WIDTH, _HEIGHT)
+    assert_alive(frames)
+    worst = 0
+    for number, (frame, x) in enumerate(zip(frames, xs, strict=True)):
+        worst = max(worst, _compare_frame(frame, f"frame {number}", back, square, x, y))
+    studio.video = videos[0]
+    studio.details.update(
+        largest_deviation=worst, frames=len(frames), fps=fps, width=_WIDTH, height=_HEIGHT, bytes=len(videos[0])
+    )
+
+
+def _moving_square(prefix: str, back: Colour, square: Colour, xs: Sequence[int], y: int) -> Graph:
+    graph = {"back": _empty(_WIDTH, _HEIGHT, back), "square": _empty(_SQUARE, _SQUARE, square)}
+    batch = ""
+    for number, x in enumerate(xs):
+        frame = f"frame{number}"
+        graph[frame] = _composite("back", "square", x, y)
+        if batch:
+            graph[f"batch{number}"] = _node("ImageBatch", image1=[batch, 0], image2=[frame, 0])
+        batch = f"batch{number}" if batch else frame
+    graph["video"] = _node("CreateVideo", images=[batch, 0], fps=_FPS)
+    graph["result"] = _node("SaveVideo", video=["video", 0], filename_prefix=prefix, format="mp4", codec="h264")
+    return graph
+
+
+def read_back(studio: Studio, file: dict[str, str]) -> tuple[list[Picture], float]:
+    """Let ComfyUI decode a video that it saved; return its frames and its frames a second."""
+    name = "/".join(part for part in (file.get("subfolder", ""), file["filename"]) if part)
+    outputs = studio.render(
+        {
+            "load": _node("LoadVideo", file=f"{name} [{file.get('type', 'output')}]"),
+            "parts": _node("GetVideoComponents", video=["load", 0]),
+            "frames": _node("PreviewImage", images=["parts", 0]),
+            "fps": _node("PreviewAny", source=["parts", 2]),
+        }
+    )
+    text = "".join(str(part) for part in _listed(outputs, "fps", "text"))
+    try:
+        return studio.pictures(outputs, "frames"), float(text)
+    except ValueError as error:
+        raise UnhealthyError(f"ComfyUI told no frame rate of the video, but {text!r}") from error
+
+
+def _compare_frame(frame: Picture, name: str, back: Colour, square: Colour, x: int, y: int) -> int:
+    def expected(column: int, row: int) -> Colour:
+        return square if x <= column < x + _SQUARE and y <= row < y + _SQUARE else back
+
+    def near_edge(at: int, start: int) -> bool:
+        return min(abs(at - start), abs(at - start - _SQUARE)) < _EDGE
+
+    inner = [
+        (column, row)
+        for row in range(_HEIGHT)
+        for column in range(_WIDTH)
+        if not near_edge(column, x) and not near_edge(row, y)
+    ]
+    return _compare(frame, expected, inner, _VIDEO_TOLERANCE, name)
+
+
+def _compare(
+    found: Picture,
+    expected: Callable[[int, int], Colour],
+    places: Iterable[tuple[int, int]],
+    tolerance: int,
+    name: str,
+) -> int:
+    worst, where = 0, (0, 0)
+    for place in places:
+        off = max(abs(a - b) for a, b in zip(found.pixel(*place), expected(*place), strict=True))
+        if off > worst:
+            worst, where = off, place
+    if worst > tolerance:
+        raise UnhealthyError(
+            f"{name} is wrong: at {where} it is {_rgb(found.pixel(*where))}, {_rgb(expected(*where))} was expected"
+        )
+    return worst
+
+
+def _two_colours(numbers: random.Random) -> tuple[Colour, Colour]:
+    """Return two colours that differ clearly in each channel, in any direction."""
+    pairs = []
+    for _ in range(3):
+        low, high = numbers.randrange(16, 96), numbers.randrange(160, 240)
+        pairs.append((low, high) if numbers.random() < 0.5 else (high, low))
+    (r1, r2), (g1, g2), (b1, b2) = pairs
+    return (r1, g1, b1), (r2, g2, b2)
+
+
+def _node(class_type: str, **inputs: object) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def _empty(width: int, height: int, colour: Colour) -> dict[str, Any]:
+    red, green, blue = colour
+    return _node("EmptyImage", width=width, height=height, batch_size=1, color=red << 16 | green << 8 | blue)
+
+
+def _composite(destination: str, source: str, x: int, y: int) -> dict[str, Any]:
+    return _node(
+        "ImageCompositeMasked",
+        destination=[destination, 0],
+        source=[source, 0],
+        x=x,
+        y=y,
+        resize_source=False,
+    )
+
+
+def _listed(outputs: dict[str, Any], node: str, key: str) -> list[Any]:
+    found = outputs.get(node)
+    items = found.get(key) if isinstance(found, dict) else None
+    return items if isinstance(items, list) else []
+
+
+def _assert_size(picture: Picture, width: int, height: int) -> None:
+    if (picture.width, picture.height) != (width, height):
+        raise UnhealthyError(f"the size must be {width}x{height}, found {picture.width}x{picture.height}")
+
+
+def _mean_difference(a: Picture, b: Picture) -> float:
+    return sum(abs(x - y) for x, y in zip(a.rgb, b.rgb, strict=False)) / max(1, len(a.rgb))
+
+
+def _rgb(colour: Colour) -> str:
+    return f"rgb{colour}"
+
+
+def _remove_outputs(studio: Studio, output_dir: str | None) -> None:
+    if output_dir is None:
+        return
+    for path in Path(output_dir).glob(f"{studio.prefix}*"):
+        try:
+            path.unlink()
+        except OSError as error:
+            studio.details.setdefault("left_behind", []).append(f"{path}: {error.strerror}")
+
+
+KINDS: dict[str, Callable[[Studio], None]] = {"image": _image, "video": _video}

@@ -1,0 +1,237 @@
+"""A scripted ComfyUI: it computes the few core nodes that canaries use, and can be told to go wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Frame = list[list[tuple[float, float, float]]]
+Handler = BaseHTTPRequestHandler
+
+
+@dataclass
+class Fake:
+    """What the server does. ``spoil`` changes the frames that are shown; ``special`` answers paths in its own way."""
+
+    spoil: Callable[[list[Frame]], list[Frame]] = lambda frames: frames
+    fps: float | None = None
+    mp4: bytes = b"\0\0\0\x18ftypmp42 and so on"
+    png: Callable[[bytes], bytes] = lambda data: data
+    status: dict[str, Any] = field(default_factory=lambda: {"status_str": "success", "messages": []})
+    reject: dict[str, Any] | None = None
+    stays: str = ""  # the queue that jobs stay in for ever
+    special: dict[str, Callable[[Handler], None]] = field(default_factory=dict)
+
+    history: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    videos: dict[str, tuple[list[Frame], float]] = field(default_factory=dict)
+    queue: dict[str, list[Any]] = field(default_factory=lambda: {"queue_running": [], "queue_pending": []})
+    requests: list[tuple[str, Any]] = field(default_factory=list)
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/prompt" and self.reject is not None:
+            return 400, self.reject
+        if path == "/prompt":
+            prompt_id = f"job-{len(self.requests)}"
+            if self.stays:
+                self.queue[self.stays].append([0, prompt_id, {}])
+            else:
+                self.history[prompt_id] = {"outputs": self.compute(body["prompt"]), "status": self.status}
+            return 200, {"prompt_id": prompt_id, "node_errors": {}}
+        if path == "/history":
+            for prompt_id in body["delete"]:
+                self.history.pop(prompt_id, None)
+        return 200, None
+
+    def get(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        if path.startswith("/history/"):
+            prompt_id = path.removeprefix("/history/")
+            return 200, {key: value for key, value in self.history.items() if key == prompt_id}
+        if path == "/view":
+            data = self.files.get(query["filename"][0])
+            return (404, None) if data is None else (200, data)
+        return 200, {"/queue": self.queue, "/system_stats": {"system": {"comfyui_version": "0.3.75"}}}[path]
+
+    def compute(self, graph: dict[str, Any]) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
+
+        def value(link: Any) -> Any:
+            if not isinstance(link, list):
+                return link
+            node, slot = link
+            if node not in results:
+                results[node] = run(node)
+            return results[node][slot]
+
+        def run(node: str) -> tuple[Any, ...]:
+            given = {name: value(link) for name, link in graph[node]["inputs"].items()}
+            kind = graph[node]["class_type"]
+            if kind in _NODES:
+                return (_NODES[kind](**given),)
+            if kind == "CreateVideo":
+                return ((given["images"], given["fps"]),)
+            if kind == "LoadVideo":
+                return (self.videos[given["file"]],)
+            if kind == "GetVideoComponents":
+                frames, fps = given["video"]
+                return frames, None, self.fps or fps
+            outputs[node] = self.show(kind, given)
+            return ()
+
+        for node in graph:
+            value([node, slice(None)])
+        return outputs
+
+    def show(self, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+        if kind == "PreviewAny":
+            return {"text": [str(given["source"])]}
+        if kind == "SaveVideo":
+            name = f"{given['filename_prefix']}_00001_.mp4"
+            self.files[name], self.videos[f"{name} [output]"] = self.mp4, given["video"]
+            return {"images": [{"filename": name, "subfolder": "", "type": "output"}], "animated": [True]}
+        assert kind == "PreviewImage"
+        names = []
+        for frame in self.spoil(given["images"]):
+            names.append({"filename": f"{len(self.files)}.png", "subfolder": "", "type": "temp"})
+            self.files[names[-1]["filename"]] = self.png(encode(frame))
+        return {"images": names}
+
+
+def _empty(width: int, height: int, batch_size: int, color: int) -> list[Frame]:
+    pixel = ((color >> 16 & 255) / 255, (color >> 8 & 255) / 255, (color & 255) / 255)
+    return [[[pixel] * width for _ in range(height)] for _ in range(batch_size)]
+
+
+def _composite(destination: list[Frame], source: list[Frame], x: int, y: int, resize_source: bool) -> list[Frame]:
+    assert not resize_source
+    both = [[list(row) for row in frame] for frame in destination]
+    for frame in both:
+        for down, row in enumerate(source[0]):
+            frame[y + down][x : x + len(row)] = row
+    return both
+
+
+def _blur(image: list[Frame], blur_radius: int, sigma: float) -> list[Frame]:
+    steps = range(-blur_radius, blur_radius + 1)
+    weights = {step: math.exp(-((step / blur_radius) ** 2) / (2 * sigma**2)) for step in steps}
+    total = sum(weights.values())
+
+    def along(row: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+        mirrored = [row[abs(at) if at < len(row) else 2 * len(row) - 2 - at] for at in range(-3, len(row) + 3)]
+        return [
+            tuple(  # type: ignore[misc]
+                sum(weights[step] * mirrored[at + step + 3][channel] for step in steps) / total for channel in range(3)
+            )
+            for at in range(len(row))
+        ]
+
+    def turned(frame: Frame) -> Frame:
+        return [list(column) for column in zip(*frame, strict=True)]
+
+    return [turned([along(row) for row in turned([along(row) for row in frame])]) for frame in image]
+
+
+def _invert(image: list[Frame]) -> list[Frame]:
+    return [[[(1 - r, 1 - g, 1 - b) for r, g, b in row] for row in frame] for frame in image]
+
+
+_NODES: dict[str, Callable[..., list[Frame]]] = {
+    "EmptyImage": _empty,
+    "ImageCompositeMasked": _composite,
+    "ImageBlur": _blur,
+    "ImageInvert": _invert,
+    "ImageBatch": lambda image1, image2: image1 + image2,
+}
+
+
+def encode(frame: Frame) -> bytes:
+    """Encode as PNG, with another row filter in each row."""
+    rows = bytearray()
+    above = bytes(len(frame[0]) * 3)
+    for number, pixels in enumerate(frame):
+        row = bytes(int(255 * channel) for pixel in pixels for channel in pixel)
+        rows.append(number % 5)
+        for i, byte in enumerate(row):
+            left, corner = (row[i - 3], above[i - 3]) if i >= 3 else (0, 0)
+            rows.append((byte - _guess(number % 5, left, above[i], corner)) & 255)
+        above = row
+    header = struct.pack(">IIBBBBB", len(frame[0]), len(frame), 8, 2, 0, 0, 0)
+    return png((b"IHDR", header), (b"tEXt", b"prompt\0{}"), (b"IDAT", zlib.compress(bytes(rows))), (b"IEND", b""))
+
+
+def _guess(method: int, left: int, above: int, corner: int) -> int:
+    if method == 4:
+        return min((left, above, corner), key=lambda value: abs(left + above - corner - value))
+    return (0, left, above, (left + above) // 2)[method]
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Put a PNG together."""
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@contextmanager
+def serve(fake: Fake) -> Iterator[str]:
+    """Serve it on a free port of the loopback address and return its address."""
+
+    class Served(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self, method: str) -> None:
+            parts = urlsplit(self.path)
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+            fake.requests.append((f"{method} {parts.path}", body))
+            for path, special in fake.special.items():
+                if parts.path.startswith(path):
+                    special(self)
+                    return
+            if method == "POST":
+                status, answer = fake.post(parts.path, body)
+            else:
+                status, answer = fake.get(parts.path, parse_qs(parts.query))
+            data = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
+            reply(self, data, status)
+
+        def do_GET(self) -> None:
+            self.answer("GET")
+
+        def do_POST(self) -> None:
+            self.answer("POST")
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
+    server.daemon_threads = True
+    server.block_on_close = False
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def reply(handler: Handler, data: bytes, status: int = 200, kind: str = "application/json", claim: int = 0) -> None:
+    """Answer; ``claim`` promises more bytes than are sent."""
+    handler.send_response(status)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(len(data) + claim))
+    handler.end_headers()
+    handler.wfile.write(data)
+    handler.close_connection = True
