@@ -1,0 +1,320 @@
+"""What a host is like, read from the kernel's and systemd's own files. Changes nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_DISTRIBUTIONS = {"debian": "Debian", "ubuntu": "Ubuntu"}
+_LISTENING = "0A"
+_WORST_ERROR_US = 16_000_000
+"""From this error on the kernel's clock counts as not synchronised, as timedatectl has it."""
+
+
+def os_release(text: str) -> dict[str, str]:
+    """Parse /etc/os-release."""
+    pairs = re.findall(r"^([A-Z_]+)=(?:\"(.*)\"|'(.*)'|(.*))$", text, re.MULTILINE)
+    return {name: double or single or bare for name, double, single, bare in pairs}
+
+
+def distribution_facts(system: Mapping[str, str]) -> dict[str, str]:
+    """The facts of ansible.builtin.setup that the roles ask for, for the distributions that they know."""
+    name = _DISTRIBUTIONS.get(system["id"])
+    if name is None:
+        return {}
+    major = system["version"].partition(".")[0]
+    return {"ansible_distribution": name, "ansible_distribution_major_version": major}
+
+
+def filesystem(path: str) -> dict[str, Any]:
+    """The filesystem that a path is on, or will be on once it is made."""
+    existing = Path(path)
+    while not existing.exists():
+        existing = existing.parent
+    mount = existing.resolve()
+    device = mount.stat().st_dev
+    while mount != mount.parent and mount.parent.stat().st_dev == device:
+        mount = mount.parent
+    room = os.statvfs(existing)
+    return {
+        "mount": str(mount),
+        "device": device,
+        "free_bytes": room.f_bavail * room.f_frsize,
+        # btrfs and others make inodes as they go.
+        "free_inodes": room.f_favail if room.f_files else None,
+        "read_only": bool(room.f_flag & os.ST_RDONLY),
+    }
+
+
+def memory_mb(proc: Path, cgroups: Path) -> int:
+    """Memory of the host, or what its container may use of it."""
+    total = int(re.findall(r"^MemTotal:\s+(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)[0]) // 1024
+    limit = _text(cgroups / "memory.max").strip()
+    return min(total, int(limit) // 2**20) if limit.isdigit() else total
+
+
+# -- listening sockets
+
+
+def listening(table: str) -> dict[str, dict[str, Any]]:
+    """Sockets that listen, by inode, from the text of /proc/net/tcp or tcp6."""
+    found = {}
+    for line in table.splitlines()[1:]:
+        words = line.split()
+        if words[3] == _LISTENING:
+            address, _, port = words[1].partition(":")
+            found[words[9]] = {"port": int(port, 16), "address": _address(address), "uid": int(words[7])}
+    return found
+
+
+def _address(text: str) -> str:
+    # Words of four bytes, each in the byte order of the machine: little on all that is supported.
+    packed = b"".join(bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8))
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def unit_of(cgroup: str) -> str:
+    """The systemd unit in the text of /proc/PID/cgroup, or an empty string."""
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in {"", "name=systemd"}:
+            units = re.findall(r"([^/]+\.(?:service|scope|socket))(?=/|$)", path)
+            if units:
+                return str(units[-1])
+    return ""
+
+
+def listeners(proc: Path) -> list[dict[str, Any]]:
+    """Who listens on which TCP port. The process is unknown to those who are not root."""
+    sockets = {**listening(_text(proc / "net/tcp")), **listening(_text(proc / "net/tcp6"))}
+    holders = _holders(proc, set(sockets))
+    found = []
+    for inode, entry in sockets.items():
+        pid = holders.get(inode)
+        found.append(
+            {
+                "port": entry["port"],
+                "address": entry["address"],
+                "user": _user(entry["uid"]),
+                "pid": pid,
+                "command": _text(proc / f"{pid}/comm").strip() if pid else "",
+                "unit": unit_of(_text(proc / f"{pid}/cgroup")) if pid else "",
+            }
+        )
+    return sorted(found, key=lambda entry: (entry["port"], entry["address"]))
+
+
+def _holders(proc: Path, inodes: set[str]) -> dict[str, int]:
+    """The lowest process that holds each socket: a parent before the workers that it made."""
+    holders: dict[str, int] = {}
+    for pid in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
+        if len(holders) == len(inodes):
+            break
+        for inode in _sockets_of(proc / f"{pid}/fd"):
+            if inode in inodes:
+                holders.setdefault(inode, pid)
+    return holders
+
+
+def _sockets_of(folder: Path) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        try:
+            target = os.readlink(entry.path)  # noqa: PTH115 (thousands of them)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            yield target[8:-1]
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+# -- systemd and the clock
+
+
+def systemd(run: Path = Path("/run")) -> dict[str, Any]:
+    """Version of systemd and state of the system, both null where another init runs."""
+    shown = ""
+    if (run / "systemd/system").is_dir():
+        shown = subprocess.run(
+            ["systemctl", "show", "--property=Version,SystemState"], capture_output=True, text=True, check=False
+        ).stdout
+    values = dict(line.partition("=")[::2] for line in shown.splitlines())
+    version = re.match(r"\d+", values.get("Version", ""))
+    return {"version": int(version[0]) if version else None, "state": values.get("SystemState") or None}
+
+
+def in_container(run: Path, proc: Path) -> bool:
+    """Whether another kernel's owner keeps the clock."""
+    return (run / "systemd/container").exists() or b"container=" in _bytes(proc / "1/environ")
+
+
+def clock_error_us() -> int:
+    """The kernel's estimate of how wrong its clock is, in microseconds."""
+    timex = ctypes.create_string_buffer(512)
+    if ctypes.CDLL(None, use_errno=True).adjtimex(timex) < 0:
+        return _WORST_ERROR_US
+    # struct timex: modes (padded), offset, freq, maxerror, each a long.
+    return ctypes.c_long.from_buffer(timex, 3 * ctypes.sizeof(ctypes.c_long)).value
+
+
+def synchronised(error_us: int, container: bool) -> bool | None:
+    """Whether the time is kept in sync; null where that cannot be seen from inside."""
+    if error_us < _WORST_ERROR_US:
+        return True
+    return None if container else False
+
+
+# -- sources
+
+
+def ask(urls: Sequence[str], seconds: float, fetch: Callable[[str, float], dict[str, Any]]) -> dict[str, Any]:
+    """Ask all URLs at once. Whatever happens, this returns within about the time given."""
+    answers: dict[str, Any] = {}
+
+    def one(url: str) -> None:
+        answers[url] = fetch(url, seconds)
+
+    threads = [threading.Thread(target=one, args=(url,), daemon=True) for url in urls]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds + 0.5
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return {url: answers.get(url, _answer("timeout")) for url in urls}
+
+
+def fetch_head(url: str, seconds: float) -> dict[str, Any]:
+    """Whether a URL answers, with the environment's proxies and certificates."""
+    # Only where sources are asked for: these imports take longer than all the rest.
+    import ssl
+    from urllib import error, parse, request
+
+    parts = parse.urlsplit(url)
+    if parts.scheme == "file":
+        return _answer("" if Path(parse.unquote(parts.path)).exists() else "missing")
+    if parts.scheme not in {"http", "https"}:
+        return _answer("not asked")
+    try:
+        for method in ("HEAD", "GET"):
+            headers = {"User-Agent": "wanmetal", "Range": "bytes=0-0"}
+            question = request.Request(url, method=method, headers=headers)  # noqa: S310 (http and https only)
+            try:
+                with request.urlopen(question, timeout=seconds) as response:  # noqa: S310
+                    return _answer("", response.status)
+            except error.HTTPError as refusal:
+                refusal.close()
+                status = refusal.code
+                # Some servers know only GET. An empty file has no first byte.
+                if status == 416:
+                    return _answer("", status)
+                if method == "GET" or status not in {400, 403, 404, 405, 501}:
+                    return _answer("http", status)
+    except error.URLError as failure:
+        reason = failure.reason
+    except (OSError, ValueError) as failure:
+        reason = failure
+    if isinstance(reason, socket.gaierror):
+        return _answer("dns")
+    if isinstance(reason, ssl.SSLError):
+        return _answer("tls")
+    if isinstance(reason, TimeoutError):
+        return _answer("timeout")
+    return _answer("refused" if isinstance(reason, ConnectionRefusedError) else "unreachable")
+
+
+def _answer(reason: str, status: int | None = None) -> dict[str, Any]:
+    return {"ok": reason in {"", "not asked"}, "reason": reason, "status": status}
+
+
+# -- what is installed
+
+
+def pythons(folders: Sequence[Path] = (Path("/usr/bin"), Path("/usr/local/bin"))) -> dict[str, str]:
+    """Interpreters on the path, by version."""
+    found = {}
+    for folder in reversed(folders):
+        for path in folder.glob("python3.*"):
+            if re.fullmatch(r"python3\.\d+", path.name):
+                found[path.name.removeprefix("python")] = str(path)
+    return found
+
+
+def nvidia(dev: Path, proc: Path, sys: Path) -> dict[str, Any]:
+    """NVIDIA cards, and the driver that is loaded."""
+    cards = 0
+    for device in (sys / "bus/pci/devices").glob("*"):
+        display = _text(device / "class").startswith("0x03")
+        cards += display and _text(device / "vendor").strip() == "0x10de"
+    version = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", _text(proc / "driver/nvidia/version"))
+    return {
+        "cards": cards,
+        "driver": version[1] if version else None,
+        "ready": version is not None and (dev / "nvidiactl").exists(),
+    }
+
+
+def releases(root: Path) -> dict[str, Any]:
+    """Releases that are built completely, and what the links name."""
+    return {
+        "installed": sorted(file.parent.name for file in root.glob("releases/*/release.json")),
+        "current": _link(root / "current"),
+        "previous": _link(root / "previous"),
+    }
+
+
+def _link(path: Path) -> str:
+    return path.readlink().name if path.is_symlink() else ""
+
+
+def _text(path: Path) -> str:
+    return _bytes(path).decode(errors="replace")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def host_state(root: str, paths: Sequence[str], urls: Sequence[str], seconds: float) -> dict[str, Any]:
+    """All of it."""
+    proc, run = Path("/proc"), Path("/run")
+    release = os_release(_text(Path("/etc/os-release")))
+    container = in_container(run, proc)
+    return {
+        "os": {
+            "id": release.get("ID", ""),
+            "version": release.get("VERSION_ID", ""),
+            "name": release.get("PRETTY_NAME", ""),
+        },
+        "architecture": os.uname().machine,
+        "container": container,
+        "systemd": systemd(run),
+        "memory_mb": memory_mb(proc, Path("/sys/fs/cgroup")),
+        "filesystems": {path: filesystem(path) for path in paths},
+        "listeners": listeners(proc),
+        "synchronised": synchronised(clock_error_us(), container),
+        "urls": ask(urls, seconds, fetch_head),
+        "pythons": pythons(),
+        "nvidia": nvidia(Path("/dev"), proc, Path("/sys")),
+        "releases": releases(Path(root)),
+    }

@@ -1,0 +1,290 @@
+"""What a deploy is going to do to a host, and whether the host is fit for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, counted, told
+
+TESTED = {"debian-12": "Debian 12", "ubuntu-22.04": "Ubuntu 22.04", "ubuntu-24.04": "Ubuntu 24.04"}
+ARCHITECTURE = "x86_64"
+OLDEST_SYSTEMD = 249
+"""The systemd of Ubuntu 22.04."""
+
+Plan = Mapping[str, Any]
+State = Mapping[str, Any]
+
+_PART: dict[str, Any] = {
+    "release": "",
+    "version": "",
+    "source": "",
+    "built": True,
+    "fetch": [],
+    "disk": [],
+    "ports": [],
+    "memory_mb": 0,
+    "gpu": "",
+    "restarts": [],
+    "urls": [],
+}
+
+
+def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One plan out of those of all roles."""
+    full = []
+    for part in parts:
+        strange = part.keys() - _PART.keys()
+        if strange:
+            raise ValueError(f"a part of the plan has unknown keys: {', '.join(sorted(strange))}")
+        full.append({**_PART, **part})
+    return {
+        "releases": [
+            {key: part[key] for key in ("release", "version", "source", "built")} for part in full if part["release"]
+        ],
+        "fetch": [entry for part in full for entry in part["fetch"]],
+        "disk": [entry for part in full for entry in part["disk"] if entry["bytes"]],
+        "ports": [entry for part in full for entry in part["ports"]],
+        "memory_mb": sum(part["memory_mb"] for part in full),
+        "gpu": [part["gpu"] for part in full if part["gpu"]],
+        "restarts": _once(unit for part in full for unit in part["restarts"]),
+        # What is there already is not fetched, so nobody has to answer for it.
+        "urls": _once(url for part in full if part["fetch"] for url in part["urls"]),
+    }
+
+
+def _once(items: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(items))
+
+
+# -- whether the host is fit
+
+
+def problems(plan: Plan, state: State, *, skip: Collection[str] = (), allow_untested_os: bool = False) -> list[Problem]:
+    """Everything about the host that keeps the plan from working."""
+    found = [
+        *([] if allow_untested_os else _system(state)),
+        *_systemd(state["systemd"]),
+        *_disk(plan["disk"], state["filesystems"]),
+        *_memory(plan["memory_mb"], state["memory_mb"]),
+        *_gpu(plan["gpu"], state["nvidia"]),
+        *_ports(plan["ports"], state["listeners"]),
+        *_clock(state["synchronised"]),
+        *([] if "sources" in skip else _sources(plan["urls"], state["urls"])),
+    ]
+    return [problem for problem in found if problem.kind not in skip]
+
+
+def _tested(state: State) -> bool:
+    return f"{state['os']['id']}-{state['os']['version']}" in TESTED
+
+
+def _system(state: State) -> Iterator[Problem]:
+    if not _tested(state):
+        yield Problem(
+            "os",
+            "operating system",
+            state["os"]["name"] or "one that does not say what it is",
+            ", ".join(TESTED.values()),
+            "use one of these, or set preflight_allow_untested_os: true to try",
+        )
+    if state["architecture"] != ARCHITECTURE:
+        yield Problem(
+            "arch",
+            "architecture",
+            state["architecture"],
+            ARCHITECTURE,
+            "use such a host, since the locked packages are made for it",
+        )
+
+
+def _systemd(systemd: Mapping[str, Any]) -> Iterator[Problem]:
+    version, state = systemd["version"], systemd["state"]
+    if version is None:
+        found, mend = "another init, or none", "use a host, a virtual machine or a container that systemd has started"
+    elif version < OLDEST_SYSTEMD:
+        found, mend = f"systemd {version}", "upgrade the operating system"
+    elif state not in {"running", "degraded", "starting"}:
+        found, mend = f"systemd in the state {state}", "see systemctl status and systemctl list-jobs on the host"
+    else:
+        return
+    yield Problem("systemd", "init", found, f"systemd {OLDEST_SYSTEMD} or later, running", mend)
+
+
+def _disk(disk: Sequence[Mapping[str, Any]], filesystems: Mapping[str, Any]) -> Iterator[Problem]:
+    for room, entries in _by_filesystem(disk, filesystems):
+        what = f"filesystem {room['mount']}"
+        why = ", ".join(f"{size(entry['bytes'])} for {entry['why']} in {entry['path']}" for entry in entries)
+        needed = sum(entry["bytes"] for entry in entries)
+        files = sum(entry.get("files", 0) for entry in entries)
+        if room["read_only"]:
+            yield Problem("disk", what, "mounted read-only", f"room to write: {why}", "mount it read-write")
+            continue
+        if room["free_bytes"] < needed:
+            yield Problem(
+                "disk",
+                what,
+                f"{size(room['free_bytes'])} free",
+                f"{size(needed)}: {why}",
+                "free space there, or move the folder to another filesystem by wanmetal_root, wanmetal_data_dir or "
+                "wanmetal_cache_dir",
+            )
+        if room["free_inodes"] is not None and room["free_inodes"] < files:
+            yield Problem(
+                "disk",
+                what,
+                f"{counted(room['free_inodes'], 'free inode')}",
+                f"{files} for as many files",
+                "remove small files there, or move the folder to another filesystem",
+            )
+
+
+def _by_filesystem(
+    disk: Sequence[Mapping[str, Any]], filesystems: Mapping[str, Any]
+) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """Filesystems, each with what is to be written to it."""
+    by_device: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in disk:
+        by_device.setdefault(filesystems[entry["path"]]["device"], []).append(entry)
+    return [(filesystems[entries[0]["path"]], entries) for entries in by_device.values()]
+
+
+def _memory(needed: int, found: int) -> Iterator[Problem]:
+    if found < needed:
+        yield Problem(
+            "memory",
+            "memory",
+            size(found * 2**20),
+            size(needed * 2**20),
+            "give the host more, or choose less demanding settings",
+        )
+
+
+def _gpu(reasons: Sequence[str], nvidia: Mapping[str, Any]) -> Iterator[Problem]:
+    if not reasons or nvidia["ready"]:
+        return
+    cards = nvidia["cards"]
+    yield Problem(
+        "gpu",
+        "NVIDIA GPU",
+        f"{counted(cards, 'card')} without a driver that is loaded" if cards else "none",
+        f"one that works: {', '.join(reasons)}",
+        "install the NVIDIA driver and see that nvidia-smi works"
+        if cards
+        else "use a host with an NVIDIA GPU, or set comfyui_vram_mode: cpu for a trial without one",
+    )
+
+
+def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    for port in ports:
+        for holder in listeners:
+            if holder["port"] == port["port"] and holder["unit"] != port["unit"]:
+                yield Problem(
+                    "ports",
+                    f"TCP port {port['port']}",
+                    f"held by {_holder(holder)}",
+                    f"free, or held by {port['unit']}",
+                    f"stop that program, or choose another {port['option']}",
+                )
+                break
+
+
+def _holder(holder: Mapping[str, Any]) -> str:
+    if holder["pid"] is None:
+        return f"a program of user {holder['user']} that is not visible"
+    unit = f" of {holder['unit']}" if holder["unit"] else ""
+    return f"{holder['command']} (process {holder['pid']}{unit}, user {holder['user']})"
+
+
+def _clock(synchronised: bool | None) -> Iterator[Problem]:
+    if synchronised is False:
+        yield Problem(
+            "time",
+            "clock",
+            "not synchronised",
+            "the right time, or certificates and package lists may be refused",
+            "apt-get install systemd-timesyncd (or chrony), and wait until timedatectl shows it synchronised",
+        )
+
+
+_ANSWERS = {
+    "dns": "its host name is unknown",
+    "refused": "connection refused",
+    "tls": "its certificate is not trusted",
+    "timeout": "no answer in time",
+    "missing": "no such file on the host",
+    "unreachable": "no route, or the connection broke",
+}
+
+
+def _sources(urls: Sequence[str], answers: Mapping[str, Any]) -> Iterator[Problem]:
+    for url in urls:
+        answer = answers[url]
+        if not answer["ok"]:
+            yield Problem(
+                "sources",
+                told(url),
+                _ANSWERS.get(answer["reason"]) or f"HTTP status {answer['status']}",
+                "an answer, since something is fetched from there",
+                "open the way to it, or name a proxy or certificates in wanmetal_environment, or a mirror in "
+                "wanmetal_mirrors",
+            )
+
+
+# -- what the operator is shown
+
+
+def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
+    """The plan as a text for a terminal."""
+    rows = [("host", _host(state))]
+    for release in plan["releases"]:
+        made = "is there" if release["built"] else f"is built from {release['source']}"
+        rows.append(("release", f"{release['release']}  {made}"))
+    rows += [
+        ("fetch", f"{entry['what']}{_known(entry.get('bytes'))} from {told(entry['url'])}") for entry in plan["fetch"]
+    ]
+    for room, entries in _by_filesystem(plan["disk"], state["filesystems"]):
+        needed = sum(entry["bytes"] for entry in entries)
+        rows.append(("disk", f"{size(needed)} of {size(room['free_bytes'])} free on {room['mount']}"))
+    rows += [("restart", unit) for unit in plan["restarts"]]
+    if len(rows) == 1 + len(plan["releases"]) and all(release["built"] for release in plan["releases"]):
+        rows.append(("plan", "nothing to fetch, to build or to restart"))
+    rows += [("note", note) for note in _notes(state, skip)]
+    shown = []
+    last = ""
+    for label, text in rows:
+        shown.append(f"{label if label != last else '':<8} {text}")
+        last = label
+    return "\n".join(shown)
+
+
+def _host(state: State) -> str:
+    driver = state["nvidia"]["driver"]
+    cards = f"{counted(state['nvidia']['cards'], 'NVIDIA card')}, driver {driver}" if driver else "no NVIDIA driver"
+    return f"{state['os']['name']}, {size(state['memory_mb'] * 2**20)} of memory, {cards}"
+
+
+def _known(number: int | None) -> str:
+    return f", {size(number)}" if number else ""
+
+
+def _notes(state: State, skip: Collection[str]) -> Iterator[str]:
+    if not _tested(state):
+        yield f"{state['os']['name']} is not tested"
+    if state["systemd"]["state"] == "degraded":
+        yield "some units of the host have failed: systemctl --failed"
+    if state["systemd"]["state"] == "starting":
+        yield "the host is still starting"
+    if state["synchronised"] is None:
+        yield "whether the clock is right cannot be seen from inside this container"
+    if skip:
+        yield f"not looked at: {', '.join(sorted(skip))}"
+
+
+def size(number: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
