@@ -205,14 +205,15 @@ def fetch_head(url: str, seconds: float) -> dict[str, Any]:
     """Whether a URL answers, with the environment's proxies and certificates."""
     # Only where sources are asked for: these imports take longer than all the rest.
     import ssl
+    from http.client import HTTPException
     from urllib import error, parse, request
 
-    parts = parse.urlsplit(url)
-    if parts.scheme == "file":
-        return _answer("" if Path(parse.unquote(parts.path)).exists() else "missing")
-    if parts.scheme not in {"http", "https"}:
-        return _answer("not asked")
     try:
+        parts = parse.urlsplit(url)
+        if parts.scheme == "file":
+            return _answer("" if Path(parse.unquote(parts.path)).exists() else "missing")
+        if parts.scheme not in {"http", "https"}:
+            return _answer("not asked")
         for method in ("HEAD", "GET"):
             headers = {"User-Agent": "wanmetal", "Range": "bytes=0-0"}
             question = request.Request(url, method=method, headers=headers)  # noqa: S310 (http and https only)
@@ -222,22 +223,21 @@ def fetch_head(url: str, seconds: float) -> dict[str, Any]:
             except error.HTTPError as refusal:
                 refusal.close()
                 status = refusal.code
-                # Some servers know only GET. An empty file has no first byte.
-                if status == 416:
-                    return _answer("", status)
-                if method == "GET" or status not in {400, 403, 404, 405, 501}:
-                    return _answer("http", status)
-    except error.URLError as failure:
-        reason = failure.reason
-    except (OSError, ValueError) as failure:
-        reason = failure
-    if isinstance(reason, socket.gaierror):
-        return _answer("dns")
-    if isinstance(reason, ssl.SSLError):
-        return _answer("tls")
-    if isinstance(reason, TimeoutError):
-        return _answer("timeout")
-    return _answer("refused" if isinstance(reason, ConnectionRefusedError) else "unreachable")
+            # An empty file has no first byte.
+            if status == 416:
+                return _answer("", status)
+            # Some servers know only GET.
+            if method == "GET" or status not in {400, 403, 404, 405, 501}:
+                return _answer("http", status)
+    except (OSError, ValueError, HTTPException) as failure:
+        reason = failure.reason if isinstance(failure, error.URLError) else failure
+    kinds = (
+        (socket.gaierror, "dns"),
+        (ssl.SSLError, "tls"),
+        (TimeoutError, "timeout"),
+        (ConnectionRefusedError, "refused"),
+    )
+    return _answer(next((name for kind, name in kinds if isinstance(reason, kind)), "unreachable"))
 
 
 def _answer(reason: str, status: int | None = None) -> dict[str, Any]:

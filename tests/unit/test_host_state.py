@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import host_state
+
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1FFC 00000000:0000 0A 00000000:00000000 00:00000000 00000000   999        0 101 1 0 100 0 0 10 0
+   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 102 1 0 100 0 0 10 0
+   2: 0100007F:1FFC 0100007F:A1B2 01 00000000:00000000 00:00000000 00000000   999        0 103 1 0 100 0 0 10 0
+"""
+TCP6 = """\
+  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when
+   0: 00000000000000000000000001000000:1FFD 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 \
+00000000     0        0 104 1 0 100 0 0 10 0
+"""
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('ID=debian\nVERSION_ID="12"\n', {"ID": "debian", "VERSION_ID": "12"}),
+        ('ID=\'x\'\n# NAME=y\nPRETTY_NAME="A \\"b\\""\n', {"ID": "x", "PRETTY_NAME": 'A \\"b\\"'}),
+        ("", {}),
+    ],
+)
+def test_os_release(text: str, expected: dict[str, str]) -> None:
+    assert host_state.os_release(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("system", "facts"),
+    [
+        (
+            {"id": "debian", "version": "12"},
+            {"ansible_distribution": "Debian", "ansible_distribution_major_version": "12"},
+        ),
+        (
+            {"id": "ubuntu", "version": "24.04"},
+            {"ansible_distribution": "Ubuntu", "ansible_distribution_major_version": "24"},
+        ),
+        ({"id": "fedora", "version": "43"}, {}),
+    ],
+)
+def test_distribution_facts(system: dict[str, str], facts: dict[str, str]) -> None:
+    assert host_state.distribution_facts(system) == facts
+
+
+def test_a_path_that_does_not_exist_is_on_the_filesystem_of_its_parent(tmp_path: Path) -> None:
+    there = host_state.filesystem(str(tmp_path))
+    assert host_state.filesystem(str(tmp_path / "a/b/c"))["device"] == there["device"] == tmp_path.stat().st_dev
+    assert Path(there["mount"]).is_mount()
+    assert there["free_bytes"] > 0
+    assert host_state.filesystem("/proc/x")["mount"] == "/proc"
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, 2048), ("max\n", 2048), ("1073741824\n", 1024), ("99999999999999\n", 2048)]
+)
+def test_memory(tmp_path: Path, limit: str | None, expected: int) -> None:
+    tree(tmp_path, {"proc/meminfo": "MemTotal:        2097152 kB\nMemFree: 1 kB\n"})
+    if limit:
+        tree(tmp_path, {"cgroup/memory.max": limit})
+    assert host_state.memory_mb(tmp_path / "proc", tmp_path / "cgroup") == expected
+
+
+def test_listening() -> None:
+    assert host_state.listening(TCP) == {
+        "101": {"port": 8188, "address": "127.0.0.1", "uid": 999},
+        "102": {"port": 22, "address": "0.0.0.0", "uid": 0},  # noqa: S104
+    }
+    assert host_state.listening(TCP6) == {"104": {"port": 8189, "address": "::1", "uid": 0}}
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "unit"),
+    [
+        ("0::/system.slice/comfyui.service\n", "comfyui.service"),
+        ("0::/docker/abc/system.slice/comfyui.service\n", "comfyui.service"),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.service/sub\n", "x.service"),
+        ("0::/system.slice/system-getty.slice/getty@tty1.service\n", "getty@tty1.service"),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
+        ("5:memory:/x.service\n1:name=systemd:/system.slice/y.service\n", "y.service"),
+        ("0::/init.scope\n", "init.scope"),
+        ("0::/\n", ""),
+        ("", ""),
+    ],
+)
+def test_unit_of(cgroup: str, unit: str) -> None:
+    assert host_state.unit_of(cgroup) == unit
+
+
+def test_listeners_with_their_processes(tmp_path: Path) -> None:
+    for pid, inode in (("40", 101), ("41", 101), ("7", 104)):
+        tree(tmp_path, {f"{pid}/comm": f"program{pid}\n", f"{pid}/cgroup": f"0::/system.slice/u{pid}.service\n"})
+        (tmp_path / pid / "fd").mkdir()
+        (tmp_path / pid / "fd/3").symlink_to(f"socket:[{inode}]")
+        (tmp_path / pid / "fd/4").symlink_to("/dev/null")
+    tree(tmp_path, {"net/tcp": TCP, "net/tcp6": TCP6, "9/comm": "gone"})
+    found = host_state.listeners(tmp_path)
+    assert [(entry["port"], entry["pid"], entry["command"], entry["unit"]) for entry in found] == [
+        (22, None, "", ""),
+        (8188, 40, "program40", "u40.service"),
+        (8189, 7, "program7", "u7.service"),
+    ]
+    assert found[0]["user"] == "root"
+
+
+def test_a_socket_of_this_process_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        holders = [entry["pid"] for entry in host_state.listeners(Path("/proc")) if entry["port"] == port]
+    assert holders == [os.getpid()]
+
+
+def test_no_systemd(tmp_path: Path) -> None:
+    assert host_state.systemd(tmp_path) == {"version": None, "state": None}
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ("Version=252.39-1~deb12u1\nSystemState=running\n", {"version": 252, "state": "running"}),
+        ("Version=249.11-0ubuntu3\nSystemState=degraded\n", {"version": 249, "state": "degraded"}),
+        ("", {"version": None, "state": None}),
+    ],
+)
+def test_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, expected: dict[str, Any]) -> None:
+    (tmp_path / "systemd/system").mkdir(parents=True)
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\nprintf '%s' '{shown}'\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert host_state.systemd(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("error_us", "container", "expected"),
+    [(1000, False, True), (1000, True, True), (16_000_000, False, False), (16_000_000, True, None)],
+)
+def test_synchronised(error_us: int, container: bool, expected: bool | None) -> None:
+    assert host_state.synchronised(error_us, container) is expected
+
+
+def test_the_clock_is_read() -> None:
+    assert 0 <= host_state.clock_error_us() <= 16_000_000
+
+
+def test_containers(tmp_path: Path) -> None:
+    assert not host_state.in_container(tmp_path, tmp_path)
+    assert host_state.in_container(tmp_path, tree(tmp_path, {"1/environ": "A=b\0container=lxc\0"}))
+    assert host_state.in_container(tree(tmp_path, {"systemd/container": "docker"}), tmp_path / "none")
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """A server that knows some paths."""
+
+    def do_HEAD(self) -> None:
+        self.answer({"/there": 200, "/gone": 405, "/get": 405, "/empty": 405}.get(self.path, 404))
+
+    def do_GET(self) -> None:
+        if self.path == "/gone":
+            return
+        self.answer({"/get": 206, "/empty": 416}.get(self.path, 404))
+
+    def answer(self, status: int) -> None:
+        if self.path == "/slow":
+            time.sleep(1)
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://{server}/there", {"ok": True, "reason": "", "status": 200}),
+        ("http://{server}/get", {"ok": True, "reason": "", "status": 206}),
+        ("http://{server}/empty", {"ok": True, "reason": "", "status": 416}),
+        ("http://{server}/nowhere", {"ok": False, "reason": "http", "status": 404}),
+        ("https://{server}/there", {"ok": False, "reason": "tls", "status": None}),
+        ("http://{server}/slow", {"ok": False, "reason": "timeout", "status": None}),
+        ("http://{server}/gone", {"ok": False, "reason": "unreachable", "status": None}),
+        ("http://127.0.0.1:1/", {"ok": False, "reason": "refused", "status": None}),
+        ("http://nowhere.invalid/", {"ok": False, "reason": "dns", "status": None}),
+        ("file:///proc/version", {"ok": True, "reason": "", "status": None}),
+        ("file:///proc/no%20such", {"ok": False, "reason": "missing", "status": None}),
+        ("ssh://git@host/x.git", {"ok": True, "reason": "not asked", "status": None}),
+        ("http://[/", {"ok": False, "reason": "unreachable", "status": None}),
+    ],
+)
+def test_urls(server: str, monkeypatch: pytest.MonkeyPatch, url: str, expected: dict[str, Any]) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert host_state.fetch_head(url.format(server=server), 0.5) == expected
+
+
+def test_all_urls_are_asked_at_once_and_in_time() -> None:
+    def fetch(url: str, seconds: float) -> dict[str, Any]:
+        time.sleep(5 if url == "stuck" else seconds / 2)
+        return {"ok": True}
+
+    begin = time.monotonic()
+    answers = host_state.ask(["a", "b", "stuck"], 0.2, fetch)
+    assert time.monotonic() - begin < 2
+    assert answers == {
+        "a": {"ok": True},
+        "b": {"ok": True},
+        "stuck": {"ok": False, "reason": "timeout", "status": None},
+    }
+
+
+def test_pythons(tmp_path: Path) -> None:
+    names = ("a/python3.11", "a/python3", "a/python3.11-config", "b/python3.11", "b/python3.12")
+    tree(tmp_path, dict.fromkeys(names, ""))
+    assert host_state.pythons([tmp_path / "a", tmp_path / "b"]) == {
+        "3.11": str(tmp_path / "a/python3.11"),
+        "3.12": str(tmp_path / "b/python3.12"),
+    }
+
+
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22)\n"
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.133.20  Sun Mar 23 2025\nGCC version:  gcc 12.2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, {"cards": 0, "driver": None, "ready": False}),
+        (
+            {
+                "sys/bus/pci/devices/0/class": "0x030200\n",
+                "sys/bus/pci/devices/0/vendor": "0x10de\n",
+                "sys/bus/pci/devices/1/class": "0x040300\n",  # the sound of a card
+                "sys/bus/pci/devices/1/vendor": "0x10de\n",
+                "sys/bus/pci/devices/2/class": "0x030000\n",
+                "sys/bus/pci/devices/2/vendor": "0x1a03\n",
+            },
+            {"cards": 1, "driver": None, "ready": False},
+        ),
+        (
+            {"proc/driver/nvidia/version": OPEN, "dev/nvidiactl": ""},
+            {"cards": 0, "driver": "580.95.05", "ready": True},
+        ),
+        ({"proc/driver/nvidia/version": CLOSED}, {"cards": 0, "driver": "570.133.20", "ready": False}),
+    ],
+)
+def test_nvidia(tmp_path: Path, files: dict[str, str], expected: dict[str, Any]) -> None:
+    tree(tmp_path, files)
+    assert host_state.nvidia(tmp_path / "dev", tmp_path / "proc", tmp_path / "sys") == expected
+
+
+def test_releases(tmp_path: Path) -> None:
+    assert host_state.releases(tmp_path) == {"installed": [], "current": "", "previous": ""}
+    tree(tmp_path, {"releases/b/release.json": "", "releases/a/release.json": "", "releases/half/main.py": ""})
+    (tmp_path / "current").symlink_to("releases/b")
+    (tmp_path / "previous").symlink_to(tmp_path / "releases/gone")
+    assert host_state.releases(tmp_path) == {"installed": ["a", "b"], "current": "b", "previous": "gone"}
+
+
+def test_all_of_it_in_no_time(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    state = host_state.host_state(str(tmp_path), ["/", str(tmp_path)], [], 1)
+    assert time.monotonic() - begin < 0.15
+    assert state["filesystems"].keys() == {"/", str(tmp_path)}
+    assert state["architecture"] == os.uname().machine
+    assert state["urls"] == {}

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.wanmetal.comfyui.plugins.filter.preflight_plan import preflight_plan
+from ansible_collections.wanmetal.comfyui.plugins.filter.preflight_problems import preflight_problems
+from ansible_collections.wanmetal.comfyui.plugins.filter.preflight_summary import preflight_summary
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import preflight
+
+GB = 10**9
+ROOT = {"mount": "/", "device": 1, "free_bytes": 50 * GB, "free_inodes": 1000, "read_only": False}
+DATA = {"mount": "/data", "device": 2, "free_bytes": 5 * GB, "free_inodes": None, "read_only": False}
+STATE: dict[str, Any] = {
+    "os": {"id": "debian", "version": "12", "name": "Debian GNU/Linux 12 (bookworm)"},
+    "architecture": "x86_64",
+    "systemd": {"version": 252, "state": "running"},
+    "memory_mb": 16000,
+    "filesystems": {"/opt/wanmetal": ROOT, "/var/cache/wanmetal": ROOT, "/data/models": DATA},
+    "listeners": [],
+    "synchronised": True,
+    "urls": {},
+    "nvidia": {"cards": 1, "driver": "570.133.20", "ready": True},
+}
+OURS = {"port": 8188, "unit": "comfyui.service", "option": "comfyui_port"}
+HOLDER = {"port": 8188, "address": "127.0.0.1", "user": "me", "pid": 7, "command": "nc", "unit": "session-1.scope"}
+URL = "https://me:secret@host/x.git"
+
+
+def test_an_empty_plan_has_every_key() -> None:
+    plan = preflight_plan([])
+    assert plan == preflight_plan([{}, {}])
+    assert preflight_problems(plan, STATE) == ""
+
+
+def test_parts_are_merged() -> None:
+    first = {
+        "release": "1-a",
+        "version": "1",
+        "source": "git",
+        "built": False,
+        "fetch": [{"what": "x", "url": "https://a/x", "bytes": 5}],
+        "disk": [{"path": "/a", "bytes": 5, "why": "x"}, {"path": "/b", "bytes": 0, "why": "nothing"}],
+        "ports": [OURS],
+        "memory_mb": 100,
+        "gpu": "because",
+        "restarts": ["a.service", "b.service"],
+        "urls": ["https://a", "https://b"],
+    }
+    second = {"memory_mb": 20, "restarts": ["b.service"], "urls": ["https://never"], "fetch": []}
+    third = {"fetch": [{"what": "y", "url": "https://b/y"}], "urls": ["https://b"]}
+    assert preflight_plan([first, second, third]) == {
+        "releases": [{"release": "1-a", "version": "1", "source": "git", "built": False}],
+        "fetch": [{"what": "x", "url": "https://a/x", "bytes": 5}, {"what": "y", "url": "https://b/y"}],
+        "disk": [{"path": "/a", "bytes": 5, "why": "x"}],
+        "ports": [OURS],
+        "memory_mb": 120,
+        "gpu": ["because"],
+        "restarts": ["a.service", "b.service"],
+        "urls": ["https://a", "https://b"],
+    }
+
+
+def test_a_part_with_a_strange_key_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="unknown keys: dsik"):
+        preflight_plan([{"dsik": []}])
+
+
+def answer(reason: str, status: int | None = None) -> dict[str, Any]:
+    return {"urls": {URL: {"ok": False, "reason": reason, "status": status}}}
+
+
+def disk(size: float, path: str = "/opt/wanmetal", **more: object) -> dict[str, Any]:
+    return {"path": path, "bytes": int(size * GB), "why": "the release", **more}
+
+
+SOURCES = {"fetch": [{"what": "x", "url": URL}], "urls": [URL]}
+
+# What is not said of the state is as in STATE. Problems are given as (kind, what, found).
+CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] = [
+    ({}, {"os": {"id": "ubuntu", "version": "22.04", "name": "Ubuntu"}}, []),
+    ({}, {"os": {"id": "ubuntu", "version": "24.04", "name": "Ubuntu"}}, []),
+    (
+        {},
+        {"os": {"id": "debian", "version": "11", "name": "Debian 11"}},
+        [("os", "operating system", "Debian 11")],
+    ),
+    (
+        {},
+        {"os": {"id": "", "version": "", "name": ""}, "architecture": "aarch64"},
+        [
+            ("os", "operating system", "one that does not say what it is"),
+            ("arch", "architecture", "aarch64"),
+        ],
+    ),
+    ({}, {"systemd": {"version": None, "state": None}}, [("systemd", "init", "another init, or none")]),
+    ({}, {"systemd": {"version": 247, "state": "running"}}, [("systemd", "init", "systemd 247")]),
+    (
+        {},
+        {"systemd": {"version": 252, "state": "maintenance"}},
+        [("systemd", "init", "systemd in the state maintenance")],
+    ),
+    ({}, {"systemd": {"version": 252, "state": "degraded"}}, []),
+    ({}, {"systemd": {"version": 252, "state": "starting"}}, []),
+    ({"disk": [disk(50)]}, {}, []),
+    ({"disk": [disk(51)]}, {}, [("disk", "filesystem /", "50.0 GB free")]),
+    (
+        {"disk": [disk(30), disk(21, "/var/cache/wanmetal"), disk(1, "/data/models")]},
+        {},
+        [("disk", "filesystem /", "50.0 GB free")],
+    ),
+    ({"disk": [disk(30), disk(19, "/var/cache/wanmetal"), disk(5, "/data/models")]}, {}, []),
+    (
+        {"disk": [disk(51), disk(6, "/data/models")]},
+        {},
+        [("disk", "filesystem /", "50.0 GB free"), ("disk", "filesystem /data", "5.0 GB free")],
+    ),
+    ({"disk": [disk(1, files=1001)]}, {}, [("disk", "filesystem /", "1000 free inodes")]),
+    ({"disk": [disk(1, "/data/models", files=10**9)]}, {}, []),
+    (
+        {"disk": [disk(99)]},
+        {"filesystems": {"/opt/wanmetal": {**ROOT, "read_only": True}}},
+        [("disk", "filesystem /", "mounted read-only")],
+    ),
+    ({}, {"filesystems": {"/opt/wanmetal": {**ROOT, "read_only": True}}}, []),
+    ({"memory_mb": 16000}, {}, []),
+    ({"memory_mb": 16001}, {}, [("memory", "memory", "16.8 GB")]),
+    ({"gpu": "x"}, {}, []),
+    ({}, {"nvidia": {"cards": 0, "driver": None, "ready": False}}, []),
+    ({"gpu": "x"}, {"nvidia": {"cards": 0, "driver": None, "ready": False}}, [("gpu", "NVIDIA GPU", "none")]),
+    (
+        {"gpu": "x"},
+        {"nvidia": {"cards": 2, "driver": None, "ready": False}},
+        [("gpu", "NVIDIA GPU", "2 cards without a driver that is loaded")],
+    ),
+    ({"ports": [OURS]}, {"listeners": [{**HOLDER, "port": 8189}]}, []),
+    ({"ports": [OURS]}, {"listeners": [{**HOLDER, "unit": "comfyui.service"}]}, []),
+    (
+        {"ports": [OURS]},
+        {"listeners": [HOLDER, {**HOLDER, "address": "::1"}]},
+        [("ports", "TCP port 8188", "held by nc (process 7 of session-1.scope, user me)")],
+    ),
+    (
+        {"ports": [OURS]},
+        {"listeners": [{**HOLDER, "pid": None, "command": "", "unit": ""}]},
+        [("ports", "TCP port 8188", "held by a program of user me that is not visible")],
+    ),
+    ({}, {"synchronised": None}, []),
+    ({}, {"synchronised": False}, [("time", "clock", "not synchronised")]),
+    (SOURCES, {"urls": {URL: {"ok": True, "reason": "", "status": 200}}}, []),
+    (SOURCES, answer("dns"), [("sources", "https://***@host/x.git", "its host name is unknown")]),
+    (SOURCES, answer("http", 503), [("sources", "https://***@host/x.git", "HTTP status 503")]),
+    ({"urls": [URL]}, answer("dns"), []),
+    (
+        {"memory_mb": 99999, "disk": [disk(51)], "ports": [OURS]},
+        {"synchronised": False, "listeners": [HOLDER]},
+        [
+            ("disk", "filesystem /", "50.0 GB free"),
+            ("memory", "memory", "16.8 GB"),
+            ("ports", "TCP port 8188", "held by nc (process 7 of session-1.scope, user me)"),
+            ("time", "clock", "not synchronised"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "state", "expected"), CASES)
+def test_problems(part: dict[str, Any], state: dict[str, Any], expected: list[tuple[str, str, str]]) -> None:
+    plan, whole = preflight.merge([part]), {**STATE, **state}
+    found = preflight.problems(plan, whole)
+    assert [(problem.kind, problem.what, problem.found) for problem in found] == expected
+    text = preflight_problems(plan, whole)
+    assert all(problem.what in text and problem.mend in text for problem in found)
+    assert "secret" not in text
+    assert preflight_problems(plan, whole, skip=[kind for kind, _, _ in expected]) == ""
+
+
+def test_an_untested_system_may_be_allowed() -> None:
+    state = {**STATE, "os": {"id": "debian", "version": "13", "name": "Debian 13"}, "architecture": "aarch64"}
+    assert preflight_problems(preflight.merge([]), state, allow_untested_os=True) == ""
+
+
+def test_sources_that_are_skipped_need_no_answers() -> None:
+    assert preflight.problems(preflight.merge([SOURCES]), STATE, skip=["sources"]) == []
+
+
+def test_the_summary_of_a_first_deploy() -> None:
+    part = {
+        "release": "0.3.75-abc",
+        "version": "0.3.75",
+        "source": "git",
+        "built": False,
+        "fetch": [
+            {"what": "ComfyUI 0.3.75", "url": URL},
+            {"what": "190 packages", "url": "https://index/", "bytes": 4 * GB},
+        ],
+        "disk": [disk(7), disk(4, "/var/cache/wanmetal")],
+        "restarts": ["comfyui.service"],
+    }
+    state = {**STATE, "synchronised": None, "systemd": {"version": 252, "state": "degraded"}}
+    assert preflight_summary(preflight.merge([part]), state, skip=["time"]).splitlines() == [
+        "host     Debian GNU/Linux 12 (bookworm), 16.8 GB of memory, 1 NVIDIA card, driver 570.133.20",
+        "release  0.3.75-abc  is built from git",
+        "fetch    ComfyUI 0.3.75 from https://***@host/x.git",
+        "         190 packages, 4.0 GB from https://index/",
+        "disk     11.0 GB of 50.0 GB free on /",
+        "restart  comfyui.service",
+        "note     some units of the host have failed: systemctl --failed",
+        "         whether the clock is right cannot be seen from inside this container",
+        "         not looked at: time",
+    ]
+
+
+def test_the_summary_of_an_unchanged_deploy() -> None:
+    state = {
+        **STATE,
+        "os": {"id": "x", "version": "1", "name": "X 1"},
+        "systemd": {"version": 252, "state": "starting"},
+        "nvidia": {"cards": 0, "driver": None, "ready": False},
+    }
+    plan = preflight.merge([{"release": "0.3.75-abc", "source": "git", "built": True}])
+    assert preflight_summary(plan, state).splitlines() == [
+        "host     X 1, 16.8 GB of memory, no NVIDIA driver",
+        "release  0.3.75-abc  is there",
+        "plan     nothing to fetch, to build or to restart",
+        "note     X 1 is not tested",
+        "         the host is still starting",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (123456, "123 kB"),
+        (7 * GB, "7.0 GB"),
+        (2 * 10**12, "2.0 TB"),
+    ],
+)
+def test_size(number: int, text: str) -> None:
+    assert preflight.size(number) == text

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, listed, shown, told
+
+SPECS = settings.load_specs()
+
+
+def no_files(_: str) -> None:
+    return None
+
+
+def of(specs: dict[str, Any]) -> settings.Specs:
+    return settings.Specs(specs, frozenset(specs), ("demo_",))
+
+
+def test_the_defaults_of_all_roles_are_in_order() -> None:
+    assert settings.check({}, [], SPECS, no_files) == []
+
+
+def test_each_rule_is_about_settings_that_exist() -> None:
+    named = {name for rule in settings.RULES for name in (rule.option, *rule.uses)}
+    assert named <= SPECS.options.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("comfyui_rollback_to", True),  # of another entry point than main
+        ("comfyui_prot", False),
+        ("wanmetal_uv", False),  # a variable of a role, which an inventory cannot set
+        ("preflight_host", False),
+        ("__comfyui_plan", True),
+        ("comfy_port", True),
+        ("ansible_port", True),
+    ],
+)
+def test_unknown_names(name: str, known: bool) -> None:
+    found = settings.check({}, [name], SPECS, no_files)
+    assert [problem.what for problem in found] == ([] if known else [name])
+
+
+def test_unknown_names_may_be_skipped() -> None:
+    assert settings.check({"preflight_skip": ["names"]}, ["comfyui_prot"], SPECS, no_files) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "typed"),
+    [
+        ({"type": "int"}, "8188", 8188),
+        ({"type": "int"}, 8188, 8188),
+        ({"type": "bool"}, "yes", True),
+        ({"type": "bool"}, "false", False),
+        ({"type": "str"}, 5, "5"),
+        ({}, "text", "text"),
+        ({"type": "str", "choices": ["3.11", "3.12"]}, 3.11, "3.11"),
+        ({"type": "path"}, "~/x/$HOME", "~/x/$HOME"),
+        ({"type": "list", "elements": "path"}, ["~/x"], ["~/x"]),
+        ({"type": "list"}, [{"a": 1}], [{"a": 1}]),
+        ({"type": "dict"}, {"a": 1}, {"a": 1}),
+        ({"type": "raw"}, 1.5, 1.5),
+        ({"type": "list", "elements": "dict", "options": {"a": {"type": "int"}}}, [{"a": "1"}], [{"a": 1}]),
+    ],
+)
+def test_types_that_fit(spec: dict[str, Any], value: object, typed: object) -> None:
+    assert settings._typed("demo_x", value, spec) == (typed, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "value", "found"),
+    [
+        ({"type": "int"}, "80a", "'80a'"),
+        ({"type": "int"}, 80.5, "80.5"),
+        ({"type": "int"}, True, "True"),
+        ({"type": "int"}, None, "nothing (null)"),
+        ({"type": "bool"}, "maybe", "'maybe'"),
+        ({"type": "str"}, False, "False, which YAML makes of words like yes, no, on and off"),
+        ({"type": "str"}, ["a"], "['a']"),
+        ({"type": "path"}, {"a": 1}, "{'a': 1}"),
+        ({"type": "list"}, "a,b", "the text 'a,b'"),
+        ({"type": "dict"}, "a=1", "the text 'a=1'"),
+        ({"type": "list", "elements": "str"}, [["a"]], "[['a']]"),
+        ({"type": "list", "elements": "str"}, [None], "[None]"),
+        ({"type": "str", "choices": ["git"]}, "gitt", "'gitt'"),
+        ({"type": "str"}, ["https://me:pass@host/"], "['https://***@host/']"),
+        ({"type": "str", "no_log": True}, ["s3cret"], "a value that is not shown, of type list"),
+        ({"type": "int", "no_log": True}, "s3cret", "a value that is not shown, of type str"),
+    ],
+)
+def test_types_that_do_not_fit(spec: dict[str, Any], value: object, found: str) -> None:
+    _, problem = settings._typed("demo_x", value, spec)
+    assert problem is not None
+    assert problem.found == found
+    assert "s3cret" not in problem.mend
+
+
+def test_inner_options_are_checked() -> None:
+    spec = {"type": "list", "elements": "dict", "options": {"prefix": {"type": "str", "required": True}}}
+    values: list[list[object]] = [[{}], [{"prefix": "a", "prefx": "b"}], [3]]
+    for value in values:
+        _, problem = settings._typed("demo_x", value, spec)
+        assert problem is not None
+        assert "prefix" in problem.found + problem.needed
+
+
+def test_a_required_setting_has_to_be_set() -> None:
+    found = settings.check({}, [], of({"demo_x": {"type": "int", "required": True}}), no_files)
+    assert [(problem.what, problem.found, problem.needed) for problem in found] == [
+        ("demo_x", "nothing", "a whole number")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ports", "wrong"),
+    [
+        ({"demo_port": 8188}, []),
+        ({"demo_port": 1023}, ["demo_port"]),
+        ({"demo_port": 65536}, ["demo_port"]),
+        ({"demo_a_port": 9000, "demo_b_port": 9001}, []),
+        ({"demo_a_port": 9000, "demo_b_port": 9000}, ["demo_b_port"]),
+        ({"demo_a_port": 9000, "demo_b_port": "9000"}, ["demo_b_port"]),
+    ],
+)
+def test_ports(ports: dict[str, object], wrong: list[str]) -> None:
+    specs = of({name: {"type": "int"} for name in ports})
+    assert [problem.what for problem in settings.check(ports, [], specs, no_files)] == wrong
+
+
+GOOD: list[dict[str, object]] = [
+    {"comfyui_listen": "0.0.0.0", "comfyui_allow_remote": True, "comfyui_ip_allow": ["10.0.0.0/8"]},  # noqa: S104
+    {"comfyui_listen": "::1"},
+    {"comfyui_listen": "127.8.8.8"},
+    {"comfyui_ip_allow": ["any"]},
+    {"comfyui_ip_allow": ["10.1.2.3", "fd00::/8", "link-local"]},
+    {"comfyui_extra_args": ["--reserve-vram", "2", "--cpu-vae", "--fast", "fp16_accumulation"]},
+    {"comfyui_extra_args": ["--verbose", "DEBUG with words"]},
+    {"comfyui_memory_max": "90%"},
+    {"comfyui_memory_max": 100000},
+    {"comfyui_environment": {"HF_HOME": "/x", "N": 3}},
+    {"comfyui_environment": {"LD_PRELOAD": "x"}, "comfyui_tcmalloc": "no"},
+    {"comfyui_extra_model_paths": ["/srv/models one", "/home/me/models"]},
+    {"wanmetal_root": "/srv/wanmetal/root", "wanmetal_cache_dir": "/srv/wanmetal/cache"},
+    {"wanmetal_cache_dir": "/opt/wanmetal/cache"},
+    {"wanmetal_data_dir": "/data"},
+    {
+        "wanmetal_mirrors": [
+            {"prefix": "https://a", "replacement": "http://m"},
+            {"prefix": "https://ab", "replacement": "http://m"},
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("values", GOOD)
+def test_settings_that_are_in_order(values: dict[str, object]) -> None:
+    assert settings.check(values, [], SPECS, no_files) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"#!/bin/sh\n", ""),
+        (b"$ANSIBLE_VAULT;1.1", ""),
+        (b"echo", "'x.sh', which has no #! line"),
+        (None, "'x.sh', which is no file on the controller"),
+    ],
+)
+def test_the_hook_is_read(content: bytes | None, found: str) -> None:
+    problems = settings.check({"comfyui_before_start": "x.sh"}, [], SPECS, lambda _: content)
+    assert [problem.found for problem in problems] == ([found] if found else [])
+
+
+def test_own_locks(tmp_path: Path) -> None:
+    def found() -> list[str]:
+        return [p.found for p in settings.check({"wanmetal_locks_dir": str(tmp_path)}, [], SPECS, no_files)]
+
+    assert found() == [f"'{tmp_path}', which holds neither *.yml nor python/*.txt"]
+    (tmp_path / "upstream.yml").touch()
+    assert found() == []
+
+
+def test_names_of_secret_settings() -> None:
+    secret = {name for name, spec in SPECS.options.items() if settings._secret(name, spec)}
+    assert {"comfyui_environment", "wanmetal_environment"} <= secret
+    assert all(fnmatch(name, "*_environment") or SPECS.options[name].get("no_log") for name in secret)
+
+
+def test_an_error_of_a_template_names_what_is_missing_but_no_secret() -> None:
+    error = ValueError("'token' is undefined\nwith a second line")
+    assert "'token' is undefined" in settings.unrenderable("demo_x", error, {}).found
+    assert "token" not in settings.unrenderable("demo_environment", error, {"type": "dict"}).found
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", "'a'"),
+        (5, "5"),
+        ("https://u:p@h/x", "'https://***@h/x'"),
+        ("x" * 200, "'" + "x" * 116 + "..."),
+    ],
+)
+def test_shown(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_told_and_listed() -> None:
+    assert told("git+https://tok@h/x.git") == "git+https://***@h/x.git"
+    assert listed([Problem("disk", "a", "b", "c", "d")], "One:") == "One:\n\na\n  found   b\n  needed  c\n  mend    d"
