@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ class SwitchError(Exception):
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file of settings: where it was staged, where it belongs, and who owns it there."""
+    """A file of settings: where it belongs, what is in it, and who owns it."""
 
-    source: Path
     dest: Path
+    content: bytes
     owner: str
     group: str
     mode: int
@@ -63,6 +63,7 @@ class Outcome:
 
     changed: bool = False
     reasons: list[str] = field(default_factory=list)
+    restart_needed: bool = False
     restarted: bool = False
     proven: bool = False
     previous: str = ""
@@ -159,7 +160,7 @@ class Host:
         folder = self.release_dir(target.release) / "config"
         folder.mkdir(mode=0o700, exist_ok=True)
         for item in target.config:
-            self.write(folder / item.stored, item.dest.read_bytes(), "root", "root", 0o600)
+            self.write(folder / item.stored, item.content, "root", "root", 0o600)
         record = {"release": target.release, "generation": target.generation}
         self.write(self.proven_file, json.dumps(record).encode(), "root", "root", 0o644)
 
@@ -181,7 +182,7 @@ class Host:
         try:
             found = item.dest.stat()
             return (
-                item.dest.read_bytes() != item.source.read_bytes()
+                item.dest.read_bytes() != item.content
                 or (found.st_mode & 0o7777) != item.mode
                 or found.st_uid != pwd.getpwnam(item.owner).pw_uid
                 or found.st_gid != grp.getgrnam(item.group).gr_gid
@@ -222,9 +223,12 @@ class Host:
             return ""
         return _environment_value(environment.split("\0"), "WANMETAL_GENERATION")
 
-    def verify_unit(self, path: Path) -> str:
+    def verify_unit(self, content: bytes) -> str:
         """Complaints of ``systemd-analyze verify``, or an empty string."""
-        code, text = _run(["systemd-analyze", "verify", str(path)])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / self.unit
+            path.write_bytes(content)
+            code, text = _run(["systemd-analyze", "verify", "--man=no", str(path)])
         return text if code else ""
 
     def journal(self, since: float) -> str:
@@ -252,7 +256,10 @@ class Host:
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+    except FileNotFoundError:
+        return 127, f"{command[0]} is not on this host"
     return done.returncode, (done.stdout + done.stderr).strip()
 
 
@@ -294,7 +301,7 @@ class Switch:
     drain_timeout_s: float = 0.0
 
     def target(self, release: str, config: tuple[ConfigFile, ...]) -> Target:
-        contents = {str(item.dest): (item.source.read_bytes(), item.mode) for item in config}
+        contents = {str(item.dest): (item.content, item.mode) for item in config}
         return Target(release, config, generation_of(release, contents))
 
     def stored_target(self, release: str, config: tuple[ConfigFile, ...]) -> Target | None:
@@ -303,7 +310,7 @@ class Switch:
         if not release or not self.host.is_complete(release) or not folder.is_dir():
             return None
         stored = tuple(
-            ConfigFile(folder / item.stored, item.dest, item.owner, item.group, item.mode, item.secret)
+            replace(item, content=(folder / item.stored).read_bytes())
             for item in config
             if (folder / item.stored).is_file()
         )
@@ -349,7 +356,7 @@ class Switch:
                     "before_header": header,
                     "after_header": header,
                     "before": before,
-                    "after": item.source.read_text(),
+                    "after": item.content.decode(),
                 }
             )
         return result
@@ -357,7 +364,7 @@ class Switch:
     def run(self, target: Target, check: bool = False) -> Outcome:
         """Bring the host to the target, or back to the generation that was proven last."""
         outcome = Outcome()
-        outcome.reasons, restart = self.reasons(target)
+        outcome.reasons, outcome.restart_needed = self.reasons(target)
         outcome.changed = bool(outcome.reasons)
         if not outcome.changed:
             outcome.proven = True
@@ -367,9 +374,9 @@ class Switch:
             return outcome
         self._refuse_broken_unit(target)
         fallback = self.stored_target(self.host.proven().get("release", ""), target.config)
-        if restart:
+        if outcome.restart_needed:
             self._drain(outcome)
-        failure, log = self._bring_up(target, restart, outcome)
+        failure, log = self._bring_up(target, outcome.restart_needed, outcome)
         if not failure:
             self._record(target, fallback, outcome)
             return outcome
@@ -416,7 +423,7 @@ class Switch:
         if restart:
             for item in target.config:
                 if host.differs(item):
-                    host.write(item.dest, item.source.read_bytes(), item.owner, item.group, item.mode)
+                    host.write(item.dest, item.content, item.owner, item.group, item.mode)
             host.record_generation(target)
             host.set_link("current", target.release)
             host.systemctl("daemon-reload")
@@ -442,13 +449,11 @@ class Switch:
         if first:
             self.host.set_link("current", target.release)  # the unit names programs below it
         for item in target.config:
-            if item.dest.name != self.host.unit or not (complaint := self.host.verify_unit(item.source)):
+            if item.dest.name != self.host.unit or not (complaint := self.host.verify_unit(item.content)):
                 continue
             if first:
                 self.host.set_link("current", "")
-            raise SwitchError(
-                f"systemd-analyze verify refuses {item.source}; nothing was changed. It says: {complaint}"
-            )
+            raise SwitchError(f"systemd-analyze verify refuses {item.dest}; nothing was changed. It says: {complaint}")
 
     def _drain(self, outcome: Outcome) -> None:
         """Wait for the jobs that are under way, within limits."""

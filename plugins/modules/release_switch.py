@@ -10,7 +10,7 @@ author: The wanmetal team
 description:
   - Compares the release and the settings that a host runs with the wanted ones. Where they are the same, the service
     runs and its API answers, nothing is done.
-  - Otherwise it waits for running jobs, installs the staged settings, points C(current) to the release, restarts the
+  - Otherwise it waits for running jobs, installs the settings, points C(current) to the release, restarts the
     service, waits for its API and renders a graph whose pixels it looks at.
   - A release that does not pass is taken back. The release that was proven last is put in its place, with the settings
     that it was proven with, and the task fails with the last lines of the journal.
@@ -33,40 +33,42 @@ options:
     type: path
     required: true
   config:
-    description: The settings, staged elsewhere on the host.
+    description: The files of settings. They are shown in diffs.
     type: list
     elements: dict
     required: true
-    options:
-      src:
-        description: Where the file was staged.
-        type: path
-        required: true
+    options: &file
       dest:
         description: Where it belongs.
         type: path
         required: true
+      content:
+        description: What is in it.
+        type: str
+        default: ""
       owner:
-        description: Its owner there.
+        description: Its owner.
         type: str
         default: root
       group:
-        description: Its group there.
+        description: Its group.
         type: str
         default: root
       mode:
-        description: Its mode there, in octal.
+        description: Its mode, in octal.
         type: str
         default: "0644"
-      secret:
-        description: Leave it out of diffs.
-        type: bool
-        default: false
+  secret_config:
+    description: The same, for files that are never shown.
+    type: list
+    elements: dict
+    default: []
+    options: *file
   config_from:
-    description: V(staged) takes the staged settings, V(release) those that the release was last proven with.
+    description: V(given) takes O(config) as given, V(release) those that the release was last proven with.
     type: str
-    choices: [staged, release]
-    default: staged
+    choices: [given, release]
+    default: given
   url:
     description: Address of the API, on this host.
     type: str
@@ -102,8 +104,8 @@ EXAMPLES = r"""
     unit: comfyui.service
     config_dir: /etc/wanmetal
     config:
-      - src: /etc/wanmetal/next/comfyui.service
-        dest: /etc/systemd/system/comfyui.service
+      - dest: /etc/systemd/system/comfyui.service
+        content: "{{ lookup('ansible.builtin.template', 'comfyui.service.j2') }}"
     url: http://127.0.0.1:8188
 """
 
@@ -122,6 +124,14 @@ reasons:
   returned: success
   type: list
   elements: str
+built:
+  description: Whether the release is complete on this host. False only in check mode.
+  returned: success
+  type: bool
+restart_needed:
+  description: Whether the service had to be restarted, or would have to be.
+  returned: success
+  type: bool
 restarted:
   description: Whether the service was restarted.
   returned: success
@@ -175,16 +185,17 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch im
 LOCK_WAIT_S = 900.0
 
 
-def _config(entries: list[dict[str, Any]]) -> tuple[ConfigFile, ...]:
+def _config(params: dict[str, Any]) -> tuple[ConfigFile, ...]:
     return tuple(
         ConfigFile(
-            Path(entry["src"]),
             Path(entry["dest"]),
+            entry["content"].encode(),
             entry["owner"],
             entry["group"],
             int(entry["mode"], 8),
-            entry["secret"],
+            secret,
         )
+        for entries, secret in ((params["config"], False), (params["secret_config"], True))
         for entry in entries
     )
 
@@ -212,11 +223,20 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
         return len(queue["queue_running"]) + len(queue["queue_pending"])
 
     switch = Switch(host, probe, prove, busy, params["drain_timeout"])
-    config = _config(params["config"])
+    config = _config(params)
     release = host.link("previous") if params["release"] == "previous" else params["release"]
     if not host.is_complete(release):
-        if module.check_mode and params["config_from"] == "staged":
-            return {"changed": True, "release": release, "reasons": ["the release is not built yet"]}
+        if module.check_mode and params["config_from"] == "given":
+            result = {
+                "changed": True,
+                "release": release,
+                "reasons": ["the release is not built yet"],
+                "built": False,
+                "restart_needed": True,
+            }
+            if module._diff:
+                result["diff"] = switch.diff(switch.target(release, config))
+            return result
         known = ", ".join(sorted(host.built_at())) or "none"
         raise SwitchError(
             f"release: '{release or params['release']}' is not on this host; there are: {known}. "
@@ -232,7 +252,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
     outcome = switch.run(target, check=module.check_mode)
     if outcome.changed and not module.check_mode:
         outcome.removed = switch.prune(params["keep"])
-    result = as_result(outcome) | {"release": release, "generation": target.generation}
+    result = as_result(outcome) | {"release": release, "generation": target.generation, "built": True}
     if outcome.changed and module._diff:
         result["diff"] = outcome.diff
     return result
@@ -240,26 +260,29 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
 
 def main() -> None:
     """Run as a module."""
+    file = {
+        "dest": {"type": "path", "required": True},
+        "content": {"type": "str", "default": ""},
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+        "mode": {"type": "str", "default": "0644"},
+    }
+    secret_file = file | {"content": {"type": "str", "default": "", "no_log": True}}
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "required": True},
             "release": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
             "config_dir": {"type": "path", "required": True},
-            "config": {
+            "config": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "secret_config": {
                 "type": "list",
                 "elements": "dict",
-                "required": True,
-                "options": {
-                    "src": {"type": "path", "required": True},
-                    "dest": {"type": "path", "required": True},
-                    "owner": {"type": "str", "default": "root"},
-                    "group": {"type": "str", "default": "root"},
-                    "mode": {"type": "str", "default": "0644"},
-                    "secret": {"type": "bool", "default": False},
-                },
+                "default": [],
+                "no_log": False,
+                "options": secret_file,
             },
-            "config_from": {"type": "str", "choices": ["staged", "release"], "default": "staged"},
+            "config_from": {"type": "str", "choices": ["given", "release"], "default": "given"},
             "url": {"type": "str", "required": True},
             "drain_timeout": {"type": "int", "default": 60},
             "canary_timeout": {"type": "int", "default": 120},

@@ -1,0 +1,126 @@
+"""What a worker says of itself: its releases, services, sockets and versions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient, ComfyUIError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host_state import listeners
+
+_PROPERTIES = {
+    "ActiveState": "active",
+    "SubState": "sub",
+    "UnitFileState": "enabled",
+    "MainPID": "main_pid",
+    "NRestarts": "restarts",
+    "ActiveEnterTimestamp": "since",
+    "MemoryCurrent": "memory_bytes",
+}
+_NUMBERS = {"main_pid", "restarts", "memory_bytes"}
+
+
+def unit_states(shown: str) -> dict[str, dict[str, Any]]:
+    """States by unit, from ``systemctl show --property=Id,…`` of several units."""
+    states = {}
+    for block in shown.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        state: dict[str, Any] = {}
+        for name, key in _PROPERTIES.items():
+            text = values.get(name, "")
+            state[key] = (int(text) if text.isdigit() else None) if key in _NUMBERS else text
+        if values.get("Id"):
+            states[values["Id"]] = state
+    return states
+
+
+def versions(stats: Mapping[str, Any]) -> dict[str, str]:
+    """Versions of the running process, from ComfyUI's ``/system_stats``."""
+    system = stats.get("system", {})
+    names = {"comfyui": "comfyui_version", "python": "python_version", "torch": "pytorch_version"}
+    return {name: str(system[key]).split(" ", 1)[0] for name, key in names.items() if system.get(key)}
+
+
+def devices(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Devices that ComfyUI renders on, with their memory in bytes."""
+    return [
+        {"name": device.get("name", ""), "type": device.get("type", ""), "memory_bytes": device.get("vram_total")}
+        for device in stats.get("devices", [])
+    ]
+
+
+def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
+    """What is wrong with a worker; each says what was found and what to do."""
+    found = []
+    for unit, state in report["units"].items():
+        if state["active"] != "active":
+            found.append(f"{unit} is {state['active'] or 'not there'}: see journalctl -u {unit}, then deploy again")
+        elif state["enabled"] != "enabled":
+            found.append(f"{unit} does not start at boot ({state['enabled'] or 'no unit file'}): deploy again")
+    if report["api_error"]:
+        found.append(f"ComfyUI does not answer: {report['api_error']}")
+    if not report["current"]:
+        found.append("no release is current: deploy")
+    elif report["proven"].get("release") != report["current"]:
+        proven = report["proven"].get("release") or "none"
+        found.append(f"release {report['current']} runs, but {proven} was proven: deploy again")
+    open_sockets = [s for s in report["sockets"] if not ip_address(s["address"]).is_loopback]
+    if not allow_remote:
+        found.extend(
+            f"{s['unit']} listens on {s['address']}:{s['port']}, which others can reach: "
+            "keep it on 127.0.0.1, or set comfyui_allow_remote: true if that is meant"
+            for s in open_sockets
+        )
+    return found
+
+
+def worker_report(root: Path, units: Sequence[str], url: str, proc: Path = Path("/proc")) -> dict[str, Any]:
+    """Read the state of a worker."""
+    current = _link(root / "current")
+    report: dict[str, Any] = {
+        "current": current,
+        "previous": _link(root / "previous"),
+        "releases": sorted(path.parent.name for path in root.glob("releases/*/release.json")),
+        "release": _json(root / "current" / "release.json"),
+        "proven": _json(root / "proven.json"),
+        "units": unit_states(_show(units)),
+        "sockets": [
+            {key: entry[key] for key in ("address", "port", "unit", "command", "pid")}
+            for entry in listeners(proc)
+            if entry["unit"] in units
+        ],
+        "api_error": "",
+        "versions": {},
+        "devices": [],
+    }
+    try:
+        stats = ComfyUIClient(url, timeout_s=10).system_stats()
+        report.update(versions=versions(stats), devices=devices(stats))
+    except ComfyUIError as error:
+        report["api_error"] = str(error)
+    return report
+
+
+def _show(units: Sequence[str]) -> str:
+    return subprocess.run(
+        ["systemctl", "show", f"--property=Id,{','.join(_PROPERTIES)}", *units],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+def _link(path: Path) -> str:
+    return path.readlink().name if path.is_symlink() else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

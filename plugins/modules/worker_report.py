@@ -1,0 +1,121 @@
+#!/usr/bin/python
+"""Module ``wanmetal.comfyui.worker_report``."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: worker_report
+short_description: Report releases, services, sockets and versions of a worker
+version_added: 0.1.0
+author: The wanmetal team
+description:
+  - Reads what runs on a worker, and says what is wrong with it. Changes nothing, and does not fail for what it finds.
+options:
+  root:
+    description: Folder with C(releases), C(current) and C(previous).
+    type: path
+    required: true
+  units:
+    description: The worker's services.
+    type: list
+    elements: str
+    required: true
+  url:
+    description: Address of ComfyUI, on this host.
+    type: str
+    required: true
+  allow_remote:
+    description: Services may listen on addresses that others can reach.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Runs as usual.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+"""
+
+EXAMPLES = r"""
+- name: Ask a worker how it is
+  wanmetal.comfyui.worker_report:
+    root: /opt/wanmetal
+    units: [comfyui.service]
+    url: http://127.0.0.1:8188
+  register: worker
+"""
+
+RETURN = r"""
+report:
+  description: The worker.
+  returned: always
+  type: dict
+  contains:
+    current:
+      description: The release that runs, or an empty string.
+      type: str
+    previous:
+      description: The release to go back to, or an empty string.
+      type: str
+    releases:
+      description: All complete releases on the host.
+      type: list
+      elements: str
+    release:
+      description: What the running release was made from.
+      type: dict
+    proven:
+      description: The release and the generation that rendered with the right pixels last.
+      type: dict
+    units:
+      description: State of each service. Memory is in bytes.
+      type: dict
+    sockets:
+      description: Listening TCP sockets of these services.
+      type: list
+      elements: dict
+    versions:
+      description: Versions of ComfyUI, Python and torch in the running process.
+      type: dict
+    devices:
+      description: What ComfyUI renders on. Memory is in bytes.
+      type: list
+      elements: dict
+    api_error:
+      description: Why ComfyUI does not answer, or an empty string.
+      type: str
+problems:
+  description: What is wrong, with the mend. Empty for a healthy worker.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import problems, worker_report
+
+
+def main() -> None:
+    """Run as a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "required": True},
+            "units": {"type": "list", "elements": "str", "required": True},
+            "url": {"type": "str", "required": True},
+            "allow_remote": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    report = worker_report(Path(params["root"]), params["units"], params["url"])
+    module.exit_json(changed=False, report=report, problems=problems(report, params["allow_remote"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""A worker's report as lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_GIB = 2**30
+
+
+def report_lines(report: Mapping[str, Any]) -> list[str]:
+    """Lay out a report. ``report`` is what worker_report returns, with ``host``, ``canary`` and ``problems``."""
+    release = report.get("release", {})
+    rows = [
+        ("release", f"{report.get('current') or 'none'} ({_made_from(release)})" if release else "none"),
+        ("to go back to", report.get("previous") or "nothing yet"),
+        (
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items()) or "unknown",
+        ),
+        ("renders on", ", ".join(_device(device) for device in report.get("devices", [])) or "unknown"),
+    ]
+    rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
+    rows.append(
+        ("listens on", ", ".join(f"{s['address']}:{s['port']}" for s in report.get("sockets", [])) or "nothing")
+    )
+    rows.append(("canary", _canary(report.get("canary", {}))))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    wrong = report.get("problems", [])
+    return [*lines, *(f"  PROBLEM: {text}" for text in wrong)] if wrong else [*lines, "  no problems"]
+
+
+def _made_from(release: Mapping[str, Any]) -> str:
+    return (
+        f"ComfyUI {release.get('comfyui')} by {release.get('source')}, {release.get('variant')}, {release.get('lane')}"
+    )
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    memory = device.get("memory_bytes")
+    return f"{device.get('name')}" + (f" ({memory / _GIB:.0f} GiB)" if memory else "")
+
+
+def _unit(state: Mapping[str, Any]) -> str:
+    text = f"{state.get('active')} ({state.get('sub')}), {state.get('enabled') or 'no unit file'}"
+    if state.get("since"):
+        text += f", since {state['since']}"
+    if state.get("restarts"):
+        text += f", {state['restarts']} restarts"
+    return text + (f", {state['memory_bytes'] / _GIB:.1f} GiB" if state.get("memory_bytes") else "")
+
+
+def _canary(canary: Mapping[str, Any]) -> str:
+    if not canary.get("rendered"):
+        return f"failed: {canary['reason']}" if canary.get("reason") else "not rendered"
+    if canary.get("reason"):
+        return f"failed: {canary['reason']}"
+    details = canary.get("details", {})
+    size = f"{details.get('width')}x{details.get('height')}, {details.get('frames')} frames at {details.get('fps')} fps"
+    return f"{size}, right pixels, {canary.get('seconds')} s"
