@@ -56,9 +56,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.locks import Lock
 class LookupModule(LookupBase):  # type: ignore[misc]
     """Read locks; see the documentation above."""
 
-    def run(
-        self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: object
-    ) -> list[object]:
+    def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: object) -> list[object]:
         """Return one item for each term."""
         self.set_options(var_options=variables, direct=kwargs)
         try:

@@ -84,9 +84,7 @@ def test_a_bad_entry_is_named(mirrors: object, message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "replacement", ["https://me:hunter2@m/", "https://hunter2@m/", "ssh://me:hunter2@m/"]
-)
+@pytest.mark.parametrize("replacement", ["https://me:hunter2@m/", "https://hunter2@m/", "ssh://me:hunter2@m/"])
 def test_a_password_is_refused_and_not_shown(replacement: str) -> None:
     with pytest.raises(AnsibleFilterError, match="user name or a password") as caught:
         mirror(COMFYUI, [entry("https://a/", replacement)])
