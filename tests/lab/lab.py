@@ -425,7 +425,9 @@ def look_at_machine() -> Machine:
 
 
 def program_of(pid: int) -> str:
-    return read(f"/proc/{pid}/comm").strip()
+    """Its name, or nothing once it has ended (also while nobody has asked for its exit status)."""
+    ended = re.search(r"^State:\s+[ZX]", read(f"/proc/{pid}/status"), re.MULTILINE)
+    return "" if ended else read(f"/proc/{pid}/comm").strip()
 
 
 def clear_leftovers() -> None:
@@ -609,15 +611,16 @@ def hosts(state: Path) -> dict[str, Host]:
 
 
 def ensure_key(path: Path) -> str:
-    """The public half of a key that is made once."""
-    public = path.with_name(f"{path.name}.pub")
-    if not (path.exists() and public.exists()):
+    """Make a key once; return its public half."""
+    if not path.exists():
         part = path.with_name(f"{path.name}.part")
-        for leftover in (part, part.with_name(f"{part.name}.pub")):
-            leftover.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         must("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", REPOSITORY, "-f", str(part))
-        part.with_name(f"{part.name}.pub").replace(public)
+        part.with_name(f"{part.name}.pub").unlink()
         part.replace(path)
+    public = path.with_name(f"{path.name}.pub")
+    if not public.exists():
+        write(public, must("ssh-keygen", "-y", "-f", str(path)))
     return public.read_text()
 
 
@@ -772,6 +775,10 @@ def command_up(state: Path, options: argparse.Namespace) -> None:
                 say(f"{name}: up in {time.monotonic() - started:.1f} s")
             else:
                 say(f"{name}: is up")
+        if options.inventory:
+            running = hosts(state)
+            ports = {name: running[name].port or 0 for name in options.names}
+            write(options.inventory, inventory(state, ports, environment()), mode=0o600)
 
 
 def chosen(state: Path, names: Sequence[str]) -> list[Host]:
@@ -795,7 +802,8 @@ def command_stop(state: Path, options: argparse.Namespace) -> None:
 def command_remove(state: Path, options: argparse.Namespace) -> None:
     with locked(state):
         ensure_engine(state)
-        gone = chosen(state, [] if options.all else options.names)
+        names = [name for name in options.names if not options.missing_ok or name in hosts(state)]
+        gone = [] if options.names and not names else chosen(state, [] if options.all else names)
         if gone:
             must("docker", "rm", "--force", "--volumes", *(host.container for host in gone))
         tags = must("docker", "images", "--format={{.Repository}}:{{.Tag}}", REPOSITORY).split()
@@ -863,10 +871,12 @@ def parser() -> argparse.ArgumentParser:
     system(image)
     up = add("up", command_up, "create and start hosts, and write the inventory")
     names(up, ["lab1"], "default: lab1")
+    up.add_argument("--inventory", type=Path, metavar="FILE", help="write an inventory of these hosts alone, too")
     system(up)
     names(add("stop", command_stop, "stop hosts"), [], "default: all")
     remove = add("remove", command_remove, "remove hosts with their data; images and package cache stay")
     names(remove, [], "default: all")
+    remove.add_argument("--missing-ok", action="store_true", help="hosts that are not there are as good as removed")
     remove.add_argument("--all", action="store_true", help="all hosts, the images, keys and package cache too")
     add("status", command_status, "show what there is")
     ssh = add("ssh", command_ssh, "log in, or run a command")

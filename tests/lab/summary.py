@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""The closing words of ./deploy --lab: summary.py NAME STATE_FOLDER OUTPUT_FOLDER "STAGE=SECONDS ..."."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DEFAULT_PORT = 8188
+
+
+def changes(log: str) -> int:
+    """How much a playbook changed, from the recap in Ansible's log."""
+    return sum(int(count) for count in re.findall(r"\| \S+ +: ok=\d+ +changed=(\d+)", log))
+
+
+def duration(seconds: int) -> str:
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
+def table(rows: Mapping[str, Any]) -> list[str]:
+    width = max(map(len, rows), default=0)
+    return [f"  {name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def summary(
+    name: str, report: Mapping[str, Any], changed: int, stages: Mapping[str, int], state: Path, video: Path
+) -> str:
+    port = report.get("port", DEFAULT_PORT)
+    ssh = f"ssh -F {shlex.quote(str(state / 'ssh_config'))}"
+    return "\n".join(
+        [
+            "",
+            f"{name} is a ComfyUI worker, and rendered a test video. It runs without a GPU.",
+            "Nothing changed: all of it was there already." if not changed else f"Changes: {changed}.",
+            "",
+            "Installed",
+            *table(report["installed"]),
+            "",
+            "Time",
+            *table({stage: duration(seconds) for stage, seconds in {**stages, "in all": sum(stages.values())}.items()}),
+            "",
+            "What now",
+            *table(
+                {
+                    "video": video,
+                    "tunnel": f"{ssh} -N -L {DEFAULT_PORT}:127.0.0.1:{port} {name}",
+                    "browser": f"http://127.0.0.1:{DEFAULT_PORT} while the tunnel is open",
+                    "log in": f"{ssh} {name}",
+                    "stop": "./deploy --lab-stop",
+                    "remove": "./deploy --lab-remove",
+                }
+            ),
+        ]
+    )
+
+
+def main() -> None:
+    name, state, output, times = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+    stages = {stage: int(seconds) for stage, _, seconds in (item.partition("=") for item in times.split())}
+    report = json.loads((output / f"report-{name}.json").read_text())
+    changed = changes((output / "deploy.log").read_text())
+    print(summary(name, report, changed, stages, state, output / f"canary-{name}.mp4"))
+
+
+if __name__ == "__main__":
+    main()

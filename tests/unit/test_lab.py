@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.wanmetal.comfyui.tests.lab import lab, summary
+
+STATE = Path("/home/me/my lab")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("http://proxy.example:3128", False),
+        ("proxy.example:3128", False),
+        ("http://user:word@10.0.0.1:3128/", False),
+        ("http://localhost:3128", True),
+        ("127.0.0.1:3128", True),
+        ("http://[::1]:3128/", True),
+        ("https://index.example/simple file:///srv/index", True),
+        ("https://localhost.example/simple", False),
+        ("", False),
+        ("http://[broken", False),
+    ],
+)
+def test_an_address_that_a_host_cannot_reach(value: str, expected: bool) -> None:
+    assert lab.names_this_machine(value) is expected
+
+
+CERTIFICATES = {
+    "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
+    "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "pip_index", "own_certificates", "expected"),
+    [
+        ({}, "", False, {}),
+        ({"HOME": "/root", "PIP_FIND_LINKS": "/opt/wheels", "PIP_INDEX_URL": " "}, "", False, {}),
+        ({}, "", True, CERTIFICATES),
+        (
+            {"https_proxy": "http://p:1", "HTTP_PROXY": "http://p:1", "NO_PROXY": "localhost,127.0.0.1"},
+            "",
+            False,
+            {"https_proxy": "http://p:1", "HTTP_PROXY": "http://p:1", "NO_PROXY": "localhost,127.0.0.1"},
+        ),
+        ({"http_proxy": "http://localhost:1"}, "", False, {}),
+        (
+            {"PIP_INDEX_URL": "https://i/simple"},
+            "",
+            False,
+            {"PIP_INDEX_URL": "https://i/simple", "UV_DEFAULT_INDEX": "https://i/simple"},
+        ),
+        (
+            {},
+            "https://conf/simple",
+            False,
+            {"PIP_INDEX_URL": "https://conf/simple", "UV_DEFAULT_INDEX": "https://conf/simple"},
+        ),
+        (
+            {"PIP_INDEX_URL": "https://i/simple", "UV_INDEX_URL": "https://u/simple"},
+            "https://conf/simple",
+            False,
+            {"PIP_INDEX_URL": "https://i/simple", "UV_INDEX_URL": "https://u/simple"},
+        ),
+    ],
+)
+def test_what_a_host_takes_over(
+    environ: dict[str, str], pip_index: str, own_certificates: bool, expected: dict[str, str]
+) -> None:
+    assert lab.host_environment(environ, pip_index, own_certificates=own_certificates) == expected
+
+
+def test_values_are_kept_from_the_image_builder() -> None:
+    assert lab.dockerfile_environment({"A": 'x$HOME"\\'}) == 'ENV A="x\\$HOME\\"\\\\"\n'
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("", []),
+        ("http://m/debian/ bookworm contrib", []),
+        ("http://vendor/ bookworm main", []),
+        (
+            "http://m/debian/ bookworm main\nhttp://m/debian/ bookworm main\nhttp://m/debian/ bookworm-updates main\n"
+            "http://m/debian/ bookworm contrib\nhttp://s/ bookworm-security main\nhttp://vendor/ bookworm main\n"
+            "http://other/ trixie main\nodd line\n",
+            [
+                ("http://m/debian/", "bookworm"),
+                ("http://m/debian/", "bookworm-updates"),
+                ("http://s/", "bookworm-security"),
+            ],
+        ),
+    ],
+)
+def test_the_archive_among_the_sources(targets: str, expected: list[tuple[str, str]]) -> None:
+    assert lab.distribution_sources(targets, "bookworm") == expected
+
+
+def test_how_packages_are_fetched() -> None:
+    dump = (
+        'APT::Architecture "amd64";\nAcquire::Check-Date "false";\nAcquire::http::Proxy "http://cache:3142";\n'
+        'Acquire::https::Proxy "http://localhost:3142";\nAcquire::http::Proxy::internal "DIRECT";\n'
+        'Acquire::https::mirror::Proxy "http://p:1/";\nAcquire::http::Timeout "9";\n'
+    )
+    assert lab.package_settings(dump).splitlines() == [
+        'Acquire::Check-Date "false";',
+        'Acquire::http::Proxy "http://cache:3142";',
+        'Acquire::http::Proxy::internal "DIRECT";',
+        'Acquire::https::mirror::Proxy "http://p:1/";',
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"a": b"1"}, {"a": b"2", "b": b""}, {"a": b"1", "b": b"", "c": b""}, {"a": b"1b"}],
+)
+def test_every_change_gives_another_tag(other: dict[str, bytes]) -> None:
+    assert lab.digest(other) != lab.digest({"a": b"1", "b": b""})
+
+
+def test_the_order_of_files_does_not_matter() -> None:
+    assert lab.digest({"a": b"1", "b": b"2"}) == lab.digest({"b": b"2", "a": b"1"})
+
+
+def test_archive() -> None:
+    packed = lab.archive({"home/ops/.ssh/": (b"", 0o700, 1000), "home/ops/.ssh/key": (b"abc", 0o600, 1000)})
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        folder, file = tar.getmembers()
+        assert (folder.name, folder.isdir(), folder.mode, folder.uid) == ("home/ops/.ssh", True, 0o700, 1000)
+        assert (file.name, file.mode, file.gid) == ("home/ops/.ssh/key", 0o600, 1000)
+        content = tar.extractfile(file)
+        assert content is not None
+        assert content.read() == b"abc"
+
+
+def test_two_labs_do_not_share_a_name() -> None:
+    assert lab.container_name(STATE, "lab1") != lab.container_name(Path("/elsewhere"), "lab1")
+
+
+def test_container() -> None:
+    arguments = lab.create_arguments(STATE, "lab1", "image:1")
+    assert arguments[0] == "create"
+    assert arguments[-1] == "image:1"
+    assert "--volume=/home/me/my lab/store:/srv/wanmetal" in arguments
+    assert "--publish=127.0.0.1::22" in arguments
+    assert "--hostname=lab1" in arguments
+    assert set(lab.CONTAINER_SETTINGS) < set(arguments)
+    assert not [argument for argument in arguments if "privileged" in argument]
+
+
+def test_inventory() -> None:
+    text = lab.inventory(STATE, {"lab2": 4002, "lab1": 4001}, {"https_proxy": "http://p:1", "NO_PROXY": "a: b"})
+    group = yaml.safe_load(text)["gpu_hosts"]
+    assert group["hosts"] == {"lab1": {"ansible_port": 4001}, "lab2": {"ansible_port": 4002}}
+    assert group["vars"] == {
+        "ansible_host": "127.0.0.1",
+        "ansible_user": "ops",
+        "ansible_ssh_private_key_file": "/home/me/my lab/key",
+        "ansible_ssh_common_args": "-o IdentitiesOnly=yes -o StrictHostKeyChecking=yes "
+        "-o 'UserKnownHostsFile=/home/me/my lab/known_hosts'",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "wanmetal_environment": {"https_proxy": "http://p:1", "NO_PROXY": "a: b"},
+    }
+
+
+def test_inventory_of_nothing() -> None:
+    group = yaml.safe_load(lab.inventory(STATE, {}, {}))["gpu_hosts"]
+    assert group["hosts"] == {}
+    assert group["vars"]["wanmetal_environment"] == {}
+
+
+def test_ssh_configuration() -> None:
+    text = lab.ssh_config(STATE, {"lab1": 4001})
+    assert "Host lab1\n  HostName 127.0.0.1\n  Port 4001\n  User ops\n" in text
+    assert '  UserKnownHostsFile "/home/me/my lab/known_hosts"\n' in text
+    assert '  StrictHostKeyChecking "yes"\n' in text
+
+
+def test_pinned_host_key() -> None:
+    assert lab.known_hosts_line(4001, "ssh-ed25519 AAAA comment\n") == "[127.0.0.1]:4001 ssh-ed25519 AAAA\n"
+
+
+WHOLE = lab.Machine(client=True, daemon=True, root=True, apt=True)
+
+
+@pytest.mark.parametrize(
+    ("machine", "step"),
+    [
+        (lab.Machine(client=True, answers=True), "nothing"),
+        (lab.Machine(client=True, answers=True, docker_host="tcp://d:1"), "nothing"),
+        (lab.Machine(root=True, apt=True), "install"),
+        (lab.Machine(client=True, root=True, apt=True, systemd=True), "install"),
+        (lab.Machine(daemon=True, root=True, apt=True), "install"),
+        (WHOLE, "spawn"),
+        (lab.Machine(client=True, daemon=True, root=True), "spawn"),
+        (lab.Machine(client=True, daemon=True, root=True, systemd=True), "systemctl"),
+        (lab.Machine(client=True, daemon=True, root=True, systemd=True, starting=True), "wait"),
+        (lab.Machine(client=True, daemon=True, root=True, starting=True), "wait"),
+    ],
+)
+def test_the_way_to_an_engine(machine: lab.Machine, step: lab.Step) -> None:
+    assert lab.engine_step(machine) == step
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (lab.Machine(client=True, docker_host="tcp://d:1", complaint="refused"), ["DOCKER_HOST=tcp://d:1", "refused"]),
+        (lab.Machine(client=True, daemon=True, complaint="dial: Permission denied"), ["group `docker`"]),
+        (lab.Machine(), ["Install Docker Engine"]),
+        (lab.Machine(root=True), ["Install Docker Engine"]),
+        (lab.Machine(apt=True), ["needs root", "apt-get install docker.io"]),
+        (lab.Machine(client=True, daemon=True, complaint="no socket"), ["no socket", "systemctl start docker"]),
+    ],
+)
+def test_no_way_to_an_engine(machine: lab.Machine, words: list[str]) -> None:
+    with pytest.raises(lab.LabError) as refusal:
+        lab.engine_step(machine)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("pid_file", "running", "expected"),
+    [
+        ("", "", True),
+        ("nonsense", "dockerd", True),
+        ("12\n", "", True),
+        ("12", "bash", True),
+        ("12\n", "dockerd", False),
+    ],
+)
+def test_what_a_killed_daemon_leaves(pid_file: str, running: str, expected: bool) -> None:
+    assert lab.left_behind(pid_file, "dockerd", lambda _: running) is expected
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("", 0),
+        ("2026 p=1 INFO| lab1   : ok=2    changed=0    unreachable=0\n", 0),
+        ("INFO| lab1 : ok=2 changed=3 unreachable=0\nINFO| lab2 : ok=12   changed=4  failed=0\n", 7),
+        ("INFO| changed: [lab1]\n", 0),
+    ],
+)
+def test_how_much_changed(log: str, expected: int) -> None:
+    assert summary.changes(log) == expected
+
+
+def test_summary() -> None:
+    text = summary.summary(
+        "lab1", {"installed": {"ComfyUI": "0.3.75"}}, 0, {"image": 5, "deploy": 61}, STATE, Path("/out/canary-lab1.mp4")
+    )
+    for line in (
+        "Nothing changed: all of it was there already.",
+        "  ComfyUI  0.3.75",
+        "  image   5 s",
+        "  deploy  1 min 1 s",
+        "  in all  1 min 6 s",
+        "  video    /out/canary-lab1.mp4",
+        "  tunnel   ssh -F '/home/me/my lab/ssh_config' -N -L 8188:127.0.0.1:8188 lab1",
+    ):
+        assert line in text.splitlines()
+
+
+def test_summary_of_changes() -> None:
+    assert "\nChanges: 7.\n" in summary.summary("lab1", {"installed": {}}, 7, {}, STATE, Path("/v"))
