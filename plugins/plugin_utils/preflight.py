@@ -31,7 +31,7 @@ _PART: dict[str, Any] = {
 
 
 def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One plan out of those of all roles."""
+    """One plan out of those of all roles. Older Ansible renders numbers as texts, so they are read as such."""
     full = []
     for part in parts:
         strange = part.keys() - _PART.keys()
@@ -42,10 +42,15 @@ def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "releases": [
             {key: part[key] for key in ("release", "version", "source", "built")} for part in full if part["release"]
         ],
-        "fetch": [entry for part in full for entry in part["fetch"]],
-        "disk": [entry for part in full for entry in part["disk"] if entry["bytes"]],
-        "ports": [entry for part in full for entry in part["ports"]],
-        "memory_mb": sum(part["memory_mb"] for part in full),
+        "fetch": [{**entry, "bytes": int(entry.get("bytes") or 0)} for part in full for entry in part["fetch"]],
+        "disk": [
+            {**entry, "bytes": int(entry["bytes"]), "files": int(entry.get("files") or 0)}
+            for part in full
+            for entry in part["disk"]
+            if int(entry["bytes"])
+        ],
+        "ports": [{**entry, "port": int(entry["port"])} for part in full for entry in part["ports"]],
+        "memory_mb": sum(int(part["memory_mb"]) for part in full),
         "gpu": [part["gpu"] for part in full if part["gpu"]],
         "restarts": _once(unit for part in full for unit in part["restarts"]),
         # What is there already is not fetched, so nobody has to answer for it.
@@ -116,7 +121,7 @@ def _disk(disk: Sequence[Mapping[str, Any]], filesystems: Mapping[str, Any]) -> 
         what = f"filesystem {room['mount']}"
         why = ", ".join(f"{size(entry['bytes'])} for {entry['why']} in {entry['path']}" for entry in entries)
         needed = sum(entry["bytes"] for entry in entries)
-        files = sum(entry.get("files", 0) for entry in entries)
+        files = sum(entry["files"] for entry in entries)
         if room["read_only"]:
             yield Problem("disk", what, "mounted read-only", f"room to write: {why}", "mount it read-write")
             continue
@@ -238,11 +243,12 @@ def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
     """The plan as a text for a terminal."""
     rows = [("host", _host(state))]
     for release in plan["releases"]:
-        made = "is there" if release["built"] else f"is built from {release['source']}"
-        rows.append(("release", f"{release['release']}  {made}"))
-    rows += [
-        ("fetch", f"{entry['what']}{_known(entry.get('bytes'))} from {told(entry['url'])}") for entry in plan["fetch"]
-    ]
+        made = "is there" if release["built"] else "is built"
+        rows.append(("release", f"{release['release']} ({release['version']} from {release['source']}) {made}"))
+    for entry in plan["fetch"]:
+        amount = f", {size(entry['bytes'])}" if entry["bytes"] else ""
+        origin = f" from {told(entry['url'])}" if entry["url"] else ""
+        rows.append(("fetch", f"{entry['what']}{amount}{origin}"))
     for room, entries in _by_filesystem(plan["disk"], state["filesystems"]):
         needed = sum(entry["bytes"] for entry in entries)
         rows.append(("disk", f"{size(needed)} of {size(room['free_bytes'])} free on {room['mount']}"))
@@ -262,10 +268,6 @@ def _host(state: State) -> str:
     driver = state["nvidia"]["driver"]
     cards = f"{counted(state['nvidia']['cards'], 'NVIDIA card')}, driver {driver}" if driver else "no NVIDIA driver"
     return f"{state['os']['name']}, {size(state['memory_mb'] * 2**20)} of memory, {cards}"
-
-
-def _known(number: int | None) -> str:
-    return f", {size(number)}" if number else ""
 
 
 def _notes(state: State, skip: Collection[str]) -> Iterator[str]:

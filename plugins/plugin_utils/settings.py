@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import mirrors
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import mirrors
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, shown, told
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -131,6 +131,7 @@ _WORDS = {
     "raw": "a value",
     "str": "a text",
 }
+_KINDS = {bool: "a truth value", int: "a number", str: "a text", list: "a list", dict: "a mapping"}
 
 
 def wanted(spec: Spec) -> str:
@@ -161,7 +162,7 @@ def _typed(name: str, value: object, spec: Spec) -> tuple[Any, Problem | None]:
     if result is not None and not found:
         return result.validated_parameters[name], None
     if _secret(name, spec):
-        found = f"a value that is not shown, of type {type(value).__name__}"
+        found = f"{next((word for kind, word in _KINDS.items() if isinstance(value, kind)), 'a value')}, not shown"
     elif value is None:
         found = "nothing (null)"
     elif isinstance(value, str) and spec.get("type") in {"list", "dict"}:
@@ -309,6 +310,7 @@ _OWNED_FLAGS = {
     "--temp-directory": "wanmetal_data_dir",
     "--user-directory": "wanmetal_data_dir",
     "--database-url": "wanmetal_data_dir",
+    "--disable-api-nodes": "comfyui_api_nodes",
     **dict.fromkeys(_VRAM_FLAGS, "comfyui_vram_mode"),
 }
 _GPU_FLAGS = {
@@ -393,7 +395,7 @@ def _apart(option: str, other: str, why: str) -> Rule:
         option,
         lambda _, inner, outer: (
             f"{inner}, which lies in {other}: {outer}"
-            if PurePosixPath(inner).is_relative_to(PurePosixPath(outer))
+            if not _bad_folder(outer) and PurePosixPath(inner).is_relative_to(PurePosixPath(outer))
             else ""
         ),
         f"a folder that is not in {other}, since {why}",
@@ -586,7 +588,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "comfyui_before_start",
         _bad_script,
-        "a script on the controller that begins with #!, found like the src of ansible.builtin.copy",
+        "a script on the controller that begins with #!, found as Ansible finds files",
         'correct the path (a sure one is "{{ inventory_dir }}/before-start.sh"), or leave it empty',
     ),
 )

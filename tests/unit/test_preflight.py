@@ -49,17 +49,30 @@ def test_parts_are_merged() -> None:
         "urls": ["https://a", "https://b"],
     }
     second = {"memory_mb": 20, "restarts": ["b.service"], "urls": ["https://never"], "fetch": []}
-    third = {"fetch": [{"what": "y", "url": "https://b/y"}], "urls": ["https://b"]}
+    third = {"fetch": [{"what": "y", "url": ""}], "urls": ["https://b"]}
     assert preflight_plan([first, second, third]) == {
         "releases": [{"release": "1-a", "version": "1", "source": "git", "built": False}],
-        "fetch": [{"what": "x", "url": "https://a/x", "bytes": 5}, {"what": "y", "url": "https://b/y"}],
-        "disk": [{"path": "/a", "bytes": 5, "why": "x"}],
+        "fetch": [{"what": "x", "url": "https://a/x", "bytes": 5}, {"what": "y", "url": "", "bytes": 0}],
+        "disk": [{"path": "/a", "bytes": 5, "files": 0, "why": "x"}],
         "ports": [OURS],
         "memory_mb": 120,
         "gpu": ["because"],
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
     }
+
+
+def test_numbers_may_come_as_texts() -> None:
+    part = {
+        "disk": [{"path": "/a", "bytes": "5", "files": "7"}, {"path": "/b", "bytes": "0"}],
+        "fetch": [{"what": "x", "url": "", "bytes": "9"}],
+        "memory_mb": "100",
+        "ports": [{"port": "8188"}],
+    }
+    plan = preflight_plan([part])
+    assert plan["disk"] == [{"path": "/a", "bytes": 5, "files": 7}]
+    assert plan["fetch"] == [{"what": "x", "url": "", "bytes": 9}]
+    assert (plan["memory_mb"], plan["ports"]) == (100, [{"port": 8188}])
 
 
 def test_a_part_with_a_strange_key_is_refused() -> None:
@@ -188,12 +201,12 @@ def test_sources_that_are_skipped_need_no_answers() -> None:
 def test_the_summary_of_a_first_deploy() -> None:
     part = {
         "release": "0.3.75-abc",
-        "version": "0.3.75",
+        "version": "ComfyUI 0.3.75",
         "source": "git",
         "built": False,
         "fetch": [
             {"what": "ComfyUI 0.3.75", "url": URL},
-            {"what": "190 packages", "url": "https://index/", "bytes": 4 * GB},
+            {"what": "190 packages", "url": "", "bytes": 4 * GB},
         ],
         "disk": [disk(7), disk(4, "/var/cache/wanmetal")],
         "restarts": ["comfyui.service"],
@@ -201,9 +214,9 @@ def test_the_summary_of_a_first_deploy() -> None:
     state = {**STATE, "synchronised": None, "systemd": {"version": 252, "state": "degraded"}}
     assert preflight_summary(preflight.merge([part]), state, skip=["time"]).splitlines() == [
         "host     Debian GNU/Linux 12 (bookworm), 16.8 GB of memory, 1 NVIDIA card, driver 570.133.20",
-        "release  0.3.75-abc  is built from git",
+        "release  0.3.75-abc (ComfyUI 0.3.75 from git) is built",
         "fetch    ComfyUI 0.3.75 from https://***@host/x.git",
-        "         190 packages, 4.0 GB from https://index/",
+        "         190 packages, 4.0 GB",
         "disk     11.0 GB of 50.0 GB free on /",
         "restart  comfyui.service",
         "note     some units of the host have failed: systemctl --failed",
@@ -219,10 +232,10 @@ def test_the_summary_of_an_unchanged_deploy() -> None:
         "systemd": {"version": 252, "state": "starting"},
         "nvidia": {"cards": 0, "driver": None, "ready": False},
     }
-    plan = preflight.merge([{"release": "0.3.75-abc", "source": "git", "built": True}])
+    plan = preflight.merge([{"release": "0.3.75-abc", "version": "ComfyUI 0.3.75", "source": "git", "built": True}])
     assert preflight_summary(plan, state).splitlines() == [
         "host     X 1, 16.8 GB of memory, no NVIDIA driver",
-        "release  0.3.75-abc  is there",
+        "release  0.3.75-abc (ComfyUI 0.3.75 from git) is there",
         "plan     nothing to fetch, to build or to restart",
         "note     X 1 is not tested",
         "         the host is still starting",
