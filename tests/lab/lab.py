@@ -50,7 +50,7 @@ SYSTEMS = {
     "ubuntu2404": System("ubuntu:24.04", "noble"),
 }
 
-# What a systemd container needs short of --privileged. Molecule's scenarios state the same settings.
+# What a systemd container needs, short of --privileged.
 CONTAINER_SETTINGS = (
     "--cap-add=SYS_ADMIN",
     "--cap-add=NET_ADMIN",
@@ -124,12 +124,6 @@ def host_environment(environ: Mapping[str, str], pip_index: str, *, own_certific
 
 def environment_file(settings: Mapping[str, str]) -> str:
     return "".join(f'{name}="{value}"\n' for name, value in settings.items())
-
-
-def dockerfile_environment(settings: Mapping[str, str]) -> str:
-    """ENV lines: programs started with `docker exec` do not read /etc/environment."""
-    escaped = {name: re.sub(r'([\\"$])', r"\\\1", value) for name, value in settings.items()}
-    return "".join(f'ENV {name}="{value}"\n' for name, value in escaped.items())
 
 
 def distribution_sources(targets: str, codename: str) -> list[tuple[str, str]]:
@@ -502,8 +496,7 @@ def build_context(system: System) -> dict[str, bytes]:
     context["machine/etc/environment"] = environment_file(settings).encode()
     keep = " ".join(settings)
     context["machine/etc/sudoers.d/environment"] = f'Defaults env_keep += "{keep}"\n'.encode() if keep else b""
-    recipe = (HERE / "Dockerfile").read_text() + dockerfile_environment(settings)
-    return context | {"Dockerfile": recipe.encode()}
+    return context | {"Dockerfile": (HERE / "Dockerfile").read_bytes()}
 
 
 def has_image(tag: str) -> bool:
@@ -776,15 +769,17 @@ def command_up(state: Path, options: argparse.Namespace) -> None:
             else:
                 say(f"{name}: is up")
         if options.inventory:
-            running = hosts(state)
-            ports = {name: running[name].port or 0 for name in options.names}
-            write(options.inventory, inventory(state, ports, environment()), mode=0o600)
+            ports = write_inventory(state)
+            options.inventory.parent.mkdir(parents=True, exist_ok=True)
+            write(
+                options.inventory, inventory(state, {name: ports[name] for name in options.names}, environment()), 0o600
+            )
 
 
-def chosen(state: Path, names: Sequence[str]) -> list[Host]:
+def chosen(state: Path, names: Sequence[str], *, missing_ok: bool = False) -> list[Host]:
     present = hosts(state)
     unknown = sorted(set(names) - present.keys())
-    if unknown:
+    if unknown and not missing_ok:
         raise LabError(f"no such host: {', '.join(unknown)}. There is: {', '.join(present) or 'none'}.")
     return [host for host in present.values() if not names or host.name in names]
 
@@ -802,21 +797,21 @@ def command_stop(state: Path, options: argparse.Namespace) -> None:
 def command_remove(state: Path, options: argparse.Namespace) -> None:
     with locked(state):
         ensure_engine(state)
-        names = [name for name in options.names if not options.missing_ok or name in hosts(state)]
-        gone = [] if options.names and not names else chosen(state, [] if options.all else names)
+        gone = chosen(state, [] if options.all else options.names, missing_ok=options.missing_ok)
         if gone:
             must("docker", "rm", "--force", "--volumes", *(host.container for host in gone))
         tags = must("docker", "images", "--format={{.Repository}}:{{.Tag}}", REPOSITORY).split()
         helper = tags[0] if tags else None
         for host in gone:
             delete_tree(state / "store" / "hosts" / host.name, helper)
-            for key in (state / "host_keys").glob(f"{host.name}*"):
-                key.unlink()
+            for key in (host.name, f"{host.name}.pub"):
+                (state / "host_keys" / key).unlink(missing_ok=True)
         if options.all:
             delete_tree(state / "store", helper)
             base = must("docker", "images", "--format={{.Repository}}:{{.Tag}}", f"{REPOSITORY}-base").split()
             for tag in [*tags, *base]:
-                must("docker", "rmi", tag)
+                if run("docker", "rmi", tag).returncode:
+                    say(f"{tag} stays: another lab's host is made of it")
             for path in state.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         else:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-DEFAULT_PORT = 8188
+BROWSER_PORT = 8188
 
 
 def changes(log: str) -> int:
@@ -28,11 +28,21 @@ def table(rows: Mapping[str, Any]) -> list[str]:
     return [f"  {name:<{width}}  {value}" for name, value in rows.items()]
 
 
+def installed(report: Mapping[str, Any]) -> dict[str, str]:
+    release = report["release"]
+    return {
+        **report["versions"],
+        "release": f"{release['id']} ({release['variant']}, {release['lane']})",
+        "source": f"{release['source']}, commit {release['commit'][:10]}",
+    }
+
+
 def summary(
     name: str, report: Mapping[str, Any], changed: int, stages: Mapping[str, int], state: Path, video: Path
 ) -> str:
-    port = report.get("port", DEFAULT_PORT)
+    ports = [socket["port"] for socket in report["sockets"] if socket["unit"] == "comfyui.service"]
     ssh = f"ssh -F {shlex.quote(str(state / 'ssh_config'))}"
+    drawn = report["canary"]["details"]
     return "\n".join(
         [
             "",
@@ -40,7 +50,7 @@ def summary(
             "Nothing changed: all of it was there already." if not changed else f"Changes: {changed}.",
             "",
             "Installed",
-            *table(report["installed"]),
+            *table(installed(report)),
             "",
             "Time",
             *table({stage: duration(seconds) for stage, seconds in {**stages, "in all": sum(stages.values())}.items()}),
@@ -48,9 +58,9 @@ def summary(
             "What now",
             *table(
                 {
-                    "video": video,
-                    "tunnel": f"{ssh} -N -L {DEFAULT_PORT}:127.0.0.1:{port} {name}",
-                    "browser": f"http://127.0.0.1:{DEFAULT_PORT} while the tunnel is open",
+                    "video": f"{video} ({drawn['width']}x{drawn['height']}, {drawn['frames']} frames)",
+                    "tunnel": f"{ssh} -N -L {BROWSER_PORT}:127.0.0.1:{ports[0]} {name}",
+                    "browser": f"http://127.0.0.1:{BROWSER_PORT} while the tunnel is open",
                     "log in": f"{ssh} {name}",
                     "stop": "./deploy --lab-stop",
                     "remove": "./deploy --lab-remove",

@@ -75,10 +75,6 @@ def test_what_a_host_takes_over(
     assert lab.host_environment(environ, pip_index, own_certificates=own_certificates) == expected
 
 
-def test_values_are_kept_from_the_image_builder() -> None:
-    assert lab.dockerfile_environment({"A": 'x$HOME"\\'}) == 'ENV A="x\\$HOME\\"\\\\"\n'
-
-
 @pytest.mark.parametrize(
     ("targets", "expected"),
     [
@@ -252,21 +248,39 @@ def test_how_much_changed(log: str, expected: int) -> None:
     assert summary.changes(log) == expected
 
 
+REPORT = {
+    "versions": {"comfyui": "0.3.75", "torch": "2.10.0"},
+    "release": {
+        "id": "0.3.75-05f5417a56",
+        "commit": "f8b981ae9a5676",
+        "source": "package",
+        "variant": "base",
+        "lane": "cu128",
+    },
+    "canary": {"details": {"width": 128, "height": 64, "frames": 9}, "seconds": 0.956},
+    "sockets": [
+        {"address": "127.0.0.1", "port": 9999, "unit": "other.service"},
+        {"address": "127.0.0.1", "port": 8190, "unit": "comfyui.service"},
+    ],
+}
+
+
 def test_summary() -> None:
-    text = summary.summary(
-        "lab1", {"installed": {"ComfyUI": "0.3.75"}}, 0, {"image": 5, "deploy": 61}, STATE, Path("/out/canary-lab1.mp4")
-    )
+    text = summary.summary("lab1", REPORT, 0, {"image": 5, "deploy": 61}, STATE, Path("/out/canary-lab1.mp4"))
     for line in (
         "Nothing changed: all of it was there already.",
-        "  ComfyUI  0.3.75",
+        "  comfyui  0.3.75",
+        "  torch    2.10.0",
+        "  release  0.3.75-05f5417a56 (base, cu128)",
+        "  source   package, commit f8b981ae9a",
         "  image   5 s",
         "  deploy  1 min 1 s",
         "  in all  1 min 6 s",
-        "  video    /out/canary-lab1.mp4",
-        "  tunnel   ssh -F '/home/me/my lab/ssh_config' -N -L 8188:127.0.0.1:8188 lab1",
+        "  video    /out/canary-lab1.mp4 (128x64, 9 frames)",
+        "  tunnel   ssh -F '/home/me/my lab/ssh_config' -N -L 8188:127.0.0.1:8190 lab1",
     ):
         assert line in text.splitlines()
 
 
 def test_summary_of_changes() -> None:
-    assert "\nChanges: 7.\n" in summary.summary("lab1", {"installed": {}}, 7, {}, STATE, Path("/v"))
+    assert "\nChanges: 7.\n" in summary.summary("lab1", REPORT, 7, {}, STATE, Path("/v"))
