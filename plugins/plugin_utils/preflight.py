@@ -243,7 +243,7 @@ def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
     """The plan as a text for a terminal."""
     rows = [("host", _host(state))]
     for release in plan["releases"]:
-        made = "is there" if release["built"] else "is built"
+        made = "is on the host" if release["built"] else "will be built"
         rows.append(("release", f"{release['release']} ({release['version']} from {release['source']}) {made}"))
     for entry in plan["fetch"]:
         amount = f", {size(entry['bytes'])}" if entry["bytes"] else ""

@@ -214,7 +214,7 @@ def test_the_summary_of_a_first_deploy() -> None:
     state = {**STATE, "synchronised": None, "systemd": {"version": 252, "state": "degraded"}}
     assert preflight_summary(preflight.merge([part]), state, skip=["time"]).splitlines() == [
         "host     Debian GNU/Linux 12 (bookworm), 16.8 GB of memory, 1 NVIDIA card, driver 570.133.20",
-        "release  0.3.75-abc (ComfyUI 0.3.75 from git) is built",
+        "release  0.3.75-abc (ComfyUI 0.3.75 from git) will be built",
         "fetch    ComfyUI 0.3.75 from https://***@host/x.git",
         "         190 packages, 4.0 GB",
         "disk     11.0 GB of 50.0 GB free on /",
@@ -235,7 +235,7 @@ def test_the_summary_of_an_unchanged_deploy() -> None:
     plan = preflight.merge([{"release": "0.3.75-abc", "version": "ComfyUI 0.3.75", "source": "git", "built": True}])
     assert preflight_summary(plan, state).splitlines() == [
         "host     X 1, 16.8 GB of memory, no NVIDIA driver",
-        "release  0.3.75-abc (ComfyUI 0.3.75 from git) is there",
+        "release  0.3.75-abc (ComfyUI 0.3.75 from git) is on the host",
         "plan     nothing to fetch, to build or to restart",
         "note     X 1 is not tested",
         "         the host is still starting",
