@@ -165,7 +165,7 @@ def _typed(name: str, value: object, spec: Spec) -> tuple[Any, Problem | None]:
         found = f"{next((word for kind, word in _KINDS.items() if isinstance(value, kind)), 'a value')}, not shown"
     elif value is None:
         found = "nothing (null)"
-    elif isinstance(value, str) and spec.get("type") in {"list", "dict"}:
+    elif isinstance(value, str) and spec.get("type") in {"bool", "list", "dict"}:
         found = f"the text {shown(value)}"
     elif isinstance(value, bool) and spec.get("type", "str") == "str":
         found = f"{value}, which YAML makes of words like yes, no, on and off"
@@ -184,6 +184,9 @@ def _fits(value: object, spec: Spec) -> bool:
         return False
     if kind in {"str", "path"}:
         return isinstance(value, str | int | float) and not isinstance(value, bool)
+    if kind == "bool":
+        # A text such as "false" counts as true in templates.
+        return isinstance(value, bool)
     if kind in {"int", "float"}:
         return not isinstance(value, bool)
     if kind == "dict":
@@ -199,6 +202,9 @@ def _type_mend(name: str, value: object, spec: Spec) -> str:
         return f"remove the line to get the default, or give {name} a value"
     if isinstance(value, bool) and spec.get("type", "str") == "str":
         return "put the word into quotes"
+    if spec.get("type") == "bool" and isinstance(value, str):
+        truth = value.lower() in {"yes", "on", "true", "y", "t", "1"}
+        return f"write it without quotes in YAML, or on the command line as -e '{json.dumps({name: truth})}'"
     if spec.get("type") in {"list", "dict"} and isinstance(value, str):
         example = [value] if spec["type"] == "list" and not spec.get("options") else spec.get("default", {})
         example = spec.get("default", []) if _secret(name, spec) else example
@@ -282,9 +288,18 @@ def _exposed(_: ReadFile, listen: str, allowed: bool) -> str:
     return f"{listen} with comfyui_allow_remote: false" if _remote(listen) and not allowed else ""
 
 
-def _walled_in(_: ReadFile, listen: str, networks: Sequence[str]) -> str:
-    closed = not set(networks) - {"localhost", "127.0.0.0/8", "127.0.0.1", "::1", "::1/128"}
-    return f"comfyui_listen: {listen} with comfyui_ip_allow: {list(networks)}" if _remote(listen) and closed else ""
+def _loopback_only(networks: Sequence[str]) -> bool:
+    return set(networks) <= {"localhost", "127.0.0.0/8", "127.0.0.1", "::1", "::1/128"}
+
+
+def _walled_in(_: ReadFile, networks: Sequence[str], listen: str) -> str:
+    closed = _remote(listen) and _loopback_only(networks)
+    return f"comfyui_listen: {listen} with comfyui_ip_allow: {list(networks)}" if closed else ""
+
+
+def _nobody_to_call(_: ReadFile, networks: Sequence[str], api_nodes: bool) -> str:
+    closed = api_nodes and _loopback_only(networks)
+    return f"comfyui_api_nodes: true with comfyui_ip_allow: {list(networks)}" if closed else ""
 
 
 def _not_a_network(entry: str) -> bool:
@@ -527,10 +542,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "comfyui_ip_allow",
-        lambda _, networks, listen: _walled_in(_, listen, networks),
+        _walled_in,
         "the networks that are to reach the address, since all others are dropped",
         "add them to comfyui_ip_allow, or set comfyui_listen: 127.0.0.1",
         ("comfyui_listen",),
+    ),
+    Rule(
+        "comfyui_ip_allow",
+        _nobody_to_call,
+        "the networks of the services that API nodes call, since all others are dropped",
+        "set comfyui_ip_allow: [any], or comfyui_api_nodes: false",
+        ("comfyui_api_nodes",),
     ),
     _between("comfyui_max_upload_mb", 1, 1_000_000, "MB"),
     _between("comfyui_start_timeout", 10, 3600, "seconds"),
