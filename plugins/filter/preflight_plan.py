@@ -29,7 +29,7 @@ options:
         type: bool
         default: true
       fetch:
-        description: What is fetched, with C(what), C(url) and, where they are known, C(bytes).
+        description: What is fetched, with C(what), C(url), which may be empty, and, where they are known, C(bytes).
         type: list
         elements: dict
       disk:
