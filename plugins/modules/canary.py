@@ -65,7 +65,7 @@ reason:
   returned: always
   type: str
 rendered:
-  description: Whether anything was rendered; false in check mode.
+  description: Whether the worker was asked to render; false in check mode.
   returned: always
   type: bool
 seconds:
@@ -74,13 +74,13 @@ seconds:
   type: float
 seed:
   description: The number that colours and places were drawn with.
-  returned: when something was rendered
+  returned: when the worker was asked
   type: int
 details:
   description:
     - What was found, such as C(largest_deviation) (of a channel, 0 to 255), C(frames), C(fps), C(width), C(height)
       and C(bytes) of a video, and C(left_behind), files that could not be removed.
-  returned: when something was rendered
+  returned: when the worker was asked
   type: dict
 dest:
   description: Where the video is.
@@ -112,6 +112,8 @@ def main() -> None:
     params = module.params
     if params["dest"] and params["kind"] != "video":
         module.fail_json(msg=f"dest takes the mp4 of kind video; kind is {params['kind']}")
+    if params["dest"] and not module.check_mode and not Path(params["dest"]).parent.is_dir():
+        module.fail_json(msg=f"dest: the folder {Path(params['dest']).parent} is not there. Make it first")
     try:
         client = ComfyUIClient(params["url"])
     except ValueError as error:

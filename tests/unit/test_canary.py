@@ -10,6 +10,7 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import run_canary
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Frame, reply, serve
+from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
 
 Spoil = Callable[[list[Frame]], list[Frame]]
 
@@ -137,3 +138,37 @@ def test_what_was_saved_is_removed(tmp_path: Path, healthy: bool) -> None:
 def test_an_unknown_kind_is_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="there is no canary 'audio'; there are: image, video"):
         run_canary(ComfyUIClient("http://127.0.0.1:9"), "audio", 5)
+
+
+def test_the_module(tmp_path: Path) -> None:
+    dest = tmp_path / "canary.mp4"
+    fake = Fake()
+    with serve(fake) as url:
+        image = run_module("canary", {"url": url})
+        planned = run_module("canary", {"url": url, "kind": "video", "dest": str(dest)}, check=True)
+        assert not dest.exists()
+        video = run_module("canary", {"url": url, "kind": "video", "dest": str(dest), "mode": "0640"})
+    assert (image["changed"], image["rendered"], image["details"]) == (False, True, {"largest_deviation": 1})
+    assert (planned["changed"], planned["rendered"]) == (True, False)
+    assert (video["changed"], video["details"]["frames"]) == (True, 9)
+    assert dest.read_bytes() == fake.mp4
+    assert dest.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"url": "127.0.0.1:8188"}, "url: the address must look like http://127.0.0.1:8188"),
+        (
+            {"url": "http://127.0.0.1:9"},
+            "ComfyUI at http://127.0.0.1:9 is not healthy: http://127.0.0.1:9 does not answer",
+        ),
+        ({"dest": "/x.mp4"}, "dest takes the mp4 of kind video; kind is image"),
+        ({"kind": "video", "dest": "/nowhere/x.mp4"}, "dest: the folder /nowhere is not there"),
+    ],
+)
+def test_the_module_fails_with_a_reason(arguments: dict[str, Any], message: str) -> None:
+    answer = run_module("canary", arguments)
+    assert answer["failed"]
+    assert not answer.get("changed")
+    assert answer["msg"].startswith(message)

@@ -30,6 +30,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.git_checkouts imp
     tree_id,
     walk,
 )
+from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -370,6 +371,24 @@ def test_without_git(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(CheckoutError, match="git is not installed"):
         place.make(place.wanted("file:///a", "0" * 40))
+
+
+def test_the_module(place: Place, source: Repository) -> None:
+    wanted = place.wanted(source, source.commit({"x": "1"}))
+    entry = {"name": "a", "repository": wanted.repository, "commit": wanted.commit, "dest": str(wanted.dest)}
+    arguments = {"checkouts": [entry], "cache_dir": str(place.cache)}
+    diff = {"before": f"{wanted.dest} absent\n", "after": f"{wanted.dest} {wanted.commit}\n"}
+    planned = run_module("git_checkouts", arguments, check=True)
+    assert (planned["changed"], planned["diff"]) == (True, diff)
+    assert not place.root.exists()
+    made = run_module("git_checkouts", arguments)
+    assert (made["changed"], made["diff"], made["checkouts"][0]["tree"]) == (True, diff, source.tree(wanted.commit))
+    again = run_module("git_checkouts", arguments)
+    assert (again["changed"], again["diff"]) == (False, {"before": "", "after": ""})
+    failed = run_module("git_checkouts", {"checkouts": [entry | {"commit": "main"}], "cache_dir": str(place.cache)})
+    assert failed["msg"].startswith("a: commit must be the 40 hexadecimal digits")
+    blocked = run_module("git_checkouts", arguments | {"checkouts": [entry | {"dest": f"{source.folder}/x/y"}]})
+    assert blocked["msg"] == f"File exists: {source.folder}/x"
 
 
 SCRIPT = """
