@@ -60,7 +60,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         """Return one item for each term."""
         self.set_options(var_options=variables, direct=kwargs)
         try:
-            return [_read(term, self.get_option("locks_dir")) for term in terms]
+            # Ansible hands over options that come from variables as they are written, templates included.
+            own_dir = self._templar.template(self.get_option("locks_dir"))
+            return [_read(term, own_dir) for term in terms]
         except LockError as error:
             raise AnsibleLookupError(f"wanmetal.comfyui.lock: {error}") from error
 
