@@ -331,6 +331,20 @@ def test_a_commit_that_is_missing_leaves_the_cache(place: Place, source: Reposit
     assert place.make(good)[0].fetched == []
 
 
+def test_a_server_that_does_not_give_single_commits(
+    place: Place, source: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the old protocol gives the tips of branches only
+    for name, value in (("COUNT", "1"), ("KEY_0", "protocol.version"), ("VALUE_0", "0")):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    first, tip = source.commit({"x": "1"}), source.commit({"x": "2"})
+    place.make(place.wanted(source, tip))
+    place.make(place.wanted(source, first))
+    assert place.content() == {"x": "1"}
+    with pytest.raises(CheckoutError, match="the commit is not in the repository"):
+        place.make(place.wanted(source, "0" * 40))
+
+
 def test_plain_http_without_single_commits(place: Place, source: Repository, web: Web) -> None:
     commit = source.commit({"x": "1"})
     source.commit({"x": "2"})
