@@ -7,6 +7,7 @@ compared with the wanted one, so that a deploy that was cut off anywhere is fini
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import grp
@@ -19,12 +20,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 COMPLETE = "release.json"
 """Written last by a build: a release folder without it is incomplete."""
+
+SETTINGS = "settings.json"
+"""The settings that a release was last proven with, secrets included: in its folder, readable by root alone."""
+
+ABANDONED_S = 86400.0
+"""Age at which an incomplete release folder is no longer a build that is under way."""
 
 
 class SwitchError(Exception):
@@ -41,11 +48,6 @@ class ConfigFile:
     group: str
     mode: int
     secret: bool = False
-
-    @property
-    def stored(self) -> str:
-        """Name of the copy that is kept with a proven release."""
-        return self.dest.name
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,19 @@ class Outcome:
     diff: list[dict[str, str]] = field(default_factory=list)
 
 
+@dataclass
+class Need:
+    """What a host lacks, each with its reason: a restart, a proof, or what can be mended beside the running service."""
+
+    restart: list[str] = field(default_factory=list)
+    proof: list[str] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)
+
+    @property
+    def reasons(self) -> list[str]:
+        return self.restart + self.proof + self.rest
+
+
 @dataclass(frozen=True)
 class Health:
     """Answer of a health probe."""
@@ -90,6 +105,27 @@ def generation_of(release: str, contents: dict[str, tuple[bytes, int]]) -> str:
         digest.update(f"\0{dest}\0{mode:o}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def pack(config: tuple[ConfigFile, ...]) -> bytes:
+    """Settings as they are kept with a proven release."""
+    entries = [
+        {
+            **vars(item),
+            "dest": str(item.dest),
+            "content": base64.b64encode(item.content).decode(),
+        }
+        for item in config
+    ]
+    return json.dumps(entries).encode()
+
+
+def unpack(data: bytes) -> tuple[ConfigFile, ...]:
+    """The settings that ``pack`` kept."""
+    return tuple(
+        ConfigFile(**{**entry, "dest": Path(entry["dest"]), "content": base64.b64decode(entry["content"])})
+        for entry in json.loads(data)
+    )
 
 
 def releases_to_remove(releases: dict[str, float], keep: int, needed: set[str]) -> list[str]:
@@ -137,15 +173,22 @@ class Host:
         temporary.replace(path)
 
     def built_at(self) -> dict[str, float]:
-        folder = self.root / "releases"
-        if not folder.is_dir():
-            return {}
-        return {
-            entry.name: (entry / COMPLETE).stat().st_mtime for entry in folder.iterdir() if (entry / COMPLETE).is_file()
-        }
+        """The complete releases, each with the time at which it was built."""
+        return {folder.name: (folder / COMPLETE).stat().st_mtime for folder in self._folders(complete=True)}
+
+    def abandoned(self) -> list[str]:
+        """Folders that a build or a removal which was cut off has left."""
+        before = self.now() - ABANDONED_S
+        return sorted(folder.name for folder in self._folders(complete=False) if folder.stat().st_mtime < before)
+
+    def _folders(self, complete: bool) -> list[Path]:
+        paths = (self.root / "releases").glob("*")
+        return [path for path in paths if path.is_dir() and (path / COMPLETE).is_file() == complete]
 
     def remove_release(self, release: str) -> None:
-        shutil.rmtree(self.release_dir(release))
+        folder = self.release_dir(release)
+        (folder / COMPLETE).unlink(missing_ok=True)  # first, or half a release would pass for a whole one
+        shutil.rmtree(folder)
 
     # -- settings
     def proven(self) -> dict[str, str]:
@@ -155,14 +198,18 @@ class Host:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def set_proven(self, target: Target) -> None:
-        """Remember the target as proven, with copies of its settings beside the release."""
-        folder = self.release_dir(target.release) / "config"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        for item in target.config:
-            self.write(folder / item.stored, item.content, "root", "root", 0o600)
-        record = {"release": target.release, "generation": target.generation}
+    def set_proven(self, target: Target, previous: str) -> None:
+        """Remember the target as proven, its settings, and the release before it."""
+        self.write(self.release_dir(target.release) / SETTINGS, pack(target.config), "root", "root", 0o600)
+        record = {"release": target.release, "generation": target.generation, "previous": previous}
         self.write(self.proven_file, json.dumps(record).encode(), "root", "root", 0o644)
+
+    def proven_settings(self, release: str) -> tuple[ConfigFile, ...] | None:
+        """The settings that a release was last proven with, or None where it never was."""
+        try:
+            return unpack((self.release_dir(release) / SETTINGS).read_bytes())
+        except (OSError, ValueError, TypeError, LookupError):
+            return None
 
     def write(self, path: Path, content: bytes, owner: str, group: str, mode: int) -> None:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -187,33 +234,20 @@ class Host:
                 or found.st_uid != pwd.getpwnam(item.owner).pw_uid
                 or found.st_gid != grp.getgrnam(item.group).gr_gid
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, KeyError):  # KeyError: check mode, and its owner is not made yet
             return True
 
-    def recorded_generation(self) -> str:
-        return _environment_value(self._read_text(self.generation_file).split("\n"), "WANMETAL_GENERATION")
-
-    def record_generation(self, target: Target) -> None:
-        text = f"WANMETAL_RELEASE={target.release}\nWANMETAL_GENERATION={target.generation}\n"
+    def record_generation(self, release: str, generation: str) -> None:
+        """Say what the next process is: it takes this into its environment."""
+        text = f"WANMETAL_RELEASE={release}\nWANMETAL_GENERATION={generation}\n"
         self.write(self.generation_file, text.encode(), "root", "root", 0o644)
-
-    @staticmethod
-    def _read_text(path: Path) -> str:
-        try:
-            return path.read_text()
-        except OSError:
-            return ""
 
     # -- the service
     def systemctl(self, *arguments: str) -> tuple[int, str]:
         return _run(["systemctl", *arguments])
 
     def unit_state(self) -> dict[str, str]:
-        _, text = self.systemctl(
-            "show",
-            self.unit,
-            "--property=ActiveState,SubState,UnitFileState,MainPID,NeedDaemonReload,NRestarts",
-        )
+        _, text = self.systemctl("show", self.unit, "--property=ActiveState,UnitFileState,MainPID")
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
     def running_generation(self, main_pid: str) -> str:
@@ -223,9 +257,17 @@ class Host:
             return ""
         return _environment_value(environment.split("\0"), "WANMETAL_GENERATION")
 
-    def verify_unit(self, content: bytes) -> str:
-        """Complaints of ``systemd-analyze verify``, or an empty string."""
+    def verify_unit(self, content: bytes, programs: tuple[ConfigFile, ...]) -> str:
+        """Complaints of ``systemd-analyze verify``, or an empty string.
+
+        The unit may name ``programs`` that are not installed yet, and systemd refuses what is not there.
+        """
         with tempfile.TemporaryDirectory() as folder:
+            for number, program in enumerate(programs):
+                stand_in = Path(folder) / f"program{number}"
+                stand_in.write_bytes(program.content)
+                stand_in.chmod(0o700)
+                content = content.replace(str(program.dest).encode(), str(stand_in).encode())
             path = Path(folder) / self.unit
             path.write_bytes(content)
             code, text = _run(["systemd-analyze", "verify", "--man=no", str(path)])
@@ -246,12 +288,10 @@ class Host:
         )
         return text
 
-    @staticmethod
-    def now() -> float:
+    def now(self) -> float:
         return time.time()
 
-    @staticmethod
-    def sleep(seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
 
@@ -304,38 +344,35 @@ class Switch:
         contents = {str(item.dest): (item.content, item.mode) for item in config}
         return Target(release, config, generation_of(release, contents))
 
-    def stored_target(self, release: str, config: tuple[ConfigFile, ...]) -> Target | None:
+    def stored_target(self, release: str) -> Target | None:
         """The generation that a release was last proven with, or None where there is none."""
-        folder = self.host.release_dir(release) / "config"
-        if not release or not self.host.is_complete(release) or not folder.is_dir():
+        if not self.host.is_complete(release):
             return None
-        stored = tuple(
-            replace(item, content=(folder / item.stored).read_bytes())
-            for item in config
-            if (folder / item.stored).is_file()
-        )
-        return self.target(release, stored)
+        settings = self.host.proven_settings(release)
+        return None if settings is None else self.target(release, settings)
 
-    def reasons(self, target: Target) -> tuple[list[str], bool]:
-        """Why the host is not as wanted, and whether mending it takes a restart."""
+    def need(self, target: Target) -> Need:
+        """What the host lacks of the target."""
         host = self.host
         state = host.unit_state()
-        restart: list[str] = []
+        proven = host.proven()
+        need = Need()
         if (current := host.link("current")) != target.release:
-            restart.append(f"the running release is {current or 'none'}, wanted is {target.release}")
-        restart.extend(f"{item.dest} differs" for item in target.config if host.differs(item))
+            need.restart.append(f"the running release is {current or 'none'}, wanted is {target.release}")
+        need.restart.extend(f"{item.dest} differs" for item in target.config if host.differs(item))
         if state.get("ActiveState") != "active":
-            restart.append(f"{host.unit} is {state.get('ActiveState') or 'unknown'}")
+            need.restart.append(f"{host.unit} is {state.get('ActiveState') or 'unknown'}")
         elif host.running_generation(state.get("MainPID", "0")) != target.generation:
-            restart.append("the running process was started with other settings")
-        elif not restart and not (health := self.probe()).ok:
-            restart.append(f"the API does not answer: {health.reason}")
-        rest: list[str] = []
+            need.restart.append("the running process was started with other settings")
+        elif not need.restart and not (health := self.probe()).ok:
+            need.restart.append(f"the API does not answer: {health.reason}")
+        if proven.get("generation") != target.generation:
+            need.proof.append("this generation has not rendered anything yet")
         if state.get("UnitFileState") != "enabled":
-            rest.append(f"{host.unit} does not start at boot")
-        if host.proven().get("generation") != target.generation:
-            rest.append("this generation has not rendered anything yet")
-        return restart + rest, bool(restart)
+            need.rest.append(f"{host.unit} does not start at boot")
+        if (previous := proven.get("previous", "")) and host.link("previous") != previous:
+            need.rest.append(f"the link to the previous release, {previous}, is not in place")
+        return need
 
     def diff(self, target: Target) -> list[dict[str, str]]:
         result = [
@@ -363,78 +400,95 @@ class Switch:
 
     def run(self, target: Target, check: bool = False) -> Outcome:
         """Bring the host to the target, or back to the generation that was proven last."""
-        outcome = Outcome()
-        outcome.reasons, outcome.restart_needed = self.reasons(target)
-        outcome.changed = bool(outcome.reasons)
-        if not outcome.changed:
-            outcome.proven = True
-            return outcome
-        outcome.diff = self.diff(target)
+        need = self.need(target)
+        outcome = Outcome(changed=bool(need.reasons), reasons=need.reasons, restart_needed=bool(need.restart))
+        if outcome.changed:
+            outcome.diff = self.diff(target)
         if check:
             return outcome
-        self._refuse_broken_unit(target)
-        fallback = self.stored_target(self.host.proven().get("release", ""), target.config)
-        if outcome.restart_needed:
-            self._drain(outcome)
-        failure, log = self._bring_up(target, outcome.restart_needed, outcome)
-        if not failure:
-            self._record(target, fallback, outcome)
-            return outcome
-        raise SwitchError(
-            f"Release {target.release} did not become healthy: {failure}. "
-            f"{self._go_back(target, fallback)}\n"
-            f"Last lines of {self.host.unit}:\n{log or '(the journal has none)'}"
-        )
+        if need.restart or need.proof:
+            self._prove(target, outcome)
+        outcome.proven = True
+        if outcome.changed:
+            self._record(target)
+        outcome.previous = self.host.link("previous")
+        return outcome
 
-    def prune(self, keep: int) -> list[str]:
-        """Remove the oldest releases beyond ``keep``; the running and the previous one stay."""
+    def prune(self, keep: int, check: bool = False) -> list[str]:
+        """Remove the oldest releases beyond ``keep``, and what is left of builds that were cut off.
+
+        The running, the proven and the previous release stay.
+        """
         needed = {
             self.host.link("current"),
             self.host.link("previous"),
             self.host.proven().get("release", ""),
         }
-        gone = releases_to_remove(self.host.built_at(), keep, needed)
-        for release in gone:
+        gone = releases_to_remove(self.host.built_at(), keep, needed) + self.host.abandoned()
+        for release in gone if not check else []:
             self.host.remove_release(release)
         return gone
 
-    def _record(self, target: Target, fallback: Target | None, outcome: Outcome) -> None:
-        self.host.set_proven(target)
-        outcome.proven = True
-        if fallback is not None and fallback.release != target.release:
-            self.host.set_link("previous", fallback.release)
-        outcome.previous = self.host.link("previous")
+    def _prove(self, target: Target, outcome: Outcome) -> None:
+        self._refuse_broken_unit(target)
+        fallback = self.stored_target(self.host.proven().get("release", ""))
+        self._drain(outcome)
+        if outcome.cut_off and not outcome.restart_needed:
+            raise SwitchError(
+                f"Release {target.release} runs, but it was never proven, and other jobs kept it busy for "
+                f"{outcome.drained_s:.0f} s. Nothing was changed; deploy again when it is idle, or with a longer "
+                "comfyui_drain_timeout."
+            )
+        failure, log = self._bring_up(target, outcome)
+        if failure:
+            raise SwitchError(
+                f"Release {target.release} did not become healthy: {failure}. "
+                f"{self._go_back(target, fallback)}\n"
+                f"Last lines of {self.host.unit}:\n{log or '(the journal has none)'}"
+            )
+
+    def _record(self, target: Target) -> None:
+        """Note that the target is proven. Each step can be the last one of a run: ``need`` finds what is left."""
+        proven = self.host.proven()
+        earlier = proven.get("release", "")
+        previous = proven.get("previous") or self.host.link("previous")
+        if earlier != target.release and self.host.is_complete(earlier):
+            previous = earlier
+        elif previous == target.release:
+            previous = ""
+        self.host.set_proven(target, previous)
+        self.host.set_link("previous", previous)
+        self.host.systemctl("enable", "--quiet", self.host.unit)
 
     def _go_back(self, target: Target, fallback: Target | None) -> str:
+        unit = self.host.unit
         if fallback is None:
-            self.host.systemctl("stop", self.host.unit)
-            self.host.systemctl("reset-failed", self.host.unit)
-            return f"There is no earlier release to go back to; {self.host.unit} is stopped."
-        failure, _ = self._bring_up(fallback, True, Outcome())
+            self.host.systemctl("stop", unit)
+            self.host.systemctl("reset-failed", unit)
+            return f"There is no earlier release to go back to; {unit} is stopped."
+        if fallback.generation == target.generation:
+            return f"It is what was proven last, so there is nothing to go back to; {unit} is left as it is."
+        failure, _ = self._bring_up(fallback, Outcome(restart_needed=True))
         if failure:
             return f"Going back to {fallback.release} failed too: {failure}."
         what = "its earlier settings" if fallback.release == target.release else f"release {fallback.release}"
         return f"The host is back on {what} and serves again."
 
-    def _bring_up(self, target: Target, restart: bool, outcome: Outcome) -> tuple[str, str]:
+    def _bring_up(self, target: Target, outcome: Outcome) -> tuple[str, str]:
         """Install, restart and prove a target. Returns what failed and the journal, both empty on success."""
         host = self.host
         started = host.now()
-        if restart:
-            for item in target.config:
-                if host.differs(item):
-                    host.write(item.dest, item.content, item.owner, item.group, item.mode)
-            host.record_generation(target)
-            host.set_link("current", target.release)
-            host.systemctl("daemon-reload")
-            host.systemctl("reset-failed", host.unit)
+        if outcome.restart_needed:
+            try:
+                self._install(target)
+            except (OSError, LookupError) as error:
+                return f"it could not be installed ({error})", ""
             stopped = host.now()
             code, text = host.systemctl("restart", host.unit)
             outcome.restarted = True
             if code:
                 return f"{host.unit} did not start ({text.splitlines()[0] if text else code})", host.journal(started)
             outcome.outage_s = round(host.now() - stopped, 2)
-        host.systemctl("enable", "--quiet", host.unit)
         before = host.unit_state()
         health = self.prove()
         after = host.unit_state()
@@ -444,14 +498,27 @@ class Switch:
             return "its process ended while it was being proven", host.journal(started)
         return "", ""
 
-    def _refuse_broken_unit(self, target: Target) -> None:
-        first = not self.host.link("current")
-        if first:
-            self.host.set_link("current", target.release)  # the unit names programs below it
+    def _install(self, target: Target) -> None:
+        host = self.host
+        # A process that systemd starts by itself amid these steps is a mixture, and must not pass for a generation.
+        host.record_generation("", "")
         for item in target.config:
-            if item.dest.name != self.host.unit or not (complaint := self.host.verify_unit(item.content)):
+            if host.differs(item):
+                host.write(item.dest, item.content, item.owner, item.group, item.mode)
+        host.set_link("current", target.release)
+        host.systemctl("daemon-reload")
+        host.systemctl("reset-failed", host.unit)
+        host.record_generation(target.release, target.generation)
+
+    def _refuse_broken_unit(self, target: Target) -> None:
+        current = self.host.link("current")
+        if not current:
+            self.host.set_link("current", target.release)  # the unit names programs below it
+        programs = tuple(item for item in target.config if item.mode & 0o111)
+        for item in target.config:
+            if item.dest.name != self.host.unit or not (complaint := self.host.verify_unit(item.content, programs)):
                 continue
-            if first:
+            if not current:
                 self.host.set_link("current", "")
             raise SwitchError(f"systemd-analyze verify refuses {item.dest}; nothing was changed. It says: {complaint}")
 

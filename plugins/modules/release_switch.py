@@ -120,7 +120,7 @@ generation:
   returned: success
   type: str
 reasons:
-  description: Why the host was not as wanted. Empty when nothing changed.
+  description: Why the host was not as wanted. Empty when nothing was done but to remove old releases.
   returned: success
   type: list
   elements: str
@@ -142,7 +142,7 @@ proven:
   type: bool
 previous:
   description: The release to go back to, or an empty string.
-  returned: changed
+  returned: success
   type: str
 outage_s:
   description: Seconds from the stop of the service to the first answer of the new one. Null without a restart.
@@ -157,7 +157,7 @@ cut_off:
   returned: success
   type: int
 removed:
-  description: Ids of the old releases that were removed.
+  description: Old releases, and leftovers of builds that were cut off, that were removed or would be.
   returned: success
   type: list
   elements: str
@@ -243,17 +243,17 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
             "Name one of these, or deploy the one you want."
         )
     if params["config_from"] == "release":
-        stored = switch.stored_target(release, config)
+        stored = switch.stored_target(release)
         if stored is None:
             raise SwitchError(f"release: '{release}' was never proven on this host, so its settings are not known.")
         target = stored
     else:
         target = switch.target(release, config)
     outcome = switch.run(target, check=module.check_mode)
-    if outcome.changed and not module.check_mode:
-        outcome.removed = switch.prune(params["keep"])
+    outcome.removed = switch.prune(params["keep"], check=module.check_mode)
+    outcome.changed = outcome.changed or bool(outcome.removed)
     result = as_result(outcome) | {"release": release, "generation": target.generation, "built": True}
-    if outcome.changed and module._diff:
+    if outcome.diff and module._diff:
         result["diff"] = outcome.diff
     return result
 

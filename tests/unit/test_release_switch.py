@@ -1,0 +1,866 @@
+from __future__ import annotations
+
+import fcntl
+import grp
+import json
+import os
+import pwd
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import release_switch
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import (
+    ConfigFile,
+    Health,
+    Host,
+    Outcome,
+    Switch,
+    SwitchError,
+    exclusive,
+    generation_of,
+    pack,
+    releases_to_remove,
+    unpack,
+)
+from ansible_collections.wanmetal.comfyui.plugins.modules.release_switch import _switch
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+MY_GROUP = grp.getgrgid(os.getgid()).gr_name
+UNIT = "comfyui.service"
+SECRET = "TOKEN=hunter2"  # noqa: S105
+
+
+class Killed(BaseException):
+    """The deploy was cut off."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What ran at its start: it keeps that, whatever becomes of the files."""
+
+    release: str
+    unit: str
+    generation: str
+    pid: int
+
+
+class FakeHost(Host):
+    """A host whose files are real and whose systemd is not.
+
+    How a generation behaves is written in its unit: ``silent`` does not start, ``black`` renders wrong pixels,
+    ``dies`` ends while it is being proven.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "opt", folder / "etc", UNIT)
+        self.unit_file = folder / "units" / UNIT
+        for path in (self.root / "releases", folder / "etc", folder / "units"):
+            path.mkdir(parents=True, exist_ok=True)
+        self.loaded = ""
+        self.process: Process | None = None
+        self.pids = 100
+        self.enabled = False
+        self.answers = True
+        self.jobs = 0
+        self.clock = 1_000_000.0
+        self.complaint = ""
+        self.actions: list[str] = []
+        self.kill_before: int | str | None = None
+
+    def act(self, action: str) -> None:
+        """Whatever changes the host passes here, and may be cut off here."""
+        if self.kill_before in (len(self.actions), action):
+            raise Killed
+        self.actions.append(action)
+
+    def write(self, path: Path, content: bytes, _owner: str, _group: str, mode: int) -> None:
+        self.act(f"write {path.name}")
+        super().write(path, content, ME, MY_GROUP, mode)
+
+    def set_link(self, name: str, release: str) -> None:
+        self.act(f"link {name}")
+        super().set_link(name, release)
+
+    def remove_release(self, release: str) -> None:
+        self.act(f"remove {release}")
+        super().remove_release(release)
+
+    def systemctl(self, *arguments: str) -> tuple[int, str]:
+        self.act(arguments[0])
+        if arguments[0] == "daemon-reload":
+            self.loaded = self.unit_file.read_text() if self.unit_file.exists() else ""
+        if arguments[0] == "enable":
+            self.enabled = True
+        if arguments[0] == "stop":
+            self.process = None
+        if arguments[0] == "restart":
+            self.start()
+            if self.process is None:
+                return 1, f"Job for {UNIT} failed.\nSee systemctl status."
+        return 0, ""
+
+    def start(self) -> None:
+        self.process = None
+        self.pids += 1
+        if not self.loaded or "silent" in self.loaded:
+            return
+        generation = self.generation_file.read_text().partition("WANMETAL_GENERATION=")[2].strip()
+        self.process = Process(self.link("current"), self.loaded, generation, self.pids)
+
+    def unit_state(self) -> dict[str, str]:
+        return {
+            "ActiveState": "active" if self.process else "inactive",
+            "MainPID": str(self.process.pid if self.process else 0),
+            "UnitFileState": "enabled" if self.enabled else "disabled",
+        }
+
+    def running_generation(self, main_pid: str) -> str:
+        return self.process.generation if self.process and str(self.process.pid) == main_pid else ""
+
+    def verify_unit(self, content: bytes, programs: tuple[ConfigFile, ...]) -> str:
+        assert all(program.mode & 0o111 for program in programs)
+        assert self.link("current"), "the unit's programs are below current"
+        return self.complaint if b"broken" in content else ""
+
+    def journal(self, since: float) -> str:
+        return f"journal since {since:.0f}"
+
+    def now(self) -> float:
+        return self.clock
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+        self.jobs = max(0, self.jobs - 1)
+
+    # -- what a test does to it
+    def build(self, release: str, at: float = 1.0) -> None:
+        folder = self.release_dir(release)
+        folder.mkdir()
+        (folder / "release.json").write_text("{}")
+        os.utime(folder / "release.json", (at, at))
+
+    def config(self, unit: str, *, hook: str = "", mode: int = 0o644) -> tuple[ConfigFile, ...]:
+        etc = self.generation_file.parent
+        files = [ConfigFile(self.unit_file, unit.encode(), ME, MY_GROUP, mode)]
+        if hook:
+            files.append(ConfigFile(etc / "before-start", hook.encode(), ME, MY_GROUP, 0o755))
+        files.append(ConfigFile(etc / "comfyui.env", f"{SECRET}{unit}".encode(), ME, MY_GROUP, 0o640, secret=True))
+        return tuple(files)
+
+    def crash(self) -> None:
+        """The process ends and systemd starts it again, as it knows the unit."""
+        if self.process:
+            self.start()
+
+    def reboot(self) -> None:
+        self.process = None
+        self.loaded = self.unit_file.read_text() if self.unit_file.exists() else ""
+        if self.enabled:
+            self.start()
+
+    def snapshot(self) -> dict[str, Any]:
+        files = {
+            str(path.relative_to(self.root.parent)): path.read_text()
+            for path in sorted(self.root.parent.rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        }
+        process = self.process and (self.process.release, self.process.unit, self.process.generation)
+        links = {name: self.link(name) for name in ("current", "previous")}
+        return {"files": files, "links": links, "process": process, "enabled": self.enabled}
+
+    def kept(self) -> dict[str, tuple[int, int]]:
+        """Everything on the disk, with inode and time of change."""
+        paths = self.root.parent.rglob("*")
+        return {str(path): (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in paths}
+
+
+def switch_of(host: FakeHost, drain_timeout_s: float = 0.0) -> Switch:
+    def probe() -> Health:
+        return Health(host.process is not None and host.answers, "connection refused")
+
+    def prove() -> Health:
+        host.act("prove")
+        process = host.process
+        if process and "dies" in process.unit:
+            host.crash()
+        return Health(process is not None and "black" not in process.unit, "the image is one colour")
+
+    return Switch(host, probe, prove, lambda: host.jobs, drain_timeout_s)
+
+
+def deploy(host: FakeHost, release: str, unit: str, **more: Any) -> Outcome:
+    switch = switch_of(host)
+    return switch.run(switch.target(release, host.config(unit, **more)))
+
+
+def attempt(host: FakeHost, release: str, unit: str, **more: Any) -> str:
+    """Deploy; returns the message of a failure."""
+    try:
+        deploy(host, release, unit, **more)
+    except SwitchError as error:
+        return str(error)
+    return ""
+
+
+def go_back(host: FakeHost, to: str = "") -> Outcome:
+    switch = switch_of(host)
+    target = switch.stored_target(to or host.link("previous"))
+    assert target is not None
+    return switch.run(target)
+
+
+def running(host: FakeHost) -> tuple[str, str]:
+    return (host.process.release, host.process.unit) if host.process else ("", "")
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> FakeHost:
+    host = FakeHost(tmp_path)
+    for number, release in enumerate(["r1", "r2", "r3"]):
+        host.build(release, at=float(number))
+    return host
+
+
+@pytest.fixture
+def worker(fresh: FakeHost) -> FakeHost:
+    """A host that runs r1, proven."""
+    deploy(fresh, "r1", "one")
+    fresh.actions.clear()
+    return fresh
+
+
+# ---------------------------------------------------------------------------------------------- the paths
+
+
+def test_a_first_deploy(fresh: FakeHost) -> None:
+    outcome = deploy(fresh, "r1", "one")
+    assert outcome.changed
+    assert outcome.restarted
+    assert outcome.proven
+    assert outcome.previous == ""
+    assert running(fresh) == ("r1", "one")
+    assert fresh.enabled
+    assert fresh.proven()["release"] == "r1"
+    assert fresh.process is not None
+    assert fresh.proven()["generation"] == fresh.process.generation
+
+
+def test_nothing_is_done_twice(worker: FakeHost) -> None:
+    before, process = worker.kept(), worker.process
+    outcome = deploy(worker, "r1", "one")
+    assert not outcome.changed
+    assert outcome.reasons == []
+    assert outcome.proven
+    assert worker.actions == []
+    assert worker.process is process
+    assert worker.kept() == before
+
+
+def test_new_settings(worker: FakeHost) -> None:
+    outcome = deploy(worker, "r1", "one, faster")
+    assert outcome.reasons == [
+        f"{worker.unit_file} differs",
+        f"{worker.generation_file.parent}/comfyui.env differs",
+        "the running process was started with other settings",
+        "this generation has not rendered anything yet",
+    ]
+    assert running(worker) == ("r1", "one, faster")
+    assert worker.link("previous") == ""
+
+
+def test_a_new_release(worker: FakeHost) -> None:
+    outcome = deploy(worker, "r2", "two")
+    assert outcome.reasons[0] == "the running release is r1, wanted is r2"
+    assert outcome.outage_s == 0
+    assert outcome.previous == "r1"
+    assert running(worker) == ("r2", "two")
+    assert worker.link("previous") == "r1"
+
+
+@pytest.mark.parametrize(
+    ("unit", "reason"),
+    [
+        ("silent", f"{UNIT} did not start (Job for {UNIT} failed.)"),
+        ("black", "the image is one colour"),
+        ("dies", "its process ended while it was being proven"),
+    ],
+)
+def test_a_first_deploy_that_fails_is_stopped(fresh: FakeHost, unit: str, reason: str) -> None:
+    message = attempt(fresh, "r1", unit)
+    assert message == (
+        f"Release r1 did not become healthy: {reason}. "
+        f"There is no earlier release to go back to; {UNIT} is stopped.\n"
+        f"Last lines of {UNIT}:\njournal since 1000000"
+    )
+    assert fresh.process is None
+    assert not fresh.enabled, "it must not come back with the next boot"
+    assert fresh.proven() == {}
+    assert attempt(fresh, "r1", "one") == ""
+
+
+@pytest.mark.parametrize("unit", ["silent", "black", "dies"])
+@pytest.mark.parametrize(("release", "told"), [("r2", "release r1"), ("r1", "its earlier settings")])
+def test_a_failure_goes_back(worker: FakeHost, release: str, told: str, unit: str) -> None:
+    before = worker.snapshot()
+    message = attempt(worker, release, unit, hook="#!/bin/sh")
+    assert f"The host is back on {told} and serves again." in message
+    after = worker.snapshot()
+    assert after["files"].pop("etc/before-start")  # the old unit does not name it
+    assert after == before
+    worker.actions.clear()
+    assert not deploy(worker, "r1", "one").changed
+
+
+def test_going_back_takes_the_settings_whole(worker: FakeHost) -> None:
+    """Modes, and files that the failing generation has no more, are part of what was proven."""
+    deploy(worker, "r1", "one", hook="#!/bin/sh", mode=0o600)
+    assert "is back on release r1" in attempt(worker, "r2", "black")
+    assert not deploy(worker, "r1", "one", hook="#!/bin/sh", mode=0o600).changed
+
+
+def test_going_back_can_fail_too(worker: FakeHost) -> None:
+    switch = switch_of(worker)
+    broken = Switch(worker, switch.probe, lambda: Health(False, "no GPU"), switch.busy)
+    with pytest.raises(SwitchError, match=r"r2 did not become healthy: no GPU. Going back to r1 failed too: no GPU\."):
+        broken.run(broken.target("r2", worker.config("two")))
+    assert worker.proven()["release"] == "r1"
+
+
+def test_what_was_proven_and_fails_now_is_left_as_it_is(worker: FakeHost) -> None:
+    worker.process = None
+    switch = switch_of(worker)
+    broken = Switch(worker, switch.probe, lambda: Health(False, "no GPU"), switch.busy)
+    with pytest.raises(SwitchError, match="It is what was proven last, so there is nothing to go back to"):
+        broken.run(broken.target("r1", worker.config("one")))
+    assert worker.actions.count("restart") == 1
+    assert running(worker) == ("r1", "one")
+
+
+def test_a_full_disk_leaves_the_running_process_alone(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = worker.process
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker, "write", full)
+    message = attempt(worker, "r2", "two")
+    assert "it could not be installed ([Errno 28] No space left on device)" in message
+    assert worker.process is process
+
+
+def test_a_proven_release_that_is_gone_is_nothing_to_go_back_to(worker: FakeHost) -> None:
+    worker.remove_release("r1")
+    assert "There is no earlier release to go back to" in attempt(worker, "r2", "black")
+
+
+def test_an_unproven_generation_is_proven_without_a_restart(worker: FakeHost) -> None:
+    worker.proven_file.unlink()
+    process = worker.process
+    outcome = deploy(worker, "r1", "one")
+    assert outcome.changed
+    assert outcome.reasons == ["this generation has not rendered anything yet"]
+    assert not outcome.restarted
+    assert outcome.outage_s is None
+    assert worker.process is process
+    assert worker.proven()["release"] == "r1"
+
+
+def test_an_unproven_generation_that_renders_wrong_is_taken_back(worker: FakeHost) -> None:
+    worker.kill_before = "prove"
+    with pytest.raises(Killed):
+        deploy(worker, "r2", "black")
+    worker.kill_before = None
+    assert worker.process is not None
+    assert worker.process.unit == "black"
+    assert "is back on release r1" in attempt(worker, "r2", "black")
+    assert running(worker) == ("r1", "one")
+
+
+@pytest.mark.parametrize(
+    ("disturb", "reason"),
+    [
+        (lambda host: setattr(host, "process", None), f"{UNIT} is inactive"),
+        (lambda host: setattr(host, "answers", False), "the API does not answer: connection refused"),
+        (lambda host: host.unit_file.write_text("mine"), "units/comfyui.service differs"),
+        (lambda host: host.unit_file.chmod(0o600), "units/comfyui.service differs"),
+        (lambda host: host.unit_file.unlink(), "units/comfyui.service differs"),
+        (lambda host: host.set_link("current", ""), "the running release is none, wanted is r1"),
+    ],
+)
+def test_reasons_for_a_restart(worker: FakeHost, disturb: Callable[[FakeHost], None], reason: str) -> None:
+    disturb(worker)
+    outcome = deploy(worker, "r1", "one")
+    assert reason in outcome.reasons[0]
+    assert len(outcome.reasons) == 1
+    assert outcome.restarted
+    worker.answers = True
+    assert not deploy(worker, "r1", "one").changed
+
+
+@pytest.mark.parametrize(
+    ("disturb", "reason"),
+    [
+        (lambda host: setattr(host, "enabled", False), f"{UNIT} does not start at boot"),
+        (lambda host: host.set_link("previous", ""), "the link to the previous release, r1, is not in place"),
+    ],
+)
+def test_what_is_mended_beside_the_running_service(
+    worker: FakeHost, disturb: Callable[[FakeHost], None], reason: str
+) -> None:
+    deploy(worker, "r2", "two")
+    worker.jobs = 5  # a busy worker, which cannot be proven now and need not be
+    process = worker.process
+    disturb(worker)
+    worker.actions.clear()
+    outcome = deploy(worker, "r2", "two")
+    assert outcome.changed
+    assert outcome.reasons == [reason]
+    assert "prove" not in worker.actions
+    assert worker.process is process
+    assert not deploy(worker, "r2", "two").changed
+
+
+def test_a_broken_unit_is_refused(worker: FakeHost) -> None:
+    before = worker.snapshot()
+    worker.complaint = "Unknown section"
+    message = attempt(worker, "r2", "broken")
+    assert (
+        message == f"systemd-analyze verify refuses {worker.unit_file}; nothing was changed. It says: Unknown section"
+    )
+    assert worker.snapshot() == before
+
+
+def test_a_broken_unit_is_refused_on_a_fresh_host(fresh: FakeHost) -> None:
+    before = fresh.snapshot()
+    fresh.complaint = "Unknown section"
+    assert "refuses" in attempt(fresh, "r1", "broken")
+    assert fresh.snapshot() == before
+
+
+# ---------------------------------------------------------------------------------------------- going back by hand
+
+
+def test_back_and_forth(worker: FakeHost) -> None:
+    deploy(worker, "r2", "two", hook="#!/bin/sh")
+    assert go_back(worker).changed
+    assert running(worker) == ("r1", "one")
+    assert worker.link("previous") == "r2"
+    go_back(worker)
+    assert running(worker) == ("r2", "two")
+    assert worker.link("previous") == "r1"
+    assert not go_back(worker, "r2").changed
+    assert not deploy(worker, "r2", "two", hook="#!/bin/sh").changed
+
+
+def test_settings_do_not_move_the_previous_release(worker: FakeHost) -> None:
+    deploy(worker, "r2", "two")
+    deploy(worker, "r2", "two, faster")
+    assert worker.link("previous") == "r1"
+
+
+def test_a_release_is_never_its_own_previous(worker: FakeHost) -> None:
+    deploy(worker, "r2", "two")
+    worker.remove_release("r2")
+    deploy(worker, "r1", "one")
+    assert worker.link("previous") == ""
+
+
+def test_a_release_that_was_never_proven_has_no_settings(fresh: FakeHost) -> None:
+    assert switch_of(fresh).stored_target("r1") is None
+    assert switch_of(fresh).stored_target("") is None
+    (fresh.release_dir("r1") / "settings.json").write_text('[{"dest": 1}]')
+    assert switch_of(fresh).stored_target("r1") is None
+
+
+def test_settings_are_kept_where_only_root_reads_them(worker: FakeHost) -> None:
+    path = worker.release_dir("r1") / "settings.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert unpack(path.read_bytes()) == worker.config("one")
+
+
+# ---------------------------------------------------------------------------------------------- draining
+
+
+@pytest.mark.parametrize(
+    ("jobs", "timeout", "waited", "cut_off"), [(0, 60, 0, 0), (4, 60, 2.0, 0), (100, 5, 5.0, 90), (3, 0, 0, 3)]
+)
+def test_jobs_are_waited_for(worker: FakeHost, jobs: int, timeout: float, waited: float, cut_off: int) -> None:
+    worker.jobs = jobs
+    switch = switch_of(worker, timeout)
+    outcome = switch.run(switch.target("r2", worker.config("two")))
+    assert (outcome.drained_s, outcome.cut_off) == (waited, cut_off)
+    assert outcome.restarted
+
+
+def test_a_stopped_service_has_no_jobs(worker: FakeHost) -> None:
+    worker.process = None
+    worker.jobs = 3
+    assert deploy(worker, "r2", "two").cut_off == 0
+
+
+def test_a_busy_worker_is_not_taken_back_for_being_busy(worker: FakeHost) -> None:
+    worker.proven_file.unlink()
+    worker.jobs = 100
+    process = worker.process
+    switch = switch_of(worker, 5)
+    with pytest.raises(SwitchError, match=r"other jobs kept it busy for 5 s. Nothing was changed"):
+        switch.run(switch.target("r1", worker.config("one")))
+    assert worker.process is process
+    assert worker.actions == []
+
+
+# ---------------------------------------------------------------------------------------------- check mode and diff
+
+
+@pytest.mark.parametrize(("release", "unit", "restart"), [("r1", "one", False), ("r1", "x", True), ("r2", "two", True)])
+def test_check_mode_touches_nothing(worker: FakeHost, release: str, unit: str, restart: bool) -> None:
+    worker.enabled = False
+    before, state = worker.kept(), worker.snapshot()
+    switch = switch_of(worker)
+    outcome = switch.run(switch.target(release, worker.config(unit)), check=True)
+    assert outcome.changed
+    assert outcome.restart_needed is restart
+    assert not outcome.restarted
+    assert (worker.kept(), worker.snapshot(), worker.actions) == (before, state, [])
+
+
+def test_check_mode_foresees_what_a_deploy_says(worker: FakeHost) -> None:
+    switch = switch_of(worker)
+    target = switch.target("r2", worker.config("two", hook="#!/bin/sh"))
+    foreseen = switch.run(target, check=True)
+    done = switch.run(target)
+    assert (foreseen.reasons, foreseen.diff) == (done.reasons, done.diff)
+
+
+def test_a_diff_hides_secrets(worker: FakeHost) -> None:
+    outcome = deploy(worker, "r2", "two", hook="#!/bin/sh")
+    assert "hunter2" not in json.dumps(outcome.diff)
+    assert [(entry["after_header"], entry["before"], entry["after"]) for entry in outcome.diff] == [
+        ("current", "r1\n", "r2\n"),
+        (str(worker.unit_file), "one", "two"),
+        (f"{worker.generation_file.parent}/before-start", "", "#!/bin/sh"),
+    ]
+
+
+def test_an_owner_that_is_not_made_yet_differs(worker: FakeHost) -> None:
+    item = ConfigFile(worker.unit_file, b"one", ME, "no-such-group", 0o644)
+    assert worker.differs(item)
+
+
+# ---------------------------------------------------------------------------------------------- cut off anywhere
+
+Act = Callable[[FakeHost], object]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A deploy, on a host that was brought up in some way."""
+
+    before: tuple[Act, ...]
+    run: Act
+    ends_on: tuple[str, str]
+
+
+STORIES = {
+    "first": Story((), lambda host: attempt(host, "r1", "one"), ("r1", "one")),
+    "first, fails": Story((), lambda host: attempt(host, "r1", "black"), ("", "")),
+    "first, silent": Story((), lambda host: attempt(host, "r1", "silent"), ("", "")),
+    "settings": Story(
+        (lambda host: deploy(host, "r1", "one"),),
+        lambda host: attempt(host, "r1", "one, faster"),
+        ("r1", "one, faster"),
+    ),
+    "settings, fail": Story(
+        (lambda host: deploy(host, "r1", "one"),), lambda host: attempt(host, "r1", "black"), ("r1", "one")
+    ),
+    "release": Story(
+        (lambda host: deploy(host, "r1", "one"),),
+        lambda host: attempt(host, "r2", "two", hook="#!/bin/sh"),
+        ("r2", "two"),
+    ),
+    "release, same settings": Story(
+        (lambda host: deploy(host, "r1", "one"),), lambda host: attempt(host, "r2", "one"), ("r2", "one")
+    ),
+    "release, fails": Story(
+        (lambda host: deploy(host, "r1", "one", hook="#!/bin/sh"),),
+        lambda host: attempt(host, "r2", "black"),
+        ("r1", "one"),
+    ),
+    "release, silent": Story(
+        (lambda host: deploy(host, "r1", "one"),), lambda host: attempt(host, "r2", "silent"), ("r1", "one")
+    ),
+    "third release": Story(
+        (lambda host: deploy(host, "r1", "one"), lambda host: deploy(host, "r2", "two")),
+        lambda host: attempt(host, "r3", "three"),
+        ("r3", "three"),
+    ),
+    "rollback": Story(
+        (lambda host: deploy(host, "r1", "one"), lambda host: deploy(host, "r2", "two")),
+        lambda host: go_back(host, "r1"),
+        ("r1", "one"),
+    ),
+}
+BETWEEN: dict[str, Act] = {"at once": lambda _: None, "crash": FakeHost.crash, "reboot": FakeHost.reboot}
+
+
+class World:
+    """Makes hosts that are alike, one for each way to cut a story off."""
+
+    def __init__(self, folder: Path, story: Story) -> None:
+        self.folder = folder
+        self.story = story
+        self.made = 0
+
+    def host(self) -> FakeHost:
+        self.made += 1
+        host = FakeHost(self.folder / "here")
+        for release in ("r1", "r2", "r3"):
+            if not host.is_complete(release):
+                host.build(release)
+        for act in self.story.before:
+            act(host)
+        host.actions.clear()
+        return host
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder / "here")
+
+    def outcome(self, cuts: tuple[int, ...], between: Act) -> tuple[dict[str, Any], tuple[str, str]]:
+        """The state after the story was cut off at each of ``cuts`` and then run to its end."""
+        host = self.host()
+        for cut in cuts:
+            host.actions.clear()
+            host.kill_before = cut
+            try:
+                self.story.run(host)
+            except Killed:
+                between(host)
+            host.kill_before = None
+        self.story.run(host)
+        result = host.snapshot(), running(host)
+        self.clear()
+        return result
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("name", STORIES)
+def test_the_next_deploy_finishes_one_that_was_cut_off(tmp_path: Path, name: str, between: str) -> None:
+    story = STORIES[name]
+    world = World(tmp_path, story)
+    host = world.host()
+    story.run(host)
+    steps = len(host.actions)
+    world.clear()
+    expected = world.outcome((), BETWEEN[between])
+    assert expected[1] == story.ends_on
+    assert steps > 5
+    for cut in range(steps):
+        assert world.outcome((cut,), BETWEEN[between]) == expected, f"cut off before step {cut}"
+        for again in range(cut % 3, steps, 3) if between == "crash" else ():
+            assert world.outcome((cut, again), BETWEEN[between]) == expected, f"cut off before {cut}, then {again}"
+
+
+@pytest.mark.parametrize("name", ["settings", "release", "release, fails", "rollback"])
+def test_another_target_may_follow_one_that_was_cut_off(tmp_path: Path, name: str) -> None:
+    story = STORIES[name]
+    for cut in range(30):
+        host = World(tmp_path, story).host()
+        host.kill_before = cut
+        try:
+            story.run(host)
+        except Killed:
+            pass
+        else:
+            break
+        host.kill_before = None
+        assert attempt(host, "r3", "three") == ""
+        assert running(host) == ("r3", "three")
+        assert host.link("previous") in {"r1", "r2"}
+        go_back(host)
+        assert running(host) in {("r1", "one"), ("r1", "one, faster"), ("r2", "two")}
+        shutil.rmtree(tmp_path / "here")
+    else:
+        pytest.fail("the story has no end")
+
+
+# ---------------------------------------------------------------------------------------------- old releases
+
+
+@pytest.mark.parametrize(
+    ("releases", "keep", "needed", "gone"),
+    [
+        ({}, 3, set(), []),
+        ({"a": 1, "b": 2, "c": 3}, 3, {"c"}, []),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, 3, {"d"}, ["a"]),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, 1, {"d"}, ["a", "b", "c"]),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, 2, {"a", "d"}, ["b", "c"]),
+        ({"a": 1, "b": 2, "c": 3}, 1, {"a", "b", "c"}, []),
+        ({"a": 1, "b": 1, "c": 1}, 1, {"b"}, ["a", "c"]),
+        ({"a": 1, "b": 2}, 0, {""}, ["a", "b"]),
+    ],
+)
+def test_releases_to_remove(releases: dict[str, float], keep: int, needed: set[str], gone: list[str]) -> None:
+    assert releases_to_remove(releases, keep, needed) == gone
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3, 4])
+def test_pruning_spares_what_is_needed(worker: FakeHost, keep: int) -> None:
+    deploy(worker, "r2", "two")
+    worker.build("r4", at=4.0)
+    worker.set_link("current", "r3")  # as in a deploy that was cut off: r3 runs, r2 is proven, r1 is the way back
+    worker.actions.clear()
+    spared = {"r1", "r2", "r3"} | ({"r4"} if keep > 3 else set())
+    assert switch_of(worker).prune(keep, check=True) == ([] if keep > 3 else ["r4"])
+    assert worker.actions == []
+    assert switch_of(worker).prune(keep) == ([] if keep > 3 else ["r4"])
+    assert set(worker.built_at()) == spared
+
+
+def test_leftovers_of_builds_go_after_a_day(worker: FakeHost) -> None:
+    for name, age in (("old", 86500.0), ("young", 100.0)):
+        folder = worker.release_dir(name)
+        folder.mkdir()
+        os.utime(folder, (worker.clock - age,) * 2)
+    (worker.root / "releases" / "file").write_text("no release")
+    assert switch_of(worker).prune(9) == ["old"]
+    assert worker.release_dir("young").is_dir()
+    assert not worker.release_dir("old").exists()
+
+
+def test_half_a_release_is_none(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(_: Path) -> None:
+        raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", cut_off)
+    with pytest.raises(Killed):
+        worker.remove_release("r2")
+    assert not worker.is_complete("r2")
+
+
+# ---------------------------------------------------------------------------------------------- parts
+
+
+def test_a_generation_is_a_hash_of_all_its_parts() -> None:
+    base: dict[str, tuple[bytes, int]] = {"/a": (b"x", 0o644), "/b": (b"y", 0o644)}
+    others = [
+        ("r2", base),
+        ("r1", {"/a": (b"x", 0o644)}),
+        ("r1", {**base, "/b": (b"z", 0o644)}),
+        ("r1", {**base, "/b": (b"y", 0o640)}),
+        ("r1", {"/a": (b"x", 0o644), "/c": (b"y", 0o644)}),
+        ("r1", {"/a": (b"x\0/b\x00644\x001\0y", 0o644)}),
+    ]
+    hashes = {generation_of(release, contents) for release, contents in [("r1", base), *others]}
+    assert len(hashes) == len(others) + 1
+    assert generation_of("r1", dict(reversed(base.items()))) == generation_of("r1", base)
+
+
+def test_settings_survive_being_kept() -> None:
+    config = (
+        ConfigFile(Path("/a"), b"\xff\0", "root", "wanmetal", 0o640, secret=True),
+        ConfigFile(Path("/b"), b"", "root", "root", 0o755),
+    )
+    assert unpack(pack(config)) == config
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "null"])
+def test_a_damaged_note_of_what_was_proven_is_none(fresh: FakeHost, text: str) -> None:
+    fresh.proven_file.write_text(text)
+    assert fresh.proven() == {}
+
+
+def test_systemd_sees_programs_that_are_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def analyze(command: list[str]) -> tuple[int, str]:
+        text = Path(command[-1]).read_text()
+        program = Path(text.partition("ExecStartPre=")[2].strip())
+        seen.append(program.read_text())
+        assert os.access(program, os.X_OK)
+        return (1, "no good") if "bad" in text else (0, "a warning")
+
+    monkeypatch.setattr(release_switch, "_run", analyze)
+    host = Host(tmp_path, tmp_path, UNIT)
+    hook = ConfigFile(tmp_path / "before-start", b"#!/bin/sh", ME, MY_GROUP, 0o755)
+    unit = f"[Service]\nExecStartPre={hook.dest}\n"
+    assert host.verify_unit(unit.encode(), (hook,)) == ""
+    assert host.verify_unit(f"# bad\n{unit}".encode(), (hook,)) == "no good"
+    assert seen == ["#!/bin/sh"] * 2
+
+
+def test_only_one_deploy_switches_at_a_time(tmp_path: Path) -> None:
+    with (tmp_path / ".switch.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SwitchError, match=r"\.switch\.lock is held by another deploy"), exclusive(tmp_path, 0):
+            pytest.fail("two at a time")
+    with exclusive(tmp_path, 0):
+        pass
+    with exclusive(tmp_path, 0):
+        pass
+
+
+# ---------------------------------------------------------------------------------------------- the module
+
+
+def module(host: FakeHost, check: bool = False, **params: Any) -> Any:
+    config = [
+        {"dest": str(host.unit_file), "content": "two", "owner": ME, "group": MY_GROUP, "mode": "0644"},
+    ]
+    defaults = {
+        "url": "http://127.0.0.1:9",
+        "drain_timeout": 0,
+        "canary_timeout": 1,
+        "config": config,
+        "secret_config": [],
+        "config_from": "given",
+        "keep": 3,
+    }
+    return SimpleNamespace(params={**defaults, **params}, check_mode=check, _diff=True)
+
+
+def test_check_mode_before_anything_is_built(fresh: FakeHost) -> None:
+    result = _switch(module(fresh, check=True, release="r9"), fresh)
+    assert result["changed"]
+    assert result["built"] is False
+    assert result["restart_needed"]
+    assert [entry["after"] for entry in result["diff"]] == ["r9\n", "two"]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"release": "r9"}, r"release: 'r9' is not on this host; there are: r1, r2, r3"),
+        ({"release": "previous"}, r"release: 'previous' is not on this host"),
+        ({"release": "r2", "config_from": "release"}, r"release: 'r2' was never proven on this host"),
+    ],
+)
+def test_what_cannot_be_switched_to(worker: FakeHost, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(SwitchError, match=message):
+        _switch(module(worker, **params), worker)
+
+
+def test_rolling_back_foreseen(worker: FakeHost) -> None:
+    deploy(worker, "r2", "two")
+    result = _switch(module(worker, check=True, release="previous", config_from="release"), worker)
+    assert result["changed"]
+    assert result["release"] == "r1"
+    assert result["generation"] == switch_of(worker).target("r1", worker.config("one")).generation
+    assert "hunter2" not in json.dumps(result)
+
+
+def test_old_releases_go_without_a_switch(worker: FakeHost) -> None:
+    """As after a switch that was cut off before it tidied up."""
+    params = {"release": "r1", "config_from": "release", "keep": 1}
+    foreseen = _switch(module(worker, check=True, **params), worker)
+    assert foreseen["removed"] == ["r2", "r3"]
+    assert foreseen["changed"]
