@@ -126,23 +126,22 @@ def environment_file(settings: Mapping[str, str]) -> str:
     return "".join(f'{name}="{value}"\n' for name, value in settings.items())
 
 
-def distribution_sources(targets: str, codename: str) -> list[tuple[str, str]]:
-    """(address, suite) of the distribution's own archive, from lines `address suite component` of apt.
+def distribution_sources(targets: str, codename: str) -> list[tuple[str, str, str]]:
+    """(address, suite, component) of the distribution's own archive, from apt's lines of the same.
 
     Other vendors use the bare code name as their suite too, but only the archive has `-updates` beside it.
     """
-    main = [tuple(line.split()[:2]) for line in targets.splitlines() if line.split()[2:] == ["main"]]
-    pairs = {(uri, suite) for uri, suite in main}
-    suites = (codename, f"{codename}-updates", f"{codename}-security")
+    found = {(words[0], words[1], words[2]) for words in map(str.split, targets.splitlines()) if len(words) == 3}
+    archives = {uri for uri, suite, _ in found if suite == f"{codename}-updates"}
     return sorted(
-        (uri, suite)
-        for uri, suite in pairs
-        if suite in suites and (suite != codename or (uri, f"{codename}-updates") in pairs)
+        (uri, suite, component)
+        for uri, suite, component in found
+        if (suite == codename and uri in archives) or suite in (f"{codename}-updates", f"{codename}-security")
     )
 
 
-def sources_list(sources: Sequence[tuple[str, str]]) -> str:
-    return "".join(f"deb {uri} {suite} main\n" for uri, suite in sources)
+def sources_list(sources: Sequence[tuple[str, str, str]]) -> str:
+    return "".join(f"deb {uri} {suite} {component}\n" for uri, suite, component in sources)
 
 
 def package_settings(dump: str) -> str:
@@ -368,7 +367,7 @@ def persist(action: Callable[[], Any], what: str, attempts: int = 3) -> None:
             return
 
 
-def machine_sources(codename: str) -> list[tuple[str, str]]:
+def machine_sources(codename: str) -> list[tuple[str, str, str]]:
     with tempfile.TemporaryDirectory() as lists:  # without downloaded lists apt answers twenty times faster
         (Path(lists) / "partial").mkdir()
         command = ("apt-get", "-o", f"Dir::State::lists={lists}", "indextargets", "--no-release-info")
@@ -484,7 +483,7 @@ def build_context(system: System) -> dict[str, bytes]:
     settings = environment()
     fetch = {
         "etc/apt/apt.conf.d/90lab": package_settings(run("apt-config", "dump").stdout),
-        "etc/apt/sources.list": sources_list(machine_sources(system.codename)),
+        "etc/apt/sources.list.d/machine.list": sources_list(machine_sources(system.codename)),
     }
     context = {f"fetch/{path}": text.encode() for path, text in fetch.items() if text}
     certificates = own_certificates()
@@ -526,7 +525,7 @@ def bootstrap(state: Path, tag: str, system: System, lock: int) -> None:
         if not apt_family():
             raise LabError(f"{system.image} cannot be pulled, and there is no debootstrap: install it.")
         install_packages("debootstrap")
-    mirrors = [uri for uri, suite in machine_sources(system.codename) if suite == system.codename]
+    mirrors = [uri for uri, suite, _ in machine_sources(system.codename) if suite == system.codename]
     say(f"building the base with debootstrap from {mirrors[0] if mirrors else 'its default mirror'}")
     root = state / "base"
 

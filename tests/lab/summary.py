@@ -42,11 +42,12 @@ def summary(
 ) -> str:
     ports = [socket["port"] for socket in report["sockets"] if socket["unit"] == "comfyui.service"]
     ssh = f"ssh -F {shlex.quote(str(state / 'ssh_config'))}"
-    drawn = report["canary"]["details"]
+    drawn = report["canary"].get("details", {})
+    size = f"{drawn['width']}x{drawn['height']}, {drawn['frames']} frames" if drawn else ""
     return "\n".join(
         [
             "",
-            f"{name} is a ComfyUI worker, and rendered a test video. It runs without a GPU.",
+            f"{name} is a ComfyUI worker. It runs without a GPU.",
             "Nothing changed: all of it was there already." if not changed else f"Changes: {changed}.",
             "",
             "Installed",
@@ -58,7 +59,7 @@ def summary(
             "What now",
             *table(
                 {
-                    "video": f"{video} ({drawn['width']}x{drawn['height']}, {drawn['frames']} frames)",
+                    **({"video": f"{video} ({size})"} if drawn else {}),
                     "tunnel": f"{ssh} -N -L {BROWSER_PORT}:127.0.0.1:{ports[0]} {name}",
                     "browser": f"http://127.0.0.1:{BROWSER_PORT} while the tunnel is open",
                     "log in": f"{ssh} {name}",

@@ -79,22 +79,27 @@ def test_what_a_host_takes_over(
     ("targets", "expected"),
     [
         ("", []),
-        ("http://m/debian/ bookworm contrib", []),
         ("http://vendor/ bookworm main", []),
+        ("http://m/debian/ bookworm-updates\nodd line of words\n", []),
         (
             "http://m/debian/ bookworm main\nhttp://m/debian/ bookworm main\nhttp://m/debian/ bookworm-updates main\n"
             "http://m/debian/ bookworm contrib\nhttp://s/ bookworm-security main\nhttp://vendor/ bookworm main\n"
-            "http://other/ trixie main\nodd line\n",
+            "http://other/ trixie main\n",
             [
-                ("http://m/debian/", "bookworm"),
-                ("http://m/debian/", "bookworm-updates"),
-                ("http://s/", "bookworm-security"),
+                ("http://m/debian/", "bookworm", "contrib"),
+                ("http://m/debian/", "bookworm", "main"),
+                ("http://m/debian/", "bookworm-updates", "main"),
+                ("http://s/", "bookworm-security", "main"),
             ],
         ),
     ],
 )
-def test_the_archive_among_the_sources(targets: str, expected: list[tuple[str, str]]) -> None:
+def test_the_archive_among_the_sources(targets: str, expected: list[tuple[str, str, str]]) -> None:
     assert lab.distribution_sources(targets, "bookworm") == expected
+
+
+def test_sources_file() -> None:
+    assert lab.sources_list([("http://m/debian/", "bookworm", "main")]) == "deb http://m/debian/ bookworm main\n"
 
 
 def test_how_packages_are_fetched() -> None:
@@ -280,6 +285,10 @@ def test_summary() -> None:
         "  tunnel   ssh -F '/home/me/my lab/ssh_config' -N -L 8188:127.0.0.1:8190 lab1",
     ):
         assert line in text.splitlines()
+
+
+def test_summary_without_a_video() -> None:
+    assert "video" not in summary.summary("lab1", {**REPORT, "canary": {}}, 0, {}, STATE, Path("/v"))
 
 
 def test_summary_of_changes() -> None:
