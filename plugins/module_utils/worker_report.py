@@ -24,18 +24,21 @@ _PROPERTIES = {
 _NUMBERS = {"main_pid", "restarts", "memory_bytes"}
 
 
-def unit_states(shown: str) -> dict[str, dict[str, Any]]:
-    """States by unit, from ``systemctl show --property=Id,…`` of several units."""
-    states = {}
-    for block in shown.strip().split("\n\n"):
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        state: dict[str, Any] = {}
-        for name, key in _PROPERTIES.items():
-            text = values.get(name, "")
-            state[key] = (int(text) if text.isdigit() else None) if key in _NUMBERS else text
-        if values.get("Id"):
-            states[values["Id"]] = state
-    return states
+def unit_states(units: Sequence[str], shown: str) -> dict[str, dict[str, Any]]:
+    """State of each unit, from ``systemctl show --property=Id,…``. Those that it does not tell of have empty states."""
+    blocks = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in shown.strip().split("\n\n")
+    ]
+    told = {block.get("Id", ""): block for block in blocks}
+    return {unit: _unit_state(told.get(unit, {})) for unit in units}
+
+
+def _unit_state(values: Mapping[str, str]) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for name, key in _PROPERTIES.items():
+        text = values.get(name, "")
+        state[key] = (int(text) if text.isdigit() else None) if key in _NUMBERS else text
+    return state
 
 
 def versions(stats: Mapping[str, Any]) -> dict[str, str]:
@@ -55,12 +58,7 @@ def devices(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
     """What is wrong with a worker; each says what was found and what to do."""
-    found = []
-    for unit, state in report["units"].items():
-        if state["active"] != "active":
-            found.append(f"{unit} is {state['active'] or 'not there'}: see journalctl -u {unit}, then deploy again")
-        elif state["enabled"] != "enabled":
-            found.append(f"{unit} does not start at boot ({state['enabled'] or 'no unit file'}): deploy again")
+    found = [text for unit, state in report["units"].items() if (text := _unit_problem(unit, state))]
     if report["api_error"]:
         found.append(f"ComfyUI does not answer: {report['api_error']}")
     if not report["current"]:
@@ -78,6 +76,16 @@ def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
     return found
 
 
+def _unit_problem(unit: str, state: Mapping[str, Any]) -> str:
+    if not state["active"]:
+        return f"systemd tells nothing of {unit}: see systemctl status {unit} on the host"
+    if not state["enabled"]:
+        return f"{unit} has no unit file on the host: deploy"
+    if state["active"] != "active":
+        return f"{unit} is {state['active']}: see journalctl -u {unit} on the host, then deploy again"
+    return "" if state["enabled"] == "enabled" else f"{unit} does not start at boot ({state['enabled']}): deploy again"
+
+
 def worker_report(root: Path, units: Sequence[str], url: str, proc: Path = Path("/proc")) -> dict[str, Any]:
     """Read the state of a worker."""
     current = _link(root / "current")
@@ -87,7 +95,7 @@ def worker_report(root: Path, units: Sequence[str], url: str, proc: Path = Path(
         "releases": sorted(path.parent.name for path in root.glob("releases/*/release.json")),
         "release": _json(root / "current" / "release.json"),
         "proven": _json(root / "proven.json"),
-        "units": unit_states(_show(units)),
+        "units": unit_states(units, _show(units)),
         "sockets": [
             {key: entry[key] for key in ("address", "port", "unit", "command", "pid")}
             for entry in listeners(proc)

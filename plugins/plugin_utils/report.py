@@ -12,7 +12,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     """Lay out a report. ``report`` is what worker_report returns, with ``host``, ``canary`` and ``problems``."""
     release = report.get("release", {})
     rows = [
-        ("release", f"{report.get('current') or 'none'} ({_made_from(release)})" if release else "none"),
+        ("release", (report.get("current") or "none") + (f" ({_made_from(release)})" if release else "")),
         ("to go back to", report.get("previous") or "nothing yet"),
         (
             "versions",
@@ -52,10 +52,12 @@ def _unit(state: Mapping[str, Any]) -> str:
 
 
 def _canary(canary: Mapping[str, Any]) -> str:
-    if not canary.get("rendered"):
-        return f"failed: {canary['reason']}" if canary.get("reason") else "not rendered"
     if canary.get("reason"):
         return f"failed: {canary['reason']}"
+    if not canary.get("rendered"):
+        return "not rendered"
     details = canary.get("details", {})
-    size = f"{details.get('width')}x{details.get('height')}, {details.get('frames')} frames at {details.get('fps')} fps"
-    return f"{size}, right pixels, {canary.get('seconds')} s"
+    what = "image"
+    if "frames" in details:
+        what = f"video, {details['width']}x{details['height']}, {details['frames']} frames at {details['fps']:g} fps"
+    return f"{what}, right pixels, {canary.get('seconds')} s"

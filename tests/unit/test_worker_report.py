@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import (
+    devices,
+    problems,
+    unit_states,
+    versions,
+    worker_report,
+)
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.report import report_lines
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Handler, reply, serve
+
+SHOWN = """\
+MainPID=101
+NRestarts=2
+MemoryCurrent=5746688
+Id=comfyui.service
+ActiveState=active
+SubState=running
+UnitFileState=enabled
+ActiveEnterTimestamp=Sun 2026-11-22 08:38:51 UTC
+
+MainPID=0
+NRestarts=0
+MemoryCurrent=[not set]
+Id=other.service
+ActiveState=inactive
+SubState=dead
+UnitFileState=
+ActiveEnterTimestamp=
+"""
+RUNNING = {
+    "active": "active",
+    "sub": "running",
+    "enabled": "enabled",
+    "main_pid": 101,
+    "restarts": 2,
+    "since": "Sun 2026-11-22 08:38:51 UTC",
+    "memory_bytes": 5746688,
+}
+MISSING = {
+    "active": "inactive",
+    "sub": "dead",
+    "enabled": "",
+    "main_pid": 0,
+    "restarts": 0,
+    "since": "",
+    "memory_bytes": None,
+}
+UNTOLD = {
+    "active": "",
+    "sub": "",
+    "enabled": "",
+    "main_pid": None,
+    "restarts": None,
+    "since": "",
+    "memory_bytes": None,
+}
+STATS = {
+    "system": {
+        "comfyui_version": "0.3.75",
+        "python_version": "3.11.2 (main, Apr 28 2025) [GCC 12.2.0]",
+        "pytorch_version": "2.10.0+cu128",
+    },
+    "devices": [{"name": "cuda:0 NVIDIA L4", "type": "cuda", "vram_total": 24 * 2**30, "index": 0}],
+}
+VERSIONS = {"comfyui": "0.3.75", "python": "3.11.2", "torch": "2.10.0+cu128"}
+
+
+@pytest.mark.parametrize(
+    ("units", "shown", "expected"),
+    [
+        (["comfyui.service", "other.service"], SHOWN, {"comfyui.service": RUNNING, "other.service": MISSING}),
+        (["comfyui.service"], "", {"comfyui.service": UNTOLD}),
+        (["third.service"], SHOWN, {"third.service": UNTOLD}),
+        ([], SHOWN, {}),
+    ],
+)
+def test_unit_states(units: list[str], shown: str, expected: dict[str, Any]) -> None:
+    assert unit_states(units, shown) == expected
+
+
+@pytest.mark.parametrize(
+    ("stats", "expected"), [(STATS, VERSIONS), ({}, {}), ({"system": {"comfyui_version": None}}, {})]
+)
+def test_versions(stats: dict[str, Any], expected: dict[str, str]) -> None:
+    assert versions(stats) == expected
+
+
+@pytest.mark.parametrize(
+    ("stats", "expected"),
+    [
+        (STATS, [{"name": "cuda:0 NVIDIA L4", "type": "cuda", "memory_bytes": 24 * 2**30}]),
+        ({"devices": [{"name": "cpu"}]}, [{"name": "cpu", "type": "", "memory_bytes": None}]),
+        ({}, []),
+    ],
+)
+def test_devices(stats: dict[str, Any], expected: list[dict[str, Any]]) -> None:
+    assert devices(stats) == expected
+
+
+# ---------------------------------------------------------------------------------------------- problems
+
+HEALTHY: dict[str, Any] = {
+    "current": "r1",
+    "proven": {"release": "r1", "generation": "g"},
+    "units": {"comfyui.service": RUNNING},
+    "sockets": [{"unit": "comfyui.service", "address": "127.0.0.1", "port": 8188}],
+    "api_error": "",
+}
+
+
+def unit(**state: Any) -> dict[str, Any]:
+    return {"units": {"comfyui.service": {**RUNNING, **state}}}
+
+
+def socket(address: str) -> dict[str, Any]:
+    return {"sockets": [{"unit": "comfyui.service", "address": address, "port": 8188}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "allow_remote", "expected"),
+    [
+        ({}, False, []),
+        ({"proven": {"release": "r1", "generation": "other"}}, False, []),
+        (
+            unit(active="failed"),
+            False,
+            ["comfyui.service is failed: see journalctl -u comfyui.service on the host, then deploy again"],
+        ),
+        (unit(enabled="disabled"), False, ["comfyui.service does not start at boot (disabled): deploy again"]),
+        ({"units": {"a.service": MISSING}}, False, ["a.service has no unit file on the host: deploy"]),
+        (
+            {"units": {"a.service": UNTOLD}},
+            False,
+            ["systemd tells nothing of a.service: see systemctl status a.service on the host"],
+        ),
+        ({"api_error": "refused"}, False, ["ComfyUI does not answer: refused"]),
+        ({"current": ""}, False, ["no release is current: deploy"]),
+        ({"proven": {}}, False, ["release r1 runs, but none was proven: deploy again"]),
+        ({"proven": {"release": "r0"}}, False, ["release r1 runs, but r0 was proven: deploy again"]),
+        (
+            socket("0.0.0.0"),  # noqa: S104
+            False,
+            [
+                "comfyui.service listens on 0.0.0.0:8188, which others can reach: "
+                "keep it on 127.0.0.1, or set comfyui_allow_remote: true if that is meant"
+            ],
+        ),
+        (socket("0.0.0.0"), True, []),  # noqa: S104
+        (socket("127.0.0.2"), False, []),
+        (socket("::1"), False, []),
+    ],
+)
+def test_problems(change: dict[str, Any], allow_remote: bool, expected: list[str]) -> None:
+    assert problems({**HEALTHY, **change}, allow_remote) == expected
+
+
+@pytest.mark.parametrize("address", ["::", "192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"])
+def test_whatever_is_not_loopback_is_open(address: str) -> None:
+    assert len(problems({**HEALTHY, **socket(address)}, False)) == 1
+
+
+def test_all_problems_come_at_once() -> None:
+    bad = {**HEALTHY, **unit(active="inactive"), **socket("::"), "api_error": "refused", "proven": {}}
+    assert len(problems(bad, False)) == 4
+
+
+# ---------------------------------------------------------------------------------------------- reading a host
+
+
+@pytest.fixture
+def systemctl(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        assert command[:2] == ["systemctl", "show"]
+        assert command[-2:] == ["comfyui.service", "other.service"]
+        return SimpleNamespace(stdout=SHOWN)
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def host(folder: Path) -> tuple[Path, Path]:
+    root, proc = folder / "opt", folder / "proc"
+    for name in ("r1", "r2", "r3"):
+        (root / "releases" / name).mkdir(parents=True)
+    (root / "releases/r1/release.json").write_text('{"comfyui": "0.3.75"}')
+    (root / "releases/r2/release.json").write_text("{}")
+    (root / "current").symlink_to("releases/r1")
+    (root / "previous").symlink_to("releases/r2")
+    (root / "proven.json").write_text('{"release": "r1"}')
+    (proc / "net").mkdir(parents=True)
+    return root, proc
+
+
+@pytest.mark.usefixtures("systemctl")
+def test_a_host_is_read(tmp_path: Path) -> None:
+    def stats(handler: Handler) -> None:
+        reply(handler, json.dumps(STATS).encode(), 200)
+
+    root, proc = host(tmp_path)
+    with serve(Fake(special={"/system_stats": stats})) as url:
+        report = worker_report(root, ["comfyui.service", "other.service"], url, proc)
+    assert report == {
+        "current": "r1",
+        "previous": "r2",
+        "releases": ["r1", "r2"],
+        "release": {"comfyui": "0.3.75"},
+        "proven": {"release": "r1"},
+        "units": {"comfyui.service": RUNNING, "other.service": MISSING},
+        "sockets": [],
+        "api_error": "",
+        "versions": VERSIONS,
+        "devices": devices(STATS),
+    }
+
+
+@pytest.mark.usefixtures("systemctl")
+def test_an_empty_host_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    report = worker_report(tmp_path, ["comfyui.service", "other.service"], "http://127.0.0.1:9", tmp_path)
+    assert (report["current"], report["previous"], report["releases"], report["release"]) == ("", "", [], {})
+    assert "does not answer" in report["api_error"]
+    assert (report["versions"], report["devices"]) == ({}, [])
+
+
+# ---------------------------------------------------------------------------------------------- lines for a terminal
+
+CANARY = {
+    "rendered": True,
+    "reason": "",
+    "seconds": 1.2,
+    "details": {"width": 128, "height": 64, "frames": 9, "fps": 16.0},
+}
+FULL = {
+    **HEALTHY,
+    "host": "gpu1",
+    "previous": "r0",
+    "release": {"comfyui": "0.3.75", "source": "git", "variant": "base", "lane": "cu128"},
+    "versions": VERSIONS,
+    "devices": devices(STATS),
+    "units": {"comfyui.service": {**RUNNING, "memory_bytes": 3 * 2**29}},
+    "canary": CANARY,
+    "problems": [],
+}
+
+
+def test_report_lines() -> None:
+    assert report_lines(FULL) == [
+        "gpu1",
+        "  release          r1 (ComfyUI 0.3.75 by git, base, cu128)",
+        "  to go back to    r0",
+        "  versions         comfyui 0.3.75, python 3.11.2, torch 2.10.0+cu128",
+        "  renders on       cuda:0 NVIDIA L4 (24 GiB)",
+        "  comfyui.service  active (running), enabled, since Sun 2026-11-22 08:38:51 UTC, 2 restarts, 1.5 GiB",
+        "  listens on       127.0.0.1:8188",
+        "  canary           video, 128x64, 9 frames at 16 fps, right pixels, 1.2 s",
+        "  no problems",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"current": ""}, "  release          none (ComfyUI 0.3.75 by git, base, cu128)"),
+        ({"release": {}}, "  release          r1"),
+        ({"current": "", "release": {}}, "  release          none"),
+        ({"previous": ""}, "  to go back to    nothing yet"),
+        ({"versions": {}}, "  versions         unknown"),
+        ({"devices": []}, "  renders on       unknown"),
+        ({"devices": [{"name": "cpu", "memory_bytes": None}]}, "  renders on       cpu"),
+        ({"units": {"comfyui.service": MISSING}}, "  comfyui.service  inactive (dead), no unit file"),
+        ({"sockets": []}, "  listens on       nothing"),
+        ({"canary": {}}, "  canary           not rendered"),
+        ({"canary": {"rendered": False, "reason": "no answer"}}, "  canary           failed: no answer"),
+        ({"canary": {**CANARY, "reason": "one colour"}}, "  canary           failed: one colour"),
+        ({"canary": {**CANARY, "details": {"largest_deviation": 1}}}, "  canary           image, right pixels, 1.2 s"),
+        ({"problems": ["a is b"]}, "  PROBLEM: a is b"),
+    ],
+)
+def test_a_line(change: dict[str, Any], line: str) -> None:
+    lines = report_lines({**FULL, **change})
+    assert line in lines
+    assert ("  no problems" in lines) is ("problems" not in change)
+
+
+def test_nothing_known_is_told_as_such() -> None:
+    assert report_lines({})[0] == "worker"
