@@ -1,0 +1,61 @@
+"""What the contract tests read of the collection: its files, roles and tasks."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+_BLOCKS = ("block", "rescue", "always")
+_LISTS = ("pre_tasks", "tasks", "post_tasks", "handlers")
+
+Task = Mapping[str, Any]
+
+
+def tracked() -> list[str]:
+    """Files that are in git, by their path."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True, text=True)
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def read(path: Path) -> Any:
+    """A YAML file."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def roles(root: Path = ROOT) -> list[str]:
+    return sorted(path.name for path in (root / "roles").iterdir() if (path / "meta").is_dir())
+
+
+def role_file(role: str, name: str, root: Path = ROOT) -> dict[str, Any]:
+    """A YAML file of a role, empty where it has none."""
+    path = root / "roles" / role / name
+    return read(path) or {} if path.is_file() else {}
+
+
+def tasks(entries: list[Any]) -> Iterator[Task]:
+    """All tasks in a list of tasks or of plays, those in blocks included; a block comes before its tasks."""
+    for entry in entries:
+        yield entry
+        for key in (*_BLOCKS, *_LISTS):
+            yield from tasks(entry.get(key) or [])
+
+
+def role_tasks(role: str, root: Path = ROOT) -> Iterator[tuple[str, Task]]:
+    """All tasks and handlers of a role, each with the path of its file."""
+    for folder in ("tasks", "handlers"):
+        for path in sorted((root / "roles" / role / folder).rglob("*.yml")):
+            for task in tasks(read(path) or []):
+                yield str(path.relative_to(root)), task
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in a value, keys of mappings left out."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from strings(inner)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.tests.contract import house
+
+ROLES = house.roles()
+CONDITIONS = ("when", "changed_when", "failed_when", "until", "that")
+
+
+def conditions(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
+    """All conditions in a file, each with the name of what it belongs to."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from conditions(entry, at)
+    if isinstance(value, Mapping):
+        at = value.get("name", at) if isinstance(value.get("name"), str) else at
+        for key, inner in value.items():
+            if key in CONDITIONS:
+                yield from ((at, text) for text in house.strings(inner))
+            else:
+                yield from conditions(inner, at)
+
+
+def templated(data: Any) -> list[str]:
+    return [f"{at}: {text}" for at, text in conditions(data) if "{{" in text or "{%" in text]
+
+
+def looped(path: str, task: house.Task) -> bool:
+    return any(key == "loop" or key.startswith("with_") for key in task) and Path(path).name != "uninstall.yml"
+
+
+PLAYED = [
+    path
+    for pattern in ("roles/*/*/*.yml", "playbooks/*.yml", "molecule/**/*.yml", "*.yml")
+    for path in sorted(house.ROOT.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("path", PLAYED, ids=[str(path.relative_to(house.ROOT)) for path in PLAYED])
+def test_no_template_in_a_condition(path: Path) -> None:
+    """A condition is a template already. One in it is rendered twice, and runs what a host has put into a fact."""
+    assert templated(house.read(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ([{"name": "a", "when": "x == '{{ y }}'"}], ["a: x == '{{ y }}'"]),
+        ([{"name": "a", "when": ["x", "{{ y }}"]}], ["a: {{ y }}"]),
+        ([{"name": "b", "block": [{"name": "a", "until": "{{ y }}"}]}], ["a: {{ y }}"]),
+        ([{"name": "a", "ansible.builtin.assert": {"that": "{{ y }}", "fail_msg": "{{ z }}"}}], ["a: {{ y }}"]),
+        ([{"name": "a", "failed_when": "{% if x %}"}], ["a: {% if x %}"]),
+        ([{"name": "{{ x }}", "when": "x == '{'", "vars": {"y": "{{ z }}"}}], []),
+    ],
+)
+def test_the_check_for_templates_sees_them(data: Any, found: list[str]) -> None:
+    assert templated(data) == found
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_task_is_a_loop(role: str) -> None:
+    """Each turn is a call to the host. One that takes a list is one call."""
+    assert [f"{path}: {task['name']}" for path, task in house.role_tasks(role) if looped(path, task)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "task", "found"),
+    [
+        ("roles/a/tasks/main.yml", {"loop": []}, True),
+        ("roles/a/tasks/main.yml", {"with_items": []}, True),
+        ("roles/a/tasks/main.yml", {"name": "x"}, False),
+        ("roles/a/tasks/uninstall.yml", {"loop": []}, False),
+    ],
+)
+def test_the_check_for_loops_sees_them(path: str, task: house.Task, found: bool) -> None:
+    assert looped(path, task) is found
