@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 UNIT = "comfyui.service"
-SECRET = 's3cret "quoted" $HOME \\ %n `id`'
+TOLD = 's3cret "quoted" $HOME \\ %n `id`'
 
 
 def show(host: Any, name: str) -> str:
@@ -23,7 +23,7 @@ def answer(host: Any, path: str) -> Any:
 
 
 def test_second_run_left_the_process_alone(host: Any) -> None:
-    assert f"MainPID={show(host, 'MainPID')}\n" in host.file("/run/main-processes").content_string
+    assert f"MainPID={show(host, 'MainPID')}\n" in host.file("/run/main-process").content_string
 
 
 def test_default_folders(host: Any) -> None:
@@ -39,7 +39,7 @@ def test_arguments(host: Any) -> None:
 
 
 def test_environment_arrives_unchanged(host: Any) -> None:
-    assert environment(host)["OPERATOR_TOKEN"] == SECRET
+    assert environment(host)["OPERATOR_TOKEN"] == TOLD
 
 
 def test_secret_is_in_its_file_only(host: Any) -> None:

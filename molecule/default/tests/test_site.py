@@ -27,7 +27,7 @@ def test_status_is_good(host: Any) -> None:
 
 
 def test_second_run_left_the_process_alone(host: Any) -> None:
-    remembered = host.file("/run/main-processes").content_string
+    remembered = host.file("/run/main-process").content_string
     assert f"MainPID={properties(host, 'MainPID')['MainPID']}\n" in remembered
 
 

@@ -47,7 +47,13 @@ def test_goes_back_and_forth_by_hand(host: Any) -> None:
 
     def rollback(*arguments: str) -> str:
         done = subprocess.run(
-            ["ansible-playbook", "-i", str(Path(inventory).parent), str(project / "playbooks/rollback.yml"), *arguments],
+            [
+                "ansible-playbook",
+                "-i",
+                str(Path(inventory).parent),
+                str(project / "playbooks/rollback.yml"),
+                *arguments,
+            ],
             cwd=project,
             capture_output=True,
             text=True,

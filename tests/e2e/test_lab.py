@@ -1,0 +1,176 @@
+"""The README's commands, run as a person would, on a fresh lab host. The tests build on each other, in this order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.worker import PROJECT, Worker, changed, run
+
+worker = Worker("lab1")
+OUTPUT = PROJECT / "lab-output"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab() -> Iterator[None]:
+    run("./deploy", "--lab-remove")
+    yield
+    run("./deploy", "--lab-remove")
+
+
+def read_report() -> dict[str, object]:
+    return dict(json.loads((OUTPUT / "report-lab1.json").read_text()))
+
+
+@contextlib.contextmanager
+def tunnel(command: str) -> Iterator[str]:
+    """The address that a tunnel command opens, while it is open."""
+    port = re.findall(r"-L (\d+):", command)[0]
+    process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{port}/", timeout=5)
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_first_lab_deploy() -> None:
+    for old in OUTPUT.glob("*"):
+        old.unlink()
+    said = run("./deploy", "--lab").stdout
+    assert (OUTPUT / "canary-lab1.mp4").read_bytes()[4:8] == b"ftyp"
+    report = read_report()
+    assert report["problems"] == []
+    assert "0.3.75" in str(report["versions"])
+    for words in ("Installed", "Time", "ssh ", "8188", "--lab-stop", "--lab-remove"):
+        assert words in said
+    command = re.findall(r"ssh \S.*-L 8188:\S+ .*", said)[-1].strip()
+    with tunnel(command) as address:
+        stats = requests.get(f"{address}/system_stats", timeout=10).json()
+        page = requests.get(address, timeout=10).text
+    assert stats["system"]["comfyui_version"] == "0.3.75"
+    assert "<title>ComfyUI</title>" in page
+
+
+def test_second_lab_deploy_changes_nothing() -> None:
+    pid = worker.main_pid()
+    said = run("./deploy", "--lab").stdout
+    assert changed(said) == 0
+    assert "Nothing changed" in said
+    assert worker.main_pid() == pid
+
+
+def test_systemctl_status_as_written() -> None:
+    assert "active (running)" in worker.ssh("systemctl status comfyui --no-pager")
+
+
+def test_literal_command_on_this_machine_changes_nothing() -> None:
+    done = run("ansible-playbook", "site.yml", "-i", "gpu_hosts", "--check", ok=False)
+    if Path("/run/systemd/system").is_dir():
+        pytest.skip("this machine could be a worker: what --check says of it depends on its GPU")
+    assert done.returncode != 0
+    assert "init: found another init" in done.stdout
+    assert changed(done.stdout) == 0
+
+
+def test_unknown_setting_is_refused_with_the_closest_name() -> None:
+    pid = worker.main_pid()
+    done = run("./deploy", "--lab", "-e", "comfyui_prot=8190", ok=False)
+    assert done.returncode != 0
+    assert "comfyui_port" in done.stdout
+    assert worker.main_pid() == pid
+
+
+def test_setting_changes_and_comes_back() -> None:
+    pid = worker.main_pid()
+    diff = worker.playbook("site.yml", "--check", "--diff", "-e", "comfyui_preview_method=latent2rgb")
+    assert "latent2rgb" in diff
+    assert worker.main_pid() == pid
+    assert changed(worker.playbook("site.yml", "-e", "comfyui_preview_method=latent2rgb")) == 1
+    assert "latent2rgb" in worker.ssh("systemctl cat comfyui")
+    assert changed(worker.playbook("site.yml", "--tags", "comfyui")) == 1
+    assert "latent2rgb" not in worker.ssh("systemctl cat comfyui")
+
+
+def test_setting_that_breaks_the_start_is_taken_back() -> None:
+    said = worker.playbook("site.yml", "-e", '{"comfyui_extra_args": ["--no-such-flag"]}', ok=False)
+    assert "did not become healthy" in said
+    assert "unrecognized arguments: --no-such-flag" in said
+    assert "back on its earlier settings" in said
+    assert "--no-such-flag" not in worker.ssh("systemctl cat comfyui")
+    assert worker.ssh("curl --silent --fail http://127.0.0.1:8188/system_stats")
+    assert changed(worker.playbook("site.yml")) == 0
+
+
+@pytest.mark.parametrize("task", ["Build the environment", "Compile the bytecode", "Switch to"])
+def test_killed_deploy_is_finished_by_the_next(task: str, tmp_path: Path) -> None:
+    worker.ssh("sudo rm -rf /srv/wanmetal/hosts/lab1/releases/*/release.json")
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            ["ansible-playbook", "site.yml", *worker.inventory],
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 180
+        while f": {task}" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    worker.playbook("site.yml")
+    assert changed(worker.playbook("site.yml")) == 0
+    assert "no problems" in worker.playbook("playbooks/verify.yml", "-e", f"verify_output_dir={tmp_path}")
+
+
+def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
+    worker.ssh("sudo systemctl stop comfyui")
+    said = worker.playbook("playbooks/verify.yml", "-e", f"verify_output_dir={tmp_path}", ok=False)
+    assert "comfyui.service is inactive" in said
+    assert "failed=1" in said
+    assert changed(worker.playbook("site.yml")) == 1
+
+
+def test_two_deploys_at_once() -> None:
+    command = ["ansible-playbook", "site.yml", *worker.inventory, "-e", "comfyui_max_upload_mb=101"]
+    first, second = (
+        subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    outputs = [process.communicate()[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert sorted(map(changed, outputs)) == [0, 1]
+
+
+def test_uninstall_asks_and_keeps_the_data() -> None:
+    said = worker.playbook("playbooks/uninstall.yml", ok=False)
+    assert "nothing was removed" in said
+    worker.ssh("sudo touch /var/lib/wanmetal/output/kept.mp4")
+    worker.playbook("playbooks/uninstall.yml", "-e", "uninstall_confirm=yes")
+    assert "could not be found" in worker.ssh("systemctl status comfyui 2>&1", ok=False)
+    worker.ssh("test ! -e /etc/wanmetal && sudo test -e /var/lib/wanmetal/output/kept.mp4")
+    worker.playbook("playbooks/uninstall.yml", "-e", "uninstall_confirm=yes", "-e", '{"wanmetal_uninstall_data": true}')
+    worker.ssh("test ! -e /var/lib/wanmetal")
+    assert changed(worker.playbook("playbooks/uninstall.yml", "-e", "uninstall_confirm=yes")) == 0
