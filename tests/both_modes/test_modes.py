@@ -41,7 +41,6 @@ def test_collection_deploys_like_the_checkout(worker: Worker, installed: Path) -
             f"wanmetal.comfyui.{name}",
             *("-i", "hosts.yml", "--limit", worker.name),
             cwd=installed,
-            ANSIBLE_CONFIG="/dev/null",
             ANSIBLE_COLLECTIONS_PATH=str(installed / "collections"),
         ).stdout
 

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""How long a deploy takes: the first one by stage, an unchanged one as a multiple of a ping, and a switch's outage.
+
+Makes a lab host of its own with an empty package cache, and removes it. Prints a table and writes it as JSON to
+reports/bench-deploy.json. Run it as: .venv/test/bin/python -m tests.bench.deploy
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPEATS = 5
+
+_POLL = """
+import sys, time, urllib.request
+end = time.time() + float(sys.argv[1])
+while time.time() < end:
+    try:
+        urllib.request.urlopen("http://127.0.0.1:8188/system_stats", timeout=1).read()
+        print(f"{time.time():.3f}", flush=True)
+    except OSError:
+        pass
+    time.sleep(0.02)
+"""
+
+
+def stages(output: str) -> dict[str, float]:
+    """Seconds by stage, from the table that the stages callback prints."""
+    rows = re.findall(r"^  (\S.*?)\s{2,}([\d.]+) s  (?:\d+ changed|unchanged|nothing changed)$", output, re.MULTILINE)
+    return {name: float(seconds) for name, seconds in rows}
+
+
+def slowest(output: str) -> dict[str, float]:
+    """The slowest tasks, from the same table."""
+    rows = re.findall(r"^\s+([\d.]+) s  (\S+: .*)$", output, re.MULTILINE)
+    return {task: float(seconds) for seconds, task in rows}
+
+
+def longest_gap(times: list[float]) -> float:
+    """The longest time between two answers, in seconds."""
+    return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+
+
+def median_of(command: list[str]) -> float:
+    """Median seconds of a command."""
+    taken = []
+    for _ in range(REPEATS):
+        begin = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        taken.append(time.monotonic() - begin)
+    return statistics.median(taken)
+
+
+def measure() -> dict[str, object]:
+    """Deploy to a fresh host, and measure."""
+    from tests.worker import PROJECT, Worker, run  # not before: it reads WANMETAL_LAB_DIR
+
+    worker = Worker("bench")
+    worker.up()
+    try:
+        ping = ["ansible", "gpu_hosts", *worker.inventory, "--module-name=ansible.builtin.ping"]
+        site = ["ansible-playbook", str(PROJECT / "site.yml"), *worker.inventory]
+        ping_s = median_of(ping)
+        begin = time.monotonic()
+        first = run(*site).stdout
+        first_s = time.monotonic() - begin
+        unchanged_s = median_of(site)
+        poller = subprocess.Popen(
+            ["ssh", "-F", str(Path(os.environ["WANMETAL_LAB_DIR"]) / "ssh_config"), worker.name, "python3", "-", "120"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert poller.stdin
+        assert poller.stdout
+        poller.stdin.write(_POLL)
+        poller.stdin.close()
+        run(*site, "-e", "comfyui_max_upload_mb=101")
+        poller.terminate()
+        outage_s = longest_gap([float(line) for line in poller.stdout.read().split()])
+        started = worker.ssh("sudo sh -c 'date +%s.%N; systemctl restart comfyui; date +%s.%N'").split()
+        security = worker.ssh("sudo systemd-analyze security --no-pager comfyui.service")
+        return {
+            "ping_s": round(ping_s, 2),
+            "first_deploy_s": round(first_s, 1),
+            "first_deploy_stages_s": stages(first),
+            "first_deploy_slowest_s": slowest(first),
+            "unchanged_deploy_s": round(unchanged_s, 2),
+            "unchanged_deploy_pings": round(unchanged_s / ping_s, 1),
+            "switch_outage_s": round(outage_s, 2),
+            "comfyui_own_start_s": round(float(started[-1]) - float(started[-2]), 2),
+            "exposure": float(re.findall(r"exposure level for \S+: ([\d.]+)", security)[0]),
+        }
+    finally:
+        run(sys.executable, PROJECT / "tests/lab/lab.py", "remove", "bench")
+
+
+def main() -> None:
+    """Measure with an empty package cache, and show the figures."""
+    with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as state:
+        os.environ["WANMETAL_LAB_DIR"] = state
+        figures = measure()
+    reports = Path("reports")
+    reports.mkdir(exist_ok=True)
+    (reports / "bench-deploy.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for name, value in figures.items():
+        print(f"{name:24} {value}")
+
+
+if __name__ == "__main__":
+    main()
