@@ -1,0 +1,33 @@
+"""The engine as one file that a service can run after Ansible has left."""
+
+from __future__ import annotations
+
+import io
+import pkgutil
+import zipfile
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import downloads
+
+_MAIN = "import sys\nfrom {package}.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+# The same sources make the same bytes.
+_DATE = (2020, 1, 1, 0, 0, 0)
+
+
+def build() -> bytes:
+    """Pack the modules of this package, whether they lie in a folder or in Ansible's own archive."""
+    package = downloads.__name__
+    sources = {"__main__.py": _MAIN.format(package=package)}
+    folders = package.split(".")
+    for depth in range(len(folders)):
+        sources["/".join([*folders[: depth + 1], "__init__.py"])] = ""
+    for module in pkgutil.iter_modules(downloads.__path__):
+        data = pkgutil.get_data(package, f"{module.name}.py") or b""
+        sources[f"{'/'.join(folders)}/{module.name}.py"] = data.decode()
+    packed = io.BytesIO()
+    packed.write(b"#!/usr/bin/env python3\n")
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as out:
+        for name, text in sorted(sources.items()):
+            entry = zipfile.ZipInfo(name, _DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            out.writestr(entry, text)
+    return packed.getvalue()

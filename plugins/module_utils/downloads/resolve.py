@@ -1,0 +1,242 @@
+"""Asking a host about a file: where its bytes are now, how many, and which sha256 the host states.
+
+Redirects are followed by hand, so that a token stays with the host that it belongs to.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import problems
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
+
+# Cloudflare answers 403 to urllib's own name.
+AGENT = "wanmetal/0.1 (+https://github.com/wanmetal/wanmetal)"
+_HOPS = 10
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the bytes of a file can be had at this moment."""
+
+    url: str
+    size: int | None
+    sha256: str | None = None
+    ranges: bool = True
+    token: str = ""
+    """Set when the host that the token belongs to sends the bytes itself."""
+
+    @property
+    def host(self) -> str:
+        """Name of the host, for messages."""
+        return host_of(self.url)
+
+    @property
+    def single(self) -> bool:
+        """Whether one plain stream must do: aria2c passes headers on to wherever it is redirected."""
+        return bool(self.token) or self.url.startswith("file:")
+
+
+class Tokens:
+    """Tokens by host. A bare host name means https; ``http://host:port`` has to be written out."""
+
+    def __init__(self, tokens: Mapping[str, str]) -> None:
+        self._tokens = {
+            (key if "://" in key else f"https://{key}").rstrip("/"): value for key, value in tokens.items() if value
+        }
+
+    def of(self, url: str) -> str:
+        """Return the token for the host of a URL, or nothing."""
+        return self._tokens.get(origin(url), "")
+
+    def hide(self, text: str) -> str:
+        """Take the tokens out of a text."""
+        for token in self._tokens.values():
+            text = text.replace(token, "********")
+        return text
+
+
+def origin(url: str) -> str:
+    """Return scheme, host and port."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def host_of(url: str) -> str:
+    """Return the host and port for messages; never the path, which may be signed."""
+    return urllib.parse.urlsplit(url).netloc or "this host"
+
+
+def next_hop(url: str, location: str) -> str:
+    """Return where a redirect leads; a step down from https to http is refused."""
+    target = urllib.parse.urljoin(url, location)
+    parts = urllib.parse.urlsplit(target)
+    if parts.scheme not in {"http", "https"}:
+        raise Problem("server", f"{host_of(url)} redirects to a {parts.scheme or 'strange'} address")
+    if url.startswith("https:") and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise Problem("tls", f"{host_of(url)} redirects from https to http ({parts.netloc})")
+    return target
+
+
+def stated_sha256(headers: Mapping[str, str]) -> str | None:
+    """Return the sha256 that the Hub states; a git hash of 40 digits is none."""
+    value = (headers.get("X-Linked-ETag") or "").removeprefix("W/").strip('"').lower()
+    return value if _SHA256.fullmatch(value) else None
+
+
+def whole_number(value: str | None) -> int | None:
+    """Read a number of a header."""
+    return int(value) if value and value.strip().isdigit() else None
+
+
+def total_size(status: int, headers: Mapping[str, str]) -> int | None:
+    """Return the size of the whole file as the host that sends it states it."""
+    if status == 206:
+        return whole_number((headers.get("Content-Range") or "").rpartition("/")[2])
+    return whole_number(headers.get("Content-Length"))
+
+
+def wait_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that the host asks to wait: Retry-After, or the Hub's RateLimit with none left."""
+    value = (headers.get("Retry-After") or "").strip()
+    if value.isdigit():
+        return float(value)
+    if value:
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+        except (TypeError, ValueError):
+            return None
+    match = re.search(r"r=0;\s*t=(\d+)", headers.get("RateLimit") or "")
+    return float(match[1]) if match else None
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
+        return None
+
+
+@contextmanager
+def request(
+    url: str, token: str = "", first: int | None = 0, last: int | None = 0, timeout_s: float = 30
+) -> Iterator[tuple[int, Mapping[str, str], IO[bytes]]]:
+    """Send one GET, without following a redirect; yield status, headers and body."""
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    if first is not None:
+        headers["Range"] = f"bytes={first}-{'' if last is None else last}"
+    asked = urllib.request.Request(url, headers=headers)  # noqa: S310  the schemes are checked by files.py
+    if token:
+        # An unredirected header: urllib would not take it along either.
+        asked.add_unredirected_header("Authorization", f"Bearer {token}")
+    try:
+        answer = urllib.request.build_opener(_Stay).open(asked, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        answer = error
+    except (OSError, http.client.HTTPException) as error:
+        raise problems.from_exception(error, host_of(url)) from error
+    with answer:
+        yield answer.status or 200, answer.headers, answer
+
+
+def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") -> Source:
+    """Follow a URL to the host that sends the bytes, and ask it for the first one."""
+    if url.startswith("file:"):
+        return _local(url)
+    asked, here = url, url
+    size: int | None = None
+    sha256: str | None = None
+    for _ in range(_HOPS):
+        at_home = origin(here) == origin(asked)
+        token = tokens.of(asked) if at_home else ""
+        with request(here, token, timeout_s=timeout_s) as (status, headers, body):
+            if at_home:
+                size = whole_number(headers.get("X-Linked-Size")) or size
+                sha256 = stated_sha256(headers) or sha256
+            if status in {301, 302, 303, 307, 308}:
+                here = next_hop(here, headers.get("Location") or "")
+                continue
+            if status not in {200, 206}:
+                raise problems.from_status(
+                    status,
+                    host_of(here),
+                    first_hop=at_home,
+                    had_token=bool(token),
+                    said=tokens.hide(_said(headers, body)),
+                    code=headers.get("X-Error-Code") or "",
+                    wait_s=wait_s(headers, time.time()),
+                )
+            _no_page(headers, name or urllib.parse.urlsplit(asked).path, host_of(here))
+            sent = total_size(status, headers)
+            if None not in (size, sent) and size != sent:
+                raise Problem(
+                    "wrong_size",
+                    f"{host_of(asked)} states {size} bytes, and {host_of(here)} offers {sent}",
+                    another_try=True,
+                )
+            return Source(here, sent if sent is not None else size, sha256, status == 206, token)
+    raise Problem("server", f"{host_of(asked)} redirects more than {_HOPS} times")
+
+
+def _local(url: str) -> Source:
+    path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    try:
+        return Source(url, path.stat().st_size)
+    except OSError as error:
+        raise Problem("not_found", f"{path}: {error.strerror}") from error
+
+
+def _said(headers: Mapping[str, str], body: IO[bytes]) -> str:
+    text = headers.get("X-Error-Message") or ""
+    if not text and "json" in (headers.get("Content-Type") or ""):
+        try:
+            data = json.loads(body.read(4096))
+            text = str(data.get("error") or data.get("message") or "") if isinstance(data, dict) else ""
+        except (OSError, ValueError, http.client.HTTPException):
+            text = ""
+    return "".join(c if c.isprintable() else " " for c in text)[:200]
+
+
+def _no_page(headers: Mapping[str, str], name: str, host: str) -> None:
+    kind = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    if kind == "text/html" or (kind == "application/json" and not name.endswith(".json")):
+        raise Problem(
+            "html",
+            f"{host} sends a page ({kind}) instead of the file: a login, a captive portal or an error",
+        )
+
+
+def fetch_json(url: str, tokens: Tokens, *, timeout_s: float = 30) -> dict[str, Any]:
+    """Return the JSON object at a URL; no redirect is followed."""
+    token = tokens.of(url)
+    with request(url, token, first=None, timeout_s=timeout_s) as (status, headers, body):
+        if status != 200:
+            raise problems.from_status(
+                status,
+                host_of(url),
+                first_hop=True,
+                had_token=bool(token),
+                said=tokens.hide(_said(headers, body)),
+                wait_s=wait_s(headers, time.time()),
+            )
+        try:
+            data = json.loads(body.read(16 * 1024 * 1024))
+        except (OSError, http.client.HTTPException) as error:
+            raise problems.from_exception(error, host_of(url)) from error
+        except ValueError:
+            raise Problem("html", f"{host_of(url)} does not answer with JSON") from None
+    if not isinstance(data, dict):
+        raise Problem("html", f"{host_of(url)} does not answer with a JSON object")
+    return data

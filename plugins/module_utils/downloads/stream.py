@@ -1,0 +1,98 @@
+"""One plain stream, for sources that aria2c must not or cannot fetch: a token's own host, and file:// mirrors."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import problems
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem, from_os
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Source, request
+
+_CHUNK = 1024 * 1024
+
+
+class Stream(threading.Thread):
+    """Copies a source to a file, going on where the file ends."""
+
+    def __init__(
+        self,
+        source: Source,
+        path: Path,
+        done: Callable[[Stream, Problem | None], None],
+        *,
+        limit: int,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._source = source
+        self._path = path
+        self._report = done
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self._stopped = False
+        self.moved = path.stat().st_size if path.exists() else 0
+
+    def stop(self) -> None:
+        """Give up; nothing is reported."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Copy; see the class."""
+        problem: Problem | None = None
+        try:
+            self._copy()
+        except Problem as error:
+            problem = error
+        except (OSError, http.client.HTTPException) as error:
+            here = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+            problem = from_os(error) if here else problems.from_exception(error, self._source.host)  # type: ignore[arg-type]
+        if not self._stopped:
+            self._report(self, problem)
+
+    def _copy(self) -> None:
+        if not self._source.ranges:
+            self._path.unlink(missing_ok=True)
+            self.moved = 0
+        if self._source.size is not None and self.moved > self._source.size:
+            raise Problem("restart", "more was fetched than the file holds", another_try=True)
+        if self.moved == self._source.size:
+            return
+        if self._source.url.startswith("file:"):
+            with urllib.request.urlopen(self._source.url) as body:  # noqa: S310  a file, see above
+                body.seek(self.moved)
+                self._write(body)
+            return
+        with request(self._source.url, self._source.token, self.moved, None, self._timeout_s) as (
+            status,
+            _headers,
+            body,
+        ):
+            if status not in {200, 206}:
+                # A redirect that was not there when the host was asked is not followed: it would take the token along.
+                raise problems.from_status(status, self._source.host, first_hop=True, had_token=True)
+            if status == 200 and self.moved:
+                self._path.unlink(missing_ok=True)
+                self.moved = 0
+            self._write(body)
+
+    def _write(self, body: IO[bytes]) -> None:
+        start, begun = time.monotonic(), self.moved
+        with self._path.open("ab") as out:
+            while not self._stopped:
+                data = body.read(_CHUNK)
+                if not data:
+                    break
+                out.write(data)
+                self.moved += len(data)
+                if self._limit:
+                    ahead = (self.moved - begun) / self._limit - (time.monotonic() - start)
+                    time.sleep(max(0.0, ahead))
+        if not self._stopped and self._source.size is not None and self.moved != self._source.size:
+            raise Problem("network", f"{self._source.host} ended the transfer early")

@@ -1,0 +1,144 @@
+"""What a host has of the wanted files, and what they would cost. Nothing is changed, nothing is hashed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+
+PART = ".part"
+REJECTED = ".rejected"
+_TAG = 8
+
+
+@dataclass
+class Found:
+    """One wanted file as it is now."""
+
+    id: str
+    path: str
+    status: str
+    """``proven``, ``unproven`` (there, but never hashed, or touched since), ``partial`` or ``missing``."""
+    bytes: int | None
+    present: int = 0
+    """Bytes of it that are on the disk."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes to fetch, as far as the size is known."""
+        return 0 if self.status in {"proven", "unproven"} else max(0, (self.bytes or 0) - self.present)
+
+
+def look(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Found:
+    """Look at one file."""
+    members = record.of(wanted.id, owner_list)
+    if members and (not wanted.name or all(proof.archive for _path, proof in members)):
+        # A CivitAI version is known by its id; an archive by what came out of it.
+        same = all(record.untouched(path) for path, _proof in members)
+        pinned = not wanted.sha256 or any(wanted.sha256 in {proof.sha256, proof.archive} for _path, proof in members)
+        if same and pinned:
+            size = sum(proof.size for _path, proof in members)
+            return Found(wanted.id, str(members[0][0]), "proven", size, size)
+    path = root / wanted.path
+    if not wanted.name:
+        return Found(wanted.id, str(root / wanted.folder), "missing", wanted.guess or None)
+    proof = record.untouched(path)
+    if proof and proves(proof.sha256, proof.by, wanted):
+        return Found(wanted.id, str(path), "proven", proof.size, proof.size)
+    if path.exists():
+        return Found(wanted.id, str(path), "unproven", path.stat().st_size, path.stat().st_size)
+    have = sum(allocated(part) for part in parts(path))
+    return Found(wanted.id, str(path), "partial" if have else "missing", wanted.guess or None, have)
+
+
+def proves(sha256: str, by: str, wanted: Wanted) -> bool:
+    """Say whether a remembered proof is what the entry asks for today."""
+    return sha256 == wanted.sha256 if wanted.sha256 else by in {"catalogue", "host", "size"}
+
+
+def parts(path: Path) -> Iterator[Path]:
+    """Find what broken downloads have left of a file."""
+    front = f".{path.name}."
+    length = len(front) + _TAG + len(PART)
+    try:
+        for entry in os.scandir(path.parent):
+            if entry.name.startswith(front) and entry.name.endswith(PART) and len(entry.name) == length:
+                yield Path(entry.path)
+    except OSError:
+        return
+
+
+def tag(sha256: str | None, size: int | None) -> str:
+    """Return the part of a temporary name that ties it to these very bytes."""
+    return (sha256 or f"s{size or 0:07x}")[:_TAG]
+
+
+def allocated(path: Path) -> int:
+    """Return the bytes that a file takes on the disk; its length says nothing while it has holes."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:
+        return 0
+
+
+def standing(path: Path) -> Path:
+    """Return the nearest folder that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def free(path: Path) -> int:
+    """Return the bytes that may be written where a path is or will be."""
+    stat = os.statvfs(standing(path))
+    return stat.f_bavail * stat.f_frsize
+
+
+def disks(found: Sequence[Found], reserve: int, free_at: Callable[[Path], int] = free) -> list[dict[str, Any]]:
+    """Sum up by file system: bytes needed, temporary ones and the reserve included, and bytes free."""
+    by_device: dict[int, dict[str, Any]] = {}
+    for item in found:
+        folder = standing(Path(item.path).parent)
+        device = folder.stat().st_dev
+        disk = by_device.setdefault(device, {"path": str(folder), "needed": 0, "free": free_at(folder)})
+        # An archive is unpacked beside itself.
+        disk["needed"] += item.missing * (2 if item.path.endswith(".zip") else 1)
+    for disk in by_device.values():
+        disk["reserve"] = reserve
+        disk["left"] = disk["free"] - disk["needed"] - reserve
+        disk["enough"] = disk["needed"] == 0 or disk["left"] >= 0
+    return sorted(by_device.values(), key=lambda disk: str(disk["path"]))
+
+
+def unwanted(wanted: Sequence[Wanted], root: Path, record: Record, owner_list: str) -> list[dict[str, Any]]:
+    """List what this list once fetched, and what broken downloads left, that nothing asks for any longer."""
+    ids = {item.id for item in wanted}
+    paths = {str(root / item.path) for item in wanted if item.name}
+    gone: list[dict[str, Any]] = []
+    for path, proof in sorted(record.proofs.items()):
+        if proof.owner_list == owner_list and proof.id not in ids and path not in paths and Path(path).exists():
+            gone.append({"path": path, "bytes": proof.size})
+    return gone
+
+
+def summary(found: Sequence[Found], reserve: int, rate: float | None) -> dict[str, Any]:
+    """Put a plan into numbers."""
+    total = sum(item.bytes or 0 for item in found)
+    missing = sum(item.missing for item in found)
+    unknown = [item.id for item in found if item.bytes is None]
+    by_disk = disks(found, reserve)
+    return {
+        "files": [{**asdict(item), "missing": item.missing} for item in found],
+        "bytes_total": total,
+        "bytes_missing": missing,
+        "unknown_sizes": unknown,
+        "disks": by_disk,
+        "enough": all(disk["enough"] for disk in by_disk),
+        "rate": rate,
+        "seconds": round(missing / rate) if rate and missing else None,
+    }

@@ -1,0 +1,66 @@
+"""The engine as a process of its own, for tests that kill it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import program
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import NAME
+from ansible_collections.wanmetal.comfyui.tests.origin.house import House
+
+
+@cache
+def packed() -> bytes:
+    """Build the program once."""
+    return program.build()
+
+
+def start(house: House, wanted: Sequence[Wanted], **changes: Any) -> subprocess.Popen[bytes]:
+    """Start a run, as the service does."""
+    job = {
+        "files": [{**vars(item), "urls": list(item.urls)} for item in wanted],
+        "dest": str(house.root),
+        "state_dir": str(house.state),
+        "list": "models",
+        "connections": 4,
+        "parallel": 4,
+        "limit": "",
+        "reserve": "",
+        "tries": 6,
+        "pause": 0.01,
+        "prune": False,
+        "allow_unproven": False,
+        "verify": "state",
+        "wait": 20,
+        **{key: value for key, value in changes.items() if key in {"connections", "parallel", "tries"}},
+    }
+    folder = house.state.parent
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    (folder / "wanmetal-models").write_bytes(packed())
+    return subprocess.Popen(
+        [sys.executable, folder / "wanmetal-models", "run", folder / "job.json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def children(house: House) -> list[int]:
+    """The processes called aria2c that hold the lock of this house."""
+    lock = house.state / NAME
+    found: list[int] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if (entry / "comm").read_text().strip() == "aria2c" and any(
+                handle.readlink() == lock for handle in (entry / "fd").iterdir()
+            ):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

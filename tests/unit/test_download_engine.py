@@ -1,0 +1,602 @@
+"""The engine with a real aria2c and a local origin: what it fetches, what it says when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import survey
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import BusyError, exclusive
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+from ansible_collections.wanmetal.comfyui.tests.origin.house import KB, MB, House, sha256
+from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin, Version
+from ansible_collections.wanmetal.comfyui.tests.origin.program import children, start
+
+TOKEN = "hf_very_secret_token"  # noqa: S105
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with Origin() as origin:
+        yield House(tmp_path, origin)
+
+
+def status(outcome: Any, blob: Blob) -> dict[str, Any]:
+    return next(item for item in outcome.files if item["id"] == blob.name)
+
+
+def test_a_list_is_fetched_once(house: House) -> None:
+    blobs = [house.blob(f"{n}.safetensors", n * 700 * KB + 1) for n in range(1, 6)]
+    wanted = [house.want(blob) for blob in blobs]
+    first = house.run(wanted)
+    assert (first.changed, first.failed) == (True, [])
+    assert all(house.right(blob) for blob in blobs)
+    assert house.leftovers() == []
+    assert {status(first, blob)["proof"] for blob in blobs} == {"catalogue"}
+    requests = len(house.origin.seen)
+    second = house.run(wanted)
+    assert (second.changed, {item["status"] for item in second.files}) == (False, {"present"})
+    assert len(house.origin.seen) == requests, "an unchanged run asks no one"
+
+
+def test_an_unknown_hash_is_proven_by_what_the_host_states(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    outcome = house.run([house.want(blob, sha256=None, bytes=None)])
+    assert (status(outcome, blob)["proof"], status(outcome, blob)["sha256"]) == ("host", blob.sha256)
+    requests = len(house.origin.seen)
+    assert not house.run([house.want(blob, sha256=None, bytes=None)]).changed
+    assert len(house.origin.seen) == requests
+
+
+def test_what_nothing_proves_gets_no_name(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.moved_url(blob.name),))
+    outcome = house.run([wanted])
+    assert [failure["kind"] for failure in outcome.failed] == ["unproven"]
+    assert not house.path(blob).exists()
+    allowed = house.run([wanted], allow_unproven=True)
+    assert status(allowed, blob)["proof"] == "size"
+
+
+@pytest.mark.parametrize(
+    ("faults", "kind", "says"),
+    [
+        ([Fault("status", "hub", 9, 404)], "not_found", "it has no such file"),
+        ([Fault("status", "hub", 9, 403)], "not_allowed", "a token for 127.0.0.1"),
+        ([Fault("status", "hub", 9, 429, headers={"Retry-After": "86400"})], "rate_limited", "asks to wait 24 h"),
+        ([Fault("status", "cdn", 99, 403)], "link_refused", "403 to its signed link"),
+        ([Fault("status", "cdn", 99, 500)], "server", "answers 500"),
+        ([Fault("html", "hub", 9)], "html", "sends a page (text/html) instead of the file"),
+        ([Fault("html", "cdn", 9)], "html", "sends a page (text/html) instead of the file"),
+        ([Fault("reset", "hub", 99)], "network", "127.0.0.1"),
+        ([Fault("lie_size", "hub", 9)], "wrong_size", "states 307207 bytes, and 127.0.0.2"),
+        ([Fault("lie_hash", "hub", 9)], "wrong_hash", "nothing was fetched"),
+        ([Fault("longer", "cdn", 99)], "wrong_size", "bytes"),
+        ([Fault("corrupt", "cdn", 99, at=0.3)], "wrong_hash", "expected is"),
+    ],
+)
+def test_each_trouble_is_named(house: House, faults: list[Fault], kind: str, says: str) -> None:
+    good, bad = house.blob("good.safetensors"), house.blob("bad.safetensors")
+    for fault in faults:
+        fault.name = bad.name
+    house.origin.fail(*faults)
+    outcome = house.run([house.want(bad), house.want(good)], tries=3)
+    assert house.right(good), "the others are fetched all the same"
+    assert not house.path(bad).exists()
+    (failure,) = outcome.failed
+    assert failure["file"] == bad.name
+    assert failure["kind"] == kind
+    assert says in failure["problem"]
+    assert "sig=" not in failure["problem"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("status", "hub", 1, 503),
+        Fault("status", "hub", 1, 429, headers={"Retry-After": "0"}),
+        Fault("status", "hub", 1, 404),
+        Fault("reset", "hub", 2),
+        Fault("status", "cdn", 2, 403),
+        Fault("status", "cdn", 2, 503),
+        Fault("status", "cdn", 2, 416),
+        Fault("drop", "cdn", 4),
+        Fault("reset", "cdn", 3),
+        Fault("corrupt", "cdn", 1),
+        Fault("no_ranges", "cdn", 2),
+        Fault("shorter", "cdn", 1),
+        Fault("lie_size", "hub", 1),
+        Fault("stall", "cdn", 2),
+    ],
+    ids=lambda fault: f"{fault.where}-{fault.kind}-{fault.status if fault.kind == 'status' else ''}",
+)
+def test_what_passes_is_got_over(house: House, fault: Fault) -> None:
+    blob = house.blob("a.safetensors", 3 * MB)
+    fault.times, times = fault.times, fault.times
+    house.origin.fail(Fault(**vars(fault)))
+    outcome = house.run([house.want(blob)], connections=4)
+    assert outcome.failed == []
+    assert house.right(blob)
+    assert house.leftovers() == []
+    assert house.origin.faults[0].times < times, "the fault took place"
+
+
+def test_a_wrong_hash_is_shown_and_kept_aside_once(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.origin.fail(Fault("corrupt", "cdn", 99))
+    outcome = house.run([house.want(blob)])
+    rejected = house.path(blob).with_name("a.safetensors.rejected")
+    assert rejected.exists()
+    assert outcome.set_aside == [str(rejected)]
+    assert sha256(rejected) in outcome.failed[0]["problem"]
+    assert blob.sha256 in outcome.failed[0]["problem"]
+    assert [path.name for path in house.path(blob).parent.iterdir()] == [rejected.name]
+    house.origin.faults.clear()
+    assert house.run([house.want(blob)]).failed == []
+
+
+def test_a_link_that_expired_is_asked_for_anew(tmp_path: Path) -> None:
+    with Origin(life_s=0.5) as origin:
+        house = House(tmp_path, origin)
+        blob = house.blob("a.safetensors", 4 * MB)
+        origin.fail(*[Fault("slow", "cdn", 3, rate=600_000)])
+        outcome = house.run([house.want(blob)], connections=2)
+        assert outcome.failed == []
+        assert house.right(blob)
+
+
+def test_fewer_connections_after_a_refused_link(house: House) -> None:
+    blob = house.blob("a.safetensors", 12 * MB)
+    house.origin.fail(Fault("status", "cdn", 40, 403))
+    house.origin.faults[0].times = 0
+    seen: list[int] = []
+
+    def refuse() -> None:
+        # Refuse whatever asks for more than one range at a time.
+        house.origin.faults[0].times = 3
+
+    refuse()
+    outcome = house.run([house.want(blob)], connections=16)
+    seen.append(len(house.origin.seen))
+    assert outcome.failed == []
+    assert house.right(blob)
+
+
+def test_what_is_there_is_proven_once(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.path(blob).parent.mkdir(parents=True)
+    house.path(blob).write_bytes(blob.data)
+    outcome = house.run([house.want(blob)])
+    assert (outcome.changed, status(outcome, blob)["status"]) == (False, "present")
+    assert house.origin.seen == [], "its sha256 is known, so no one has to be asked"
+    assert Record(house.state).untouched(house.path(blob))
+
+
+def test_something_else_under_the_name_is_kept_aside(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.path(blob).parent.mkdir(parents=True)
+    house.path(blob).write_bytes(b"mine")
+    outcome = house.run([house.want(blob)])
+    assert house.right(blob)
+    assert house.path(blob).with_name("a.safetensors.rejected").read_bytes() == b"mine"
+    assert "it is kept as a.safetensors.rejected" in status(outcome, blob)["note"]
+
+
+def test_bytes_that_rot_are_found_by_a_full_run(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.run([house.want(blob)])
+    path = house.path(blob)
+    stat = path.stat()
+    with path.open("r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"rot")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not house.run([house.want(blob)]).changed, "size, time and inode are the same"
+    assert house.run([house.want(blob)], full=True).changed
+    assert house.right(blob)
+
+
+def test_a_touched_file_is_read_again_and_not_fetched(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.run([house.want(blob)])
+    os.utime(house.path(blob))
+    requests = len(house.origin.seen)
+    assert not house.run([house.want(blob)]).changed
+    assert len(house.origin.seen) == requests
+
+
+def test_a_new_sha256_brings_the_new_file(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.run([house.want(blob)])
+    new = house.origin.add(Blob("a.safetensors", 400 * KB))
+    assert house.run([house.want(new)]).changed
+    assert house.right(new)
+
+
+def test_files_that_nothing_wants_are_listed_and_removed_only_when_asked(house: House) -> None:
+    old, new = house.blob("old.safetensors"), house.blob("new.safetensors")
+    house.run([house.want(old), house.want(new)])
+    mine = house.root / "loras" / "mine.safetensors"
+    mine.write_bytes(b"mine")
+    listed = house.run([house.want(new)])
+    assert [item["path"] for item in listed.unwanted] == [str(house.path(old))]
+    assert not listed.changed
+    other = house.run([], owner_list="civitai", prune=True)
+    assert other.removed == [], "another list's files are not touched"
+    pruned = house.run([house.want(new)], prune=True)
+    assert pruned.removed == [str(house.path(old))]
+    assert not house.path(old).exists()
+    assert mine.exists(), "what this did not fetch is not its to remove"
+    mine.unlink()
+
+
+def test_a_failed_run_removes_nothing(house: House) -> None:
+    old, new = house.blob("old.safetensors"), house.blob("new.safetensors")
+    house.run([house.want(old)])
+    house.origin.fail(Fault("status", "hub", 9, 403))
+    assert house.run([house.want(new)], prune=True).removed == []
+    assert house.path(old).exists()
+
+
+# Tokens
+
+
+def test_a_token_stays_with_its_host(house: House) -> None:
+    blob = house.blob("gated.safetensors", token=TOKEN)
+    outcome = house.run([house.want(blob)])
+    assert outcome.failed[0]["kind"] == "not_allowed"
+    assert "a token for 127.0.0.1" in outcome.failed[0]["problem"]
+    outcome = house.run([house.want(blob)], tokens=Tokens({house.origin.hub: TOKEN}))
+    assert house.right(blob)
+    assert {seen.authorization for seen in house.origin.seen if seen.server == "cdn"} == {""}
+    assert f"Bearer {TOKEN}" in {seen.authorization for seen in house.origin.seen if seen.server == "hub"}
+    assert TOKEN not in (house.state / "proven.json").read_text() + (house.state / "progress.json").read_text()
+
+
+def test_a_token_goes_to_the_host_itself_in_one_plain_stream(house: House) -> None:
+    blob = house.blob("gated.safetensors", 2 * MB, token=TOKEN)
+    house.origin.fail(Fault("drop", "hub", 2, at=0.6))
+    house.origin.faults[0].times = 0
+    wanted = house.want(blob, urls=(house.origin.plain_url(blob.name),))
+    outcome = house.run([wanted], tokens=Tokens({house.origin.hub: TOKEN}))
+    assert outcome.failed == []
+    assert house.right(blob)
+    assert {seen.agent.partition("/")[0] for seen in house.origin.seen} == {"wanmetal"}
+
+
+def test_a_wrong_token_is_not_repeated(house: House) -> None:
+    blob = house.blob("gated.safetensors", token=TOKEN)
+    wrong = "hf_some_other_token"
+    house.origin.fail(Fault("status", "hub", 9, 403, body=f'{{"error": "bad token {wrong}"}}', headers={}))
+    outcome = house.run([house.want(blob)], tokens=Tokens({house.origin.hub: wrong}))
+    assert "does not open it" in outcome.failed[0]["problem"]
+    assert wrong not in json.dumps(outcome.failed)
+
+
+def test_no_argument_list_shows_a_secret(house: House) -> None:
+    blob = house.blob("gated.safetensors", 3 * MB, token=TOKEN)
+    house.origin.fail(Fault("slow", "cdn", 9, rate=1_000_000))
+    shown: list[str] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    text = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if "aria2c" in text:
+                        shown.append(text + (entry.parent / "environ").read_bytes().decode(errors="replace"))
+                except OSError:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    house.run([house.want(blob)], tokens=Tokens({house.origin.hub: TOKEN}), connections=2)
+    stop.set()
+    watcher.join()
+    assert shown
+    assert not [text for text in shown if TOKEN in text or "rpc-secret" in text]
+
+
+# Sources
+
+
+def test_several_sources_are_used_together(tmp_path: Path) -> None:
+    with Origin() as first, Origin(bind="127.0.0.3", cdn_bind="127.0.0.4") as second:
+        house = House(tmp_path, first)
+        blob = house.blob("a.safetensors", 16 * MB)
+        second.add(blob)
+        for origin in (first, second):
+            origin.fail(Fault("slow", "cdn", 1000, rate=4_000_000))
+        wanted = house.want(blob, urls=(first.hub_url(blob.name), second.hub_url(blob.name)))
+        assert house.run([wanted], connections=4).failed == []
+        assert house.right(blob)
+        assert min(first.sent(), second.sent()) > 2 * MB
+
+
+def test_one_source_that_is_down_is_no_trouble(tmp_path: Path) -> None:
+    with Origin() as origin:
+        house = House(tmp_path, origin)
+        blob = house.blob("a.safetensors")
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            dead = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
+        assert house.run([house.want(blob, urls=(dead, origin.hub_url(blob.name)))]).failed == []
+
+
+def test_peers_serve_and_the_origin_is_the_last_source(tmp_path: Path) -> None:
+    with Origin() as origin, Origin(bind="127.0.0.3", cdn_bind="127.0.0.4") as peer:
+        house = House(tmp_path, origin)
+        has, lacks = house.blob("has.safetensors", 2 * MB), house.blob("lacks.safetensors", MB)
+        unknown = house.blob("unknown.safetensors", MB)
+        peer.add(has)
+        peer.add(unknown)
+        outcome = house.run(
+            [house.want(has), house.want(lacks), house.want(unknown, sha256=None, bytes=None)],
+            peers=(f"{peer.hub}/plain",),
+        )
+        assert outcome.failed == []
+        assert origin.sent(has.name) == 0
+        assert origin.sent(lacks.name) >= lacks.size
+        assert origin.sent(unknown.name) <= 1, "the origin states, the peer serves"
+
+
+def test_a_peer_with_wrong_bytes_does_no_harm(tmp_path: Path) -> None:
+    with Origin() as origin, Origin(bind="127.0.0.3", cdn_bind="127.0.0.4") as peer:
+        house = House(tmp_path, origin)
+        blob = house.blob("a.safetensors", 2 * MB)
+        bad = Blob("a.safetensors", data=bytes(2 * MB))
+        peer.add(bad)
+        assert house.run([house.want(blob)], peers=(f"{peer.hub}/plain",)).failed == []
+        assert house.right(blob)
+
+
+def test_a_mirror_may_be_a_folder(house: House, tmp_path: Path) -> None:
+    blob = house.blob("a.safetensors")
+    mirror = tmp_path / "mirror folder"
+    mirror.mkdir()
+    (mirror / blob.name).write_bytes(blob.data)
+    wanted = house.want(blob, urls=(f"file://{mirror}/{blob.name}".replace(" ", "%20"),))
+    assert house.run([wanted]).failed == []
+    assert house.right(blob)
+    missing = house.run([house.want(house.blob("b.safetensors"), urls=(f"file://{mirror}/none",))])
+    assert missing.failed[0]["kind"] == "not_found"
+
+
+# Interruptions
+
+
+def partial_bytes(house: House) -> int:
+    return sum(survey.allocated(path) for path in house.root.rglob(".*.part"))
+
+
+def wait_for(condition: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("killed", ["program", "aria2c", "terminated"])
+def test_after_a_kill_little_is_fetched_again(house: House, killed: str) -> None:
+    blob = house.blob("a.safetensors", 16 * MB)
+    house.origin.fail(Fault("slow", "cdn", 10_000, rate=2_000_000))
+    process = start(house, [house.want(blob)], connections=2)
+    wait_for(lambda: partial_bytes(house) > 12 * MB)
+    (child,) = children(house)
+    if killed == "aria2c":
+        os.kill(child, signal.SIGKILL)
+    else:
+        process.send_signal(signal.SIGKILL if killed == "program" else signal.SIGTERM)
+        process.wait(20)
+        assert not house.path(blob).exists()
+        process = start(house, [house.want(blob)], connections=2)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 0, output
+    assert house.right(blob)
+    assert house.leftovers() == []
+    # A second of traffic, a piece of each connection, and what was on the way.
+    again = house.origin.sent(blob.name) - blob.size
+    assert again < 2 * 2_000_000 + 2 * MB + MB, f"{again} bytes were fetched again"
+    print(f"{killed}: {again} bytes were fetched again")
+
+
+def test_aria2c_does_not_outlive_the_program_and_keeps_the_lock_until_it_ends(house: House) -> None:
+    blob = house.blob("a.safetensors", 8 * MB)
+    house.origin.fail(Fault("slow", "cdn", 10_000, rate=500_000))
+    process = start(house, [house.want(blob)])
+    wait_for(lambda: partial_bytes(house) > MB)
+    (child,) = children(house)
+    process.kill()
+    process.wait()
+    if Path(f"/proc/{child}").exists():
+        with pytest.raises(BusyError), exclusive(house.state):
+            pass
+    wait_for(lambda: not Path(f"/proc/{child}/exe").exists())
+    with exclusive(house.state, 5):
+        pass
+
+
+def test_the_second_of_two_runs_waits(house: House) -> None:
+    blobs = [house.blob(f"{n}.safetensors", 3 * MB) for n in range(3)]
+    house.origin.fail(Fault("slow", "cdn", 10_000, rate=1_500_000))
+    first = start(house, [house.want(blob) for blob in blobs])
+    wait_for(lambda: partial_bytes(house) > 0)
+    with pytest.raises(BusyError, match=f"process {first.pid}, since"), exclusive(house.state):
+        pass
+    second = start(house, [house.want(blob) for blob in blobs])
+    assert first.wait(60) == 0
+    assert second.wait(60) == 0
+    assert all(house.right(blob) for blob in blobs)
+    assert house.origin.sent() < 1.6 * sum(blob.size for blob in blobs), "the second run fetched nothing"
+
+
+def test_a_part_of_other_bytes_is_not_continued(house: House) -> None:
+    blob = house.blob("a.safetensors", MB)
+    part = house.path(blob).with_name(f".a.safetensors.{blob.sha256[:8]}.part")
+    part.parent.mkdir(parents=True)
+    for control in (b"", b"\0\1 nonsense", None):
+        part.write_bytes(b"x" * 5000)
+        if control is not None:
+            part.with_name(part.name + ".aria2").write_bytes(control)
+        assert house.run([house.want(blob)]).failed == []
+        assert house.right(blob)
+        house.path(blob).unlink()
+
+
+def test_a_complete_part_is_only_proven(house: House) -> None:
+    blob = house.blob("a.safetensors", MB)
+    part = house.path(blob).with_name(f".a.safetensors.{blob.sha256[:8]}.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(blob.data)
+    assert house.run([house.want(blob)]).failed == []
+    assert house.right(blob)
+    assert house.origin.sent() <= 1
+
+
+# The disk
+
+
+def test_too_little_room_is_said_before_a_byte_is_fetched(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    outcome = house.run([house.want(blob)], reserve=1 << 60)
+    assert outcome.failed[0]["kind"] == "disk_full"
+    assert "307 kB are needed" in outcome.failed[0]["problem"]
+    assert house.origin.sent() <= 1
+
+
+def test_a_disk_that_fills_up_is_named_and_the_part_is_kept(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.fail(f"this test needs root, to mount a small disk: {mounted.stderr.decode().strip()}")
+    try:
+        with Origin() as origin:
+            house = House(small, origin)
+            one, other = house.blob("one.safetensors", 6 * MB), house.blob("other.safetensors", 5 * MB)
+            assert house.run([house.want(one)]).failed == []
+            filler = small / "filler"
+            origin.fail(Fault("slow", "cdn", 1000, rate=2_000_000))
+
+            def fill() -> None:
+                wait_for(lambda: partial_bytes(house) > MB)
+                with filler.open("wb") as stream, contextlib.suppress(OSError):
+                    while True:
+                        stream.write(bytes(64 * KB))
+                        stream.flush()
+
+            filling = threading.Thread(target=fill)
+            filling.start()
+            outcome = house.run([house.want(one), house.want(other)], connections=2)
+            filling.join()
+            assert [failure["kind"] for failure in outcome.failed] == ["disk_full"]
+            assert "the disk is" in outcome.failed[0]["problem"]
+            assert house.right(one)
+            assert not house.path(other).exists()
+            filler.unlink()
+            assert house.run([house.want(one), house.want(other)]).failed == []
+            assert house.right(other)
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+# CivitAI
+
+
+def lora(house: House, name: str, data: bytes, *, version: int = 7, **more: Any) -> Blob:
+    blob = house.origin.add(Blob(name, data=data))
+    house.origin.versions[version] = Version(
+        version,
+        [
+            {"id": 1, "name": "preview.png", "hashes": {}, "primary": False},
+            {
+                "id": 2,
+                "name": name,
+                "primary": True,
+                "sizeKB": len(data) / 1024,
+                "hashes": {"SHA256": blob.sha256.upper()},
+            },
+        ],
+        **more,
+    )
+    return blob
+
+
+def test_a_civitai_version_becomes_a_file(house: House) -> None:
+    blob = lora(house, "style.safetensors", os.urandom(200 * KB))
+    wanted = [house.want(blob, id="civitai-7", name="", folder="", urls=(), bytes=None, sha256=None, civitai=7)]
+    outcome = house.run(wanted, civitai_api=house.origin.hub)
+    assert outcome.failed == []
+    assert house.right(blob)
+    assert outcome.files[0]["proof"] == "catalogue"
+    requests = len(house.origin.seen)
+    assert not house.run(wanted, civitai_api=house.origin.hub).changed
+    assert len(house.origin.seen) == requests, "a version is known by its id"
+
+
+def test_civitai_asks_for_a_token(house: House) -> None:
+    blob = lora(house, "style.safetensors", os.urandom(KB), needs_token=True)
+    wanted = [house.want(blob, id="civitai-7", name="", folder="", urls=(), bytes=None, sha256=None, civitai=7)]
+    outcome = house.run(wanted, civitai_api=house.origin.hub)
+    assert outcome.failed[0]["kind"] == "not_allowed"
+    assert "requires you to be logged in" in outcome.failed[0]["problem"]
+    tokens = Tokens({house.origin.hub: TOKEN})
+    assert house.run(wanted, civitai_api=house.origin.hub, tokens=tokens).failed == []
+    assert {seen.authorization for seen in house.origin.seen if seen.server == "cdn"} == {""}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        for name, data in members.items():
+            out.writestr(name, data)
+    return packed.getvalue()
+
+
+def test_a_zip_file_is_looked_into(house: House) -> None:
+    inside = os.urandom(50 * KB)
+    blob = lora(house, "pack.zip", zipped({"a/style.safetensors": inside, "a/readme.txt": b"hi", "../evil.pt": b"x"}))
+    wanted = [house.want(blob, id="civitai-7", name="", folder="", urls=(), bytes=None, sha256=None, civitai=7)]
+    outcome = house.run(wanted, civitai_api=house.origin.hub)
+    assert outcome.failed == []
+    assert sorted(path.name for path in house.root.rglob("*") if path.is_file()) == ["style.safetensors"]
+    assert (house.root / "loras/style.safetensors").read_bytes() == inside
+    assert outcome.files[0]["note"] == "pack.zip held style.safetensors; left out: a/readme.txt, ../evil.pt"
+    assert not house.run(wanted, civitai_api=house.origin.hub).changed
+    (house.root / "loras/style.safetensors").unlink()
+    assert house.run(wanted, civitai_api=house.origin.hub).changed
+
+
+def test_a_zip_file_without_a_safe_model_says_what_it_holds(house: House) -> None:
+    blob = lora(house, "pack.zip", zipped({"style.pt": b"pickle"}))
+    wanted = [house.want(blob, id="civitai-7", name="", folder="", urls=(), bytes=None, sha256=None, civitai=7)]
+    outcome = house.run(wanted, civitai_api=house.origin.hub)
+    assert "holds no .safetensors file, only style.pt" in outcome.failed[0]["problem"]
+
+
+# Cost
+
+
+def test_an_unchanged_run_of_a_hundred_files_reads_metadata_only(house: House) -> None:
+    blobs = [house.blob(f"{n:03}.safetensors", 1000) for n in range(100)]
+    wanted = [house.want(blob) for blob in blobs]
+    assert house.run(wanted).failed == []
+    begun = time.monotonic()
+    assert not house.run(wanted).changed
+    assert time.monotonic() - begun < 1
