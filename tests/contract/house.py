@@ -16,9 +16,11 @@ _LISTS = ("pre_tasks", "tasks", "post_tasks", "handlers")
 Task = Mapping[str, Any]
 
 
-def tracked() -> list[str]:
-    """Files that are in git, by their path."""
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True, text=True)
+def tracked(others: bool = False) -> list[str]:
+    """Files that are in git, by their path; with ``others`` also those that could be."""
+    more = ["--cached", "--others", "--exclude-standard"] if others else []
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", *more]
+    listed = subprocess.run(command, capture_output=True, check=True, text=True)
     return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 

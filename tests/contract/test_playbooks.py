@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+import yaml
+from ansible_collections.wanmetal.comfyui.tests.contract import house
+
+CACHE = house.ROOT / ".cache"
+BIN = Path(sys.executable).parent
+PLAYBOOKS = ["site.yml", *sorted(str(path.relative_to(house.ROOT)) for path in house.ROOT.glob("playbooks/*.yml"))]
+
+# Beside the pinned one, the oldest and the newest ansible-core that is supported, each where this Python runs it.
+OTHERS = {"2.17.14": ((3, 10), (3, 12)), "2.21.0": ((3, 12), (3, 14))}
+CORES = ["pinned", *(core for core, (low, high) in OTHERS.items() if low <= sys.version_info[:2] <= high)]
+
+
+def run(
+    *command: str | Path, cwd: Path = house.ROOT, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env)
+    assert done.returncode == 0, f"{command[0]} failed\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def index() -> dict[str, str]:
+    """Where uv finds packages: it does not read pip's settings."""
+    if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
+        return {}
+    pip = house.ROOT / ".venv/uv/bin/pip"
+    found = subprocess.run([pip, "config", "get", "global.index-url"], capture_output=True, text=True, check=False)
+    return {"UV_DEFAULT_INDEX": found.stdout.strip()} if found.stdout.strip() else {}
+
+
+def ansible(core: str) -> Path:
+    """Folder of the programs of an ansible-core, made once."""
+    if core == "pinned":
+        return BIN
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "core.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = CACHE / f"core-{core}-py{sys.version_info[0]}{sys.version_info[1]}"
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            run(BIN / "uv", "--quiet", "venv", "--no-config", "--python", sys.executable, folder)
+            command = (BIN / "uv", "--quiet", "pip", "install", "--no-config", "--python", folder / "bin/python")
+            run(*command, f"ansible-core=={core}", environment={"UV_SYSTEM_CERTS": "true", **index()})
+            (folder / "complete").touch()
+    return folder / "bin"
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_playbooks_are_understood(core: str) -> None:
+    """One call for all of them: each takes seconds."""
+    programs = ansible(core)
+    if core != "pinned":
+        assert f"core {core}]" in run(programs / "ansible", "--version").stdout
+    environment = {"ANSIBLE_CONFIG": str(house.ROOT / "ansible.cfg"), "ANSIBLE_DEPRECATION_WARNINGS": "true"}
+    done = run(programs / "ansible-playbook", "--syntax-check", *PLAYBOOKS, environment=environment)
+    assert "ERROR" not in done.stderr
+    assert "DEPRECATION" not in done.stderr
+
+
+def test_the_oldest_core_that_is_supported_is_the_one_that_is_tested() -> None:
+    runtime = house.read(house.ROOT / "meta/runtime.yml")["requires_ansible"]
+    oldest, newest = (core.rpartition(".")[0] for core in OTHERS)
+    assert runtime == f">={oldest}.0,<2.{int(newest.partition('.')[2]) + 1}.0"
+    for role in house.roles():
+        assert house.role_file(role, "meta/main.yml")["galaxy_info"]["min_ansible_version"] == oldest
+
+
+def test_the_pinned_core_is_the_one_that_tests_run_with() -> None:
+    project = (house.ROOT / "pyproject.toml").read_text()
+    version = run(BIN / "ansible", "--version").stdout.partition("core ")[2].partition("]")[0]
+    assert project.count(f'"ansible-core=={version}"') == 2
+
+
+# -- the collection, built and installed
+
+# What a collection is used with; what belongs to a checkout stays there.
+TAKEN = {
+    *("CHANGELOG.md", "LICENSE", "README.md", "changelogs", "docs", "files", "meta", "playbooks", "plugins", "roles"),
+    *("FILES.json", "MANIFEST.json"),
+}
+
+
+def alone(folder: Path) -> dict[str, str]:
+    """An environment without this checkout."""
+    (folder / "ansible.cfg").touch()
+    return {"ANSIBLE_CONFIG": str(folder / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collection, built from this checkout and installed into an empty folder."""
+    folder = tmp_path_factory.mktemp("galaxy")
+    run(BIN / "ansible-galaxy", "collection", "build", "--output-path", folder)
+    [archive] = folder.glob("wanmetal-comfyui-*.tar.gz")
+    run(BIN / "ansible-galaxy", "collection", "install", "--offline", archive, cwd=folder, environment=alone(folder))
+    return folder
+
+
+def test_the_build_has_what_it_must_and_nothing_else(built: Path) -> None:
+    folder = built / "ansible_collections/wanmetal/comfyui"
+    assert {path.name for path in folder.iterdir()} - TAKEN == set()
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in house.tracked() if name.partition("/")[0] in TAKEN} - found == set()
+    assert found - {"FILES.json", "MANIFEST.json"} - set(house.tracked(others=True)) == set(), "git ignores these"
+    for name in ("LICENSE", "README.md", "CHANGELOG.md", "meta/runtime.yml", "files/locks/upstream.yml"):
+        assert (folder / name).is_file()
+
+
+def test_the_built_collection_works_alone(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"gpu_hosts": {"hosts": {"gpu1": {}}}}))
+    names = [f"wanmetal.comfyui.{Path(name).stem}" for name in PLAYBOOKS[1:]]
+    done = run(
+        *(BIN / "ansible-playbook", "-i", "hosts.yml", "--syntax-check"), *names, cwd=tmp_path, environment=alone(built)
+    )
+    assert done.stdout.count(f"playbook: {built}") == len(names)
