@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -81,7 +81,7 @@ def parse(entry: Mapping[str, Any]) -> Wanted:
     )
 
 
-def parse_all(entries: list[Mapping[str, Any]]) -> list[Wanted]:
+def parse_all(entries: Iterable[Mapping[str, Any]]) -> list[Wanted]:
     """Check a list; each place may be claimed once."""
     found = [parse(entry) for entry in entries]
     places: dict[str, str] = {}

@@ -1,0 +1,285 @@
+"""From settings to the list of model files, and from what a host has to a plan that people can read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files as downloads
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import duration, human
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+
+PROFILES = ("small", "fp8", "full")
+# In MiB, with some room: cards of 24 and 40 GB report a little less, above all with ECC.
+_FP8_FROM = 22 * 1024
+_FULL_FROM = 38 * 1024
+_HUB = "https://huggingface.co"
+_ASSUMED_RATE = 100_000_000
+
+FLAGS = {
+    "download_480p_native_models": ("wan21-i2v-480p", "wan21-t2v", "wan21-t2v-1.3b"),
+    "download_720p_native_models": ("wan21-i2v-720p", "wan21-t2v", "wan21-t2v-1.3b"),
+    "download_vace": ("wan21-vace",),
+    "download_wan_fun_and_sdxl_helper": ("wan21-fun-control", "sdxl-helper"),
+}
+ID_LISTS = {"CHECKPOINT_IDS_TO_DOWNLOAD": "checkpoints", "LORAS_IDS_TO_DOWNLOAD": "loras"}
+
+_KEYS = {"id", "name", "folder", "url", "urls", "bytes", "about_bytes", "sha256", "civitai", "file_id"}
+_HUB_KEYS = {"repo", "path", "revision"}
+_FOR_THE_MODULE = ("name", "folder", "urls", "bytes", "about_bytes", "sha256", "civitai", "file_id")
+
+
+def choose_profile(wanted: str, vram_mb: Sequence[int], *, cpu: bool) -> tuple[str, str]:
+    """Return a profile and why: by the smallest card, since any of them may get the job."""
+    if wanted != "auto":
+        if wanted not in PROFILES:
+            raise ValueError(f"wan_models_profile must be auto, {', '.join(PROFILES)}, found {wanted!r}")
+        return wanted, "as set"
+    if vram_mb:
+        least = min(vram_mb)
+        profile = "small" if least < _FP8_FROM else "fp8" if least < _FULL_FROM else "full"
+        return profile, f"{least / 1024:.0f} GB of VRAM"
+    if cpu:
+        return "small", "no GPU is used"
+    return "fp8", "the driver does not answer yet; a card of 24 GB is assumed"
+
+
+def read_vram(text: str) -> list[int]:
+    """Read the memory of each card, in MiB, from what nvidia-smi prints."""
+    return [int(line) for line in text.split("\n") if line.strip().isdigit()]
+
+
+def flagged(flags: Mapping[str, Any]) -> list[str]:
+    """Return the sets that the original system's flags ask for."""
+    return [name for flag, names in FLAGS.items() if _truth(flag, flags.get(flag, False)) for name in names]
+
+
+def _truth(flag: str, value: object) -> bool:
+    text = str(value).strip().lower()
+    if text in {"true", "yes", "on", "1"}:
+        return True
+    if text in {"false", "no", "off", "0", "", "none"}:
+        return False
+    raise ValueError(f"{flag} must be true or false, found {value!r}")
+
+
+def version_ids(name: str, value: object) -> list[int]:
+    """Read CivitAI version ids from a list, or from text with commas."""
+    entries = value if isinstance(value, list) else str(value if value is not None else "").split(",")
+    ids: list[int] = []
+    for entry in entries:
+        text = str(entry).strip()
+        if not text:
+            continue
+        if not text.isdigit() or int(text) == 0:
+            raise ValueError(f"{name} must list CivitAI version ids, which are numbers; found {text!r}")
+        ids.append(int(text))
+    return ids
+
+
+def plan(
+    catalogue: Mapping[str, Any],
+    *,
+    sets: Sequence[str] = (),
+    files: Sequence[Any] = (),
+    checkpoints: object = (),
+    loras: object = (),
+    flags: Mapping[str, Any] | None = None,
+    profile: str = "auto",
+    vram_mb: Sequence[int] = (),
+    cpu: bool = False,
+    mirrors: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """Put the list of files together; each is there once, whoever wants it."""
+    flags = flags or {}
+    chosen, why = choose_profile(profile, vram_mb, cpu=cpu)
+    names = list(dict.fromkeys([*_texts("wan_models_sets", sets), *flagged(flags)]))
+    wanted: dict[str, dict[str, Any]] = {}
+    table: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for name in names:
+        ids = _ids_of(catalogue, name, chosen)
+        own = _own(catalogue, name, chosen)
+        if not own:
+            notes.append(f"the set {name} holds nothing for the profile {chosen}")
+            continue
+        table.append({"set": name, "ids": ids})
+        for id_ in ids:
+            wanted.setdefault(id_, {"id": id_, **catalogue["files"][id_]})
+    extra = [
+        *(_entry(catalogue, index, entry) for index, entry in enumerate(files)),
+        *_versions("wan_models_checkpoints", checkpoints, "checkpoints"),
+        *_versions("wan_models_loras", loras, "loras"),
+        *(entry for name, folder in ID_LISTS.items() for entry in _versions(name, flags.get(name), folder)),
+    ]
+    for entry in extra:
+        wanted.setdefault(entry["id"], entry)
+    if extra:
+        table.append({"set": "further files", "ids": [entry["id"] for entry in extra]})
+    listed = [_for_module(entry, mirrors) for entry in wanted.values()]
+    downloads.parse_all(listed)
+    return {"profile": chosen, "profile_reason": why, "files": listed, "sets": table, "notes": notes}
+
+
+def _texts(name: str, values: Sequence[str]) -> list[str]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{name} must be a list of names, found {values!r}")
+    return list(values)
+
+
+def _own(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
+    entry = catalogue["sets"].get(name)
+    if entry is None:
+        raise ValueError(f"wan_models_sets: there is no set {name!r}; there are {', '.join(sorted(catalogue['sets']))}")
+    return [*entry.get("files", []), *entry.get("profiles", {}).get(profile, [])]
+
+
+def _ids_of(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
+    """Return the files of a set and of all sets that it stands on, its own first."""
+    ids = _own(catalogue, name, profile)
+    for needed in catalogue["sets"][name].get("needs", []):
+        ids += _ids_of(catalogue, needed, profile)
+    return list(dict.fromkeys(ids))
+
+
+def _entry(catalogue: Mapping[str, Any], index: int, entry: object) -> dict[str, Any]:
+    """Turn an operator's own file into the catalogue's shape."""
+    where = f"wan_models_files[{index}]"
+    if isinstance(entry, str):
+        if entry not in catalogue["files"]:
+            raise ValueError(f"{where}: the catalogue has no file {entry!r}")
+        return {"id": entry, **catalogue["files"][entry]}
+    if not isinstance(entry, Mapping):
+        raise TypeError(f"{where} must be the id of a catalogue file, or a mapping, found {entry!r}")
+    unknown = sorted(set(entry) - _KEYS - _HUB_KEYS)
+    if unknown:
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(_KEYS | _HUB_KEYS))}")
+    own = {key: value for key, value in entry.items() if key in _KEYS and key != "url"}
+    urls = list(entry.get("urls") or [])
+    if "url" in entry:
+        urls.insert(0, entry["url"])
+    if "repo" in entry or "path" in entry:
+        if not (entry.get("repo") and entry.get("path")):
+            raise ValueError(f"{where}: repo and path belong together")
+        urls.insert(0, f"{_HUB}/{entry['repo']}/resolve/{entry.get('revision', 'main')}/{entry['path']}")
+        own.setdefault("name", str(entry["path"]).rpartition("/")[2])
+    own["urls"] = urls
+    version, file_id = own.get("civitai"), own.get("file_id")
+    fallback = (
+        f"civitai-{version}{f'-{file_id}' if file_id else ''}" if version else f"{own.get('folder')}/{own.get('name')}"
+    )
+    own["id"] = str(own.get("id") or fallback)
+    try:
+        downloads.parse(own)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return own
+
+
+def _versions(name: str, value: object, folder: str) -> Iterator[dict[str, Any]]:
+    for version in version_ids(name, value or []):
+        yield {"id": f"civitai-{version}", "civitai": version, "folder": folder, "urls": []}
+
+
+def _for_module(entry: Mapping[str, Any], mirrors: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    listed = {"id": entry["id"], **{key: entry[key] for key in _FOR_THE_MODULE if entry.get(key) is not None}}
+    listed["urls"] = [rewrite(url, mirrors) for url in entry.get("urls") or []]
+    return listed
+
+
+# -- what a host has of it
+
+
+def with_state(planned: Mapping[str, Any], state: Mapping[str, Any], rate: float = 0) -> dict[str, Any]:
+    """Join the plan with what the module found on the host."""
+    found = {item["id"]: item for item in state["files"]}
+    counted: set[str] = set()
+    table = []
+    for row in planned["sets"]:
+        new = [id_ for id_ in row["ids"] if id_ not in counted]
+        counted.update(new)
+        table.append(
+            {
+                "set": row["set"],
+                "files": len(row["ids"]),
+                "bytes": sum(_bytes(found, id_) for id_ in row["ids"]),
+                "shared": sum(_bytes(found, id_) for id_ in row["ids"] if id_ not in new),
+                "missing": sum(found[id_]["missing"] for id_ in new if id_ in found),
+            }
+        )
+    measured = rate or state.get("rate") or 0
+    missing = state["bytes_missing"]
+    return {
+        **planned,
+        "sets": table,
+        "state": state["files"],
+        "bytes_total": state["bytes_total"],
+        "bytes_missing": missing,
+        "bytes_written": sum(disk["needed"] for disk in state["disks"]),
+        "missing": [item["id"] for item in state["files"] if item["status"] != "proven"],
+        "unknown_sizes": state["unknown_sizes"],
+        "disks": state["disks"],
+        "enough": state["enough"],
+        "unwanted": state["unwanted"],
+        "rate": measured or _ASSUMED_RATE,
+        "rate_measured": bool(measured),
+        "seconds": round(missing / (measured or _ASSUMED_RATE)) if missing else 0,
+    }
+
+
+def _bytes(found: Mapping[str, Mapping[str, Any]], id_: str) -> int:
+    return int((found.get(id_) or {}).get("bytes") or 0)
+
+
+def told(plan_: Mapping[str, Any]) -> list[str]:
+    """Write a plan with state for a terminal."""
+    if not plan_["files"]:
+        return ["no model files are asked for"]
+    lines = [f"profile {plan_['profile']} ({plan_['profile_reason']})"]
+    rows = [
+        (row["set"], str(row["files"]), human(row["bytes"]), human(row["shared"]), human(row["missing"]))
+        for row in plan_["sets"]
+    ]
+    rows.append(("in all", str(len(plan_["files"])), human(plan_["bytes_total"]), "", human(plan_["bytes_missing"])))
+    head = ("set", "files", "size", "shared", "to fetch")
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    if plan_["bytes_missing"]:
+        basis = "as measured on this host" if plan_["rate_measured"] else "assumed; nothing was measured here yet"
+        lines.append(f"about {duration(plan_['seconds'])} at {human(plan_['rate'])}/s ({basis})")
+    for disk in plan_["disks"]:
+        if disk["needed"]:
+            after = f"{human(disk['left'])} after, besides {human(disk['reserve'])} in reserve"
+            lines.append(
+                f"disk of {disk['path']}: {human(disk['free'])} free, {human(disk['needed'])} needed, "
+                + (after if disk["enough"] else f"{human(-disk['left'])} too little")
+            )
+    unproven = [item["id"] for item in plan_["state"] if item["status"] == "unproven"]
+    if unproven:
+        lines.append(f"there, and still to be proven: {', '.join(unproven)}")
+    if plan_["unknown_sizes"]:
+        lines.append(f"of unknown size, not counted: {', '.join(plan_['unknown_sizes'])}")
+    if plan_["unwanted"]:
+        size = human(sum(item["bytes"] for item in plan_["unwanted"]))
+        paths = ", ".join(item["path"] for item in plan_["unwanted"])
+        lines.append(f"no longer asked for, {size} (wan_models_prune: true removes them): {paths}")
+    return [*lines, *plan_["notes"]]
+
+
+def part(plan_: Mapping[str, Any], models_dir: str) -> dict[str, Any]:
+    """Return the part of preflight's plan."""
+    missing = set(plan_["missing"])
+    entries = [entry for entry in plan_["files"] if entry["id"] in missing]
+    first: dict[str, str] = {}
+    for entry in entries:
+        for url in entry["urls"][:1]:
+            first.setdefault(re.sub(r"^(\w+://[^/]*).*", r"\1", url), url)
+    fetch = [{"what": f"{len(entries)} model files", "url": "", "bytes": plan_["bytes_missing"]}] if entries else []
+    return {
+        "fetch": fetch,
+        "disk": [{"path": models_dir, "bytes": plan_["bytes_written"], "why": "models", "files": len(entries)}],
+        "urls": sorted(first.values()),
+    }

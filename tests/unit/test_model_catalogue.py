@@ -1,0 +1,61 @@
+"""The catalogue that is shipped."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import FLAGS, PROFILES, plan
+
+CATALOGUE: dict[str, Any] = yaml.safe_load(
+    (Path(__file__).resolve().parents[2] / "files/locks/models.yml").read_text(encoding="utf-8")
+)
+FIELDS = ["name", "folder", "urls", "bytes", "sha256", "task", "precision", "parameters", "licence", "vram_gb"]
+
+
+@pytest.mark.parametrize("id_", CATALOGUE["files"])
+def test_every_file_has_the_same_fields(id_: str) -> None:
+    entry = CATALOGUE["files"][id_]
+    assert [key for key in entry if key not in {"about_bytes", "note"}] == FIELDS
+    files.parse({"id": id_, **entry})
+    assert bool(entry["bytes"]) != ("about_bytes" in entry), "an unknown size is estimated, a known one is not"
+    assert all(url.startswith("https://") for url in entry["urls"])
+    assert entry["name"] in entry["urls"][0] or "note" in entry, "a file that is renamed says so"
+
+
+def test_no_two_files_are_the_same_bytes_or_the_same_place() -> None:
+    hashes = [entry["sha256"] for entry in CATALOGUE["files"].values() if entry["sha256"]]
+    assert len(hashes) == len(set(hashes))
+    files.parse_all({"id": id_, **entry} for id_, entry in CATALOGUE["files"].items())
+
+
+@pytest.mark.parametrize("name", CATALOGUE["sets"])
+def test_every_set_is_made_of_what_there_is(name: str) -> None:
+    entry = CATALOGUE["sets"][name]
+    assert entry["description"]
+    assert set(entry) <= {"description", "needs", "files", "profiles"}
+    assert set(entry.get("needs", [])) <= set(CATALOGUE["sets"])
+    assert set(entry.get("profiles", PROFILES)) == set(PROFILES), "a set says what it has for each profile"
+    listed = [*entry.get("files", []), *(id_ for ids in entry.get("profiles", {}).values() for id_ in ids)]
+    assert set(listed) <= set(CATALOGUE["files"])
+
+
+@pytest.mark.parametrize(("name", "profile"), list(product(CATALOGUE["sets"], PROFILES)))
+def test_every_set_can_be_planned(name: str, profile: str) -> None:
+    planned = plan(CATALOGUE, sets=[name], profile=profile)
+    assert planned["files"] or planned["notes"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_of_the_original_has_its_sets(flag: str) -> None:
+    assert plan(CATALOGUE, flags={flag: True}, profile="full")["files"]
+
+
+def test_below_24_gb_no_14b_model_is_planned() -> None:
+    for entry in plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile="small")["files"]:
+        kept = CATALOGUE["files"][entry["id"]]
+        assert kept["parameters"] != "14B" or kept["folder"] == "loras", entry["id"]

@@ -1,0 +1,219 @@
+"""From settings to a list of model files, and to a plan that people can read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.wanmetal.comfyui.plugins.filter.model_outlook import model_outlook
+from ansible_collections.wanmetal.comfyui.plugins.filter.model_plan import model_plan
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import survey
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import parse_all
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import models
+
+GB = 1_000_000_000
+
+
+def file(name: str, size: int | None = GB, **more: Any) -> dict[str, Any]:
+    return {
+        "name": f"{name}.safetensors",
+        "folder": "loras",
+        "urls": [f"https://hub.example/{name}"],
+        "bytes": size,
+        "sha256": "ab" * 32,
+        "task": "lora",
+        **more,
+    }
+
+
+CATALOGUE: dict[str, Any] = {
+    "sets": {
+        "base": {
+            "description": "",
+            "files": ["vae"],
+            "profiles": {"small": ["enc8"], "fp8": ["enc16"], "full": ["enc16"]},
+        },
+        "i2v": {"description": "", "needs": ["base"], "profiles": {"small": ["s"], "fp8": ["m"], "full": ["l"]}},
+        "t2v": {"description": "", "needs": ["base"], "files": ["t"]},
+        "big": {"description": "", "needs": ["base"], "profiles": {"small": [], "fp8": ["l"], "full": ["l"]}},
+    },
+    "files": {name: file(name) for name in ("vae", "enc8", "enc16", "s", "m", "t")}
+    | {"l": file("l", None, about_bytes=9 * GB)},
+}
+
+
+def ids(planned: dict[str, Any]) -> list[str]:
+    return [entry["id"] for entry in planned["files"]]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "vram", "cpu", "profile"),
+    [
+        ("auto", [8192], False, "small"),
+        ("auto", [16380], False, "small"),
+        ("auto", [22564], False, "fp8"),
+        ("auto", [24564], False, "fp8"),
+        ("auto", [32607], False, "fp8"),
+        ("auto", [40960], False, "full"),
+        ("auto", [81559, 24564], False, "fp8"),
+        ("auto", [], True, "small"),
+        ("auto", [], False, "fp8"),
+        ("full", [8192], False, "full"),
+    ],
+)
+def test_the_profile_fits_the_smallest_card(wanted: str, vram: list[int], cpu: bool, profile: str) -> None:
+    assert models.choose_profile(wanted, vram, cpu=cpu)[0] == profile
+
+
+def test_what_nvidia_smi_prints_is_read() -> None:
+    assert models.read_vram("24564\n81559\n") == [24564, 81559]
+    assert models.read_vram("NVIDIA-SMI has failed because it couldn't communicate\n") == []
+    assert models.read_vram("[N/A]\n") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, []),
+        ({"sets": ["i2v"], "profile": "fp8"}, ["m", "vae", "enc16"]),
+        ({"sets": ["i2v", "t2v"], "profile": "small"}, ["s", "vae", "enc8", "t"]),
+        ({"sets": ["i2v", "i2v"], "profile": "full"}, ["l", "vae", "enc16"]),
+        ({"files": ["t"]}, ["t"]),
+        ({"sets": ["t2v"], "files": ["t"], "profile": "fp8"}, ["t", "vae", "enc16"]),
+        ({"checkpoints": "12, 34,", "loras": [12, 56]}, ["civitai-12", "civitai-34", "civitai-56"]),
+        ({"flags": {"CHECKPOINT_IDS_TO_DOWNLOAD": "7", "LORAS_IDS_TO_DOWNLOAD": ""}}, ["civitai-7"]),
+    ],
+)
+def test_each_file_is_there_once(settings: dict[str, Any], expected: list[str]) -> None:
+    assert ids(model_plan(CATALOGUE, **settings)) == expected
+
+
+@pytest.mark.parametrize("value", [True, "true", "TRUE", "yes", "1", 1])
+def test_flags_of_the_original_are_taken_as_they_come(value: object) -> None:
+    assert models.flagged({"download_vace": value}) == ["wan21-vace"]
+    assert models.flagged({"download_vace": not value if isinstance(value, bool) else "false"}) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (
+            {"name": "a.pt", "folder": "vae", "url": "https://a.example/x"},
+            {"id": "vae/a.pt", "name": "a.pt", "folder": "vae", "urls": ["https://a.example/x"]},
+        ),
+        (
+            {"repo": "me/mine", "path": "deep/a.pt", "folder": "vae", "sha256": "cd" * 32},
+            {
+                "id": "vae/a.pt",
+                "name": "a.pt",
+                "folder": "vae",
+                "sha256": "cd" * 32,
+                "urls": ["https://huggingface.co/me/mine/resolve/main/deep/a.pt"],
+            },
+        ),
+        (
+            {"repo": "me/mine", "path": "a.pt", "revision": "abc", "name": "b.pt", "folder": "vae"},
+            {
+                "id": "vae/b.pt",
+                "name": "b.pt",
+                "folder": "vae",
+                "urls": ["https://huggingface.co/me/mine/resolve/abc/a.pt"],
+            },
+        ),
+        ({"civitai": 12, "file_id": 3}, {"id": "civitai-12-3", "civitai": 12, "file_id": 3, "urls": []}),
+    ],
+)
+def test_own_files(entry: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert model_plan(CATALOGUE, files=[entry])["files"] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sets": ["i3v"]}, "wan_models_sets: there is no set 'i3v'; there are base, big, i2v, t2v"),
+        ({"sets": "i2v"}, "wan_models_sets must be a list of names"),
+        ({"profile": "tiny"}, "wan_models_profile must be auto, small, fp8, full, found 'tiny'"),
+        ({"files": ["nope"]}, "wan_models_files[0]: the catalogue has no file 'nope'"),
+        ({"files": [7]}, "wan_models_files[0] must be the id of a catalogue file, or a mapping"),
+        ({"files": [{"name": "a", "folder": "vae", "ulr": "https://a/x"}]}, "wan_models_files[0]: unknown ulr"),
+        ({"files": [{"name": "a", "folder": "vae"}]}, "wan_models_files[0]: file vae/a: urls is missing"),
+        ({"files": [{"repo": "a/b", "folder": "vae"}]}, "wan_models_files[0]: repo and path belong together"),
+        ({"files": [{"name": "../a", "folder": "vae", "url": "https://a/x"}]}, "name must be a plain file name"),
+        ({"loras": "12;13"}, "wan_models_loras must list CivitAI version ids, which are numbers; found '12;13'"),
+        ({"flags": {"CHECKPOINT_IDS_TO_DOWNLOAD": "abc"}}, "CHECKPOINT_IDS_TO_DOWNLOAD must list CivitAI version ids"),
+        ({"flags": {"download_vace": "maybe"}}, "download_vace must be true or false, found 'maybe'"),
+        (
+            {"files": ["t", {"name": "t.safetensors", "folder": "loras", "url": "https://a.example/t"}]},
+            "files t and loras/t.safetensors both claim loras/t.safetensors",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=re.escape(says)):
+        model_plan(CATALOGUE, **settings)
+
+
+def test_a_set_without_files_for_a_profile_is_said() -> None:
+    planned = model_plan(CATALOGUE, sets=["big", "t2v"], profile="small")
+    assert planned["notes"] == ["the set big holds nothing for the profile small"]
+    assert "l" not in ids(planned)
+
+
+def test_every_address_passes_the_mirrors() -> None:
+    mirrors = [
+        {"prefix": "https://hub.example", "replacement": "http://cache:8080/hub"},
+        {"prefix": "https://huggingface.co", "replacement": "file:///srv/hf"},
+    ]
+    planned = model_plan(
+        CATALOGUE, sets=["i2v", "t2v"], files=[{"repo": "me/mine", "path": "a.pt", "folder": "vae"}], mirrors=mirrors
+    )
+    urls = [url for entry in planned["files"] for url in entry["urls"]]
+    assert urls
+    assert [url for url in urls if not url.startswith(("http://cache:8080/hub/", "file:///srv/hf/"))] == []
+
+
+def outlook(tmp_path: Path, reserve: int = 0, rate: int = 0, **settings: Any) -> dict[str, Any]:
+    planned = model_plan(CATALOGUE, **settings)
+    record = Record(tmp_path)
+    found = [survey.look(item, tmp_path, record, "models") for item in parse_all(planned["files"])]
+    state = {**survey.summary(found, reserve, None), "unwanted": []}
+    return model_outlook(planned, state, models_dir=str(tmp_path), rate=rate)
+
+
+def test_the_outlook_counts_shared_files_once(tmp_path: Path) -> None:
+    seen = outlook(tmp_path, sets=["i2v", "t2v"], profile="fp8")
+    assert (seen["bytes_total"], seen["bytes_missing"], seen["seconds"]) == (4 * GB, 4 * GB, 40)
+    assert [(row["set"], row["files"], row["bytes"], row["shared"], row["missing"]) for row in seen["sets"]] == [
+        ("i2v", 3, 3 * GB, 0, 3 * GB),
+        ("t2v", 3, 3 * GB, 2 * GB, GB),
+    ]
+    assert seen["part"]["fetch"] == [{"what": "4 model files", "url": "", "bytes": 4 * GB}]
+    assert seen["part"]["disk"][0]["bytes"] == 4 * GB
+    assert seen["part"]["urls"] == ["https://hub.example/m"]
+
+
+def test_the_outlook_is_told(tmp_path: Path) -> None:
+    lines = outlook(tmp_path, sets=["i2v", "t2v"], profile="fp8", rate=50_000_000)["lines"]
+    assert lines[0] == "profile fp8 (as set)"
+    assert lines[1].split() == ["set", "files", "size", "shared", "to", "fetch"]
+    assert lines[4].startswith("in all")
+    assert lines[5] == "about 80 s at 50.0 MB/s (as measured on this host)"
+    assert "needed" in lines[6]
+    assumed = outlook(tmp_path, sets=["i2v"], profile="full")["lines"]
+    assert any("(assumed; nothing was measured here yet)" in line for line in assumed)
+
+
+def test_a_disk_that_is_too_small_is_seen(tmp_path: Path) -> None:
+    seen = outlook(tmp_path, reserve=1 << 60, sets=["t2v"])
+    assert not seen["enough"]
+    assert any("too little" in line for line in seen["lines"])
+
+
+def test_nothing_asked_for_is_nothing_to_do(tmp_path: Path) -> None:
+    seen = outlook(tmp_path)
+    assert seen["lines"] == ["no model files are asked for"]
+    assert (seen["part"]["fetch"], seen["part"]["urls"]) == ([], [])
