@@ -30,6 +30,9 @@ COMPLETE = "release.json"
 SETTINGS = "settings.json"
 """The settings that a release was last proven with, secrets included: in its folder, readable by root alone."""
 
+LAST_LINES = 40
+"""Of the journal, in the message of a failure."""
+
 ABANDONED_S = 86400.0
 """Age at which an incomplete release folder is no longer a build that is under way."""
 
@@ -274,19 +277,10 @@ class Host:
         return text if code else ""
 
     def journal(self, since: float) -> str:
-        _, text = _run(
-            [
-                "journalctl",
-                "--unit",
-                self.unit,
-                "--since",
-                f"@{int(since)}",
-                "--lines=40",
-                "--no-pager",
-                "--output=cat",
-            ]
-        )
-        return text
+        _run(["journalctl", "--sync"])  # or the very last words, which matter most, may not be in it yet
+        # With --since, --lines would give the first ones.
+        _, text = _run(["journalctl", "--unit", self.unit, "--since", f"@{int(since)}", "--no-pager", "--output=cat"])
+        return "\n".join(text.splitlines()[-LAST_LINES:])
 
     def now(self) -> float:
         return time.time()

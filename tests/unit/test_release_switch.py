@@ -798,6 +798,20 @@ def test_systemd_sees_programs_that_are_not_there_yet(tmp_path: Path, monkeypatc
     assert seen == ["#!/bin/sh"] * 2
 
 
+def test_the_journal_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def journalctl(command: list[str]) -> tuple[int, str]:
+        commands.append(command)
+        return 0, "\n".join(f"line {number}" for number in range(100))
+
+    monkeypatch.setattr(release_switch, "_run", journalctl)
+    told = Host(tmp_path, tmp_path, UNIT).journal(12.7).splitlines()
+    assert (told[0], told[-1]) == ("line 60", "line 99")
+    assert commands[0] == ["journalctl", "--sync"]
+    assert "@12" in commands[1]
+
+
 def test_only_one_deploy_switches_at_a_time(tmp_path: Path) -> None:
     with (tmp_path / ".switch.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
