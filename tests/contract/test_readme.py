@@ -1,0 +1,309 @@
+"""The commands, settings and links of the documents. The end-to-end tests run the main commands."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.cli.galaxy import GalaxyCLI
+from ansible.cli.playbook import PlaybookCLI
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
+from ansible_collections.wanmetal.comfyui.tests.contract import house
+from ansible_collections.wanmetal.comfyui.tests.lab import lab
+
+DOCUMENTS = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "roles/*/*.md")
+    for path in house.ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+HERE = {str(path.relative_to(house.ROOT)): path.read_text(encoding="utf-8") for path in DOCUMENTS}
+YOURS = {"my_hosts", "my_fleet"}
+"""Inventories that the reader is to have."""
+FOLDERS_OF_YOURS = {"wanmetal_locks_dir"}
+"""Settings whose value has to be there on the reader's machine."""
+
+# What a code span begins with that is a command.
+COMMAND = re.compile(r"(\./|\. |ansible-|molecule |pytest |ssh |systemctl |journalctl |tools/|tests/).* ")
+SPECS = settings.load_specs()
+
+
+# -- what the documents say
+
+
+def blocks(text: str, language: str) -> Iterator[str]:
+    yield from re.findall(rf"(?ms)^```{language}\n(.*?)^```", text)
+
+
+def commands(text: str) -> Iterator[str]:
+    for block in blocks(text, "sh"):
+        yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
+    spans = re.findall(r"`([^`]+)`", re.sub(r"(?ms)^```.*?^```", "", text))
+    yield from (span for span in (" ".join(span.split()) for span in spans) if COMMAND.match(span))
+
+
+def links(text: str) -> Iterator[str]:
+    yield from re.findall(r"\]\(((?!https?:)[^)]+)\)", re.sub(r"(?ms)^```.*?^```", "", text))
+
+
+# -- whether it is so
+
+
+def playbook(words: list[str]) -> None:
+    PlaybookCLI(["ansible-playbook", *words]).parse()
+    names = list(_positional(words))
+    assert names, "no playbook"
+    known: set[str] = set()
+    for name in names:
+        path = house.ROOT / (
+            name if name.endswith(".yml") else f"playbooks/{name.removeprefix('wanmetal.comfyui.')}.yml"
+        )
+        assert name.endswith(".yml") or name.startswith("wanmetal.comfyui.")
+        assert path.is_file(), f"{name} is no playbook"
+        for play in house.read(path):
+            known |= {*(play.get("vars") or {}), *(entry["name"] for entry in play.get("vars_prompt") or [])}
+    _variables(words, known)
+    _inventories(words)
+
+
+def _positional(words: list[str]) -> Iterator[str]:
+    takes_value = {"-i", "-e", "-l", "--limit", "--tags", "--skip-tags", "--extra-vars", "--inventory"}
+    skip = False
+    for word in words:
+        if not skip and not word.startswith("-"):
+            yield word
+        skip = word in takes_value
+
+
+def _values(words: list[str], *options: str) -> Iterator[str]:
+    for option, value in itertools.pairwise(words):
+        if option in options:
+            yield value
+
+
+def _variables(words: list[str], known: set[str]) -> None:
+    for given in _values(words, "-e", "--extra-vars"):
+        values = json.loads(given) if given.startswith("{") else dict([given.split("=", 1)])
+        for name, value in values.items():
+            assert name in known | SPECS.known, f"nothing takes {name}"
+            if name in SPECS.options and name not in FOLDERS_OF_YOURS:
+                assert settings.check({name: value}, [name], SPECS, lambda _: b"#!") == []
+
+
+def _inventories(words: list[str]) -> None:
+    for name in _values(words, "-i", "--inventory"):
+        assert name in YOURS or (house.ROOT / name).exists(), f"there is no inventory {name}"
+
+
+def deploy(words: list[str]) -> None:
+    if words and words[0].startswith("--lab-"):
+        assert words[0] in ("--lab-stop", "--lab-remove")
+        assert words[1:] in ([], ["--all"])
+        assert f"./deploy {words[0]}" in (house.ROOT / "deploy").read_text()
+    elif words != ["--help"]:
+        playbook(["site.yml", *(word for word in words if word != "--lab")])
+
+
+def test(words: list[str]) -> None:
+    script = (house.ROOT / "test").read_text()
+    steps = shlex.split(re.findall(r"(?m)^all='(.*)'$", script)[0])
+    assert set(words) <= {*steps, "--full", "--list", "--help"}
+
+
+test.__test__ = False  # type: ignore[attr-defined]
+
+
+def program(path: str) -> Callable[[list[str]], None]:
+    def check(_: list[str]) -> None:
+        assert (house.ROOT / path).is_file()
+
+    return check
+
+
+def molecule(words: list[str]) -> None:
+    assert words[0] in {"test", "converge", "verify", "login", "destroy"}
+    for name in _values(words, "-s", "--scenario-name"):
+        assert (house.ROOT / "molecule" / name / "molecule.yml").is_file(), f"{name} is no scenario"
+
+
+def galaxy(words: list[str]) -> None:
+    GalaxyCLI(["ansible-galaxy", *words]).parse()
+    version = house.read(house.ROOT / "galaxy.yml")["version"]
+    for word in words:
+        if word.endswith(".tar.gz"):
+            assert word == f"wanmetal-comfyui-{version}.tar.gz"
+
+
+def ssh(words: list[str]) -> None:
+    port = SPECS.options["comfyui_port"]["default"]
+    tunnels = list(_values(words, "-L"))
+    assert tunnels == [f"{port}:127.0.0.1:{port}"]
+
+
+def unit(words: list[str]) -> None:
+    assert "comfyui" in words or words[0] in ("--failed", "list-jobs") or words == ["status"]
+
+
+def known_file(words: list[str]) -> None:
+    assert all(word.startswith(("-", "/opt/wanmetal/")) for word in words)
+
+
+def activate(words: list[str]) -> None:
+    assert words in (["./.venv/deploy/bin/activate"], [".venv/deploy/bin/activate"], [".venv/test/bin/activate"])
+
+
+def lab_host(words: list[str]) -> None:
+    lab.parser().parse_args(words)
+
+
+def venv(words: list[str]) -> None:
+    assert (house.ROOT / f"files/locks/python/{words[0]}.txt").is_file()
+
+
+def change_folder(words: list[str]) -> None:
+    assert (house.ROOT / words[0]).is_dir()
+
+
+def anything(_: list[str]) -> None:
+    """A program of somebody else's, whose arguments are not looked at."""
+
+
+PROGRAMS: dict[str, Callable[[list[str]], None]] = {
+    "./deploy": deploy,
+    "./test": test,
+    ".": activate,
+    ".ci/run": program(".ci/run"),
+    "ansible-galaxy": galaxy,
+    "ansible-playbook": playbook,
+    "ansible-vault": anything,
+    "antsibull-changelog": anything,
+    "cat": known_file,
+    "cd": change_folder,
+    "git": anything,
+    "journalctl": unit,
+    "ls": known_file,
+    "mkdir": anything,
+    "molecule": molecule,
+    "pytest": anything,
+    "ssh": ssh,
+    "systemctl": unit,
+    "tests/lab/lab.py": lab_host,
+    "tools/docs.py": program("tools/docs.py"),
+    "tools/venv": venv,
+}
+
+
+def check(command: str) -> None:
+    """Fail where a command of the documents could not be given."""
+    words = shlex.split(command, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    name = words[0].removeprefix(".venv/test/bin/").removeprefix(".venv/deploy/bin/")
+    if name == "python":
+        words = words[1:]
+        name = words[0]
+    assert name in PROGRAMS, f"{name} is unknown to this test"
+    PROGRAMS[name](words[1:])
+
+
+COMMANDS = [(name, command) for name, text in HERE.items() for command in commands(text)]
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_a_command_can_be_given(name: str, command: str) -> None:
+    assert name
+    check(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "./deploy --nonsense",
+        "./deploy -e comfyui_prot=8188",
+        "./deploy -e comfyui_port=80",
+        "./deploy -e comfyui_vram_mode=lots",
+        "./deploy -i nowhere",
+        "./deploy --lab-burn",
+        "./test nothing",
+        "ansible-playbook playbooks/nothing.yml",
+        "ansible-playbook wanmetal.comfyui.nothing",
+        "ansible-playbook playbooks/site.yml -e lock_upgrade=true",
+        "ansible-galaxy collection biuld",
+        "ansible-galaxy collection install wanmetal-comfyui-0.0.1.tar.gz",
+        "molecule test -s nothing",
+        "ssh -L 8189:127.0.0.1:8188 gpu1",
+        "systemctl status comfy",
+        "tests/lab/lab.py raise lab1",
+        "tools/venv nothing",
+        "rm -rf x",
+    ],
+)
+def test_a_wrong_command_is_seen(command: str) -> None:
+    with pytest.raises((AssertionError, SystemExit)):
+        check(command)
+
+
+def test_the_commands_are_found() -> None:
+    assert len([1 for name, _ in COMMANDS if name == "README.md"]) > 15
+    assert list(commands("`./deploy --lab`\n```sh\na  # b\n\nc \\\n  d\n```\n`x y` `tools/venv test`")) == [
+        "a  # b",
+        "c    d",
+        "./deploy --lab",
+        "tools/venv test",
+    ]
+
+
+YAML = [(name, block) for name, text in HERE.items() for block in blocks(text, "yaml") if not name.startswith("roles/")]
+
+
+@pytest.mark.parametrize(("name", "block"), YAML)
+def test_settings_are_in_order(name: str, block: str) -> None:
+    values: dict[str, Any] = yaml.safe_load(block)
+    assert name
+    assert set(values) <= SPECS.known
+    assert settings.check(values, values, SPECS, lambda _: b"#!") == []
+
+
+def anchor(heading: str) -> str:
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(("name", "link"), [(name, link) for name, text in HERE.items() for link in links(text)])
+def test_a_link_leads_somewhere(name: str, link: str) -> None:
+    file, _, part = link.partition("#")
+    path = (house.ROOT / name).parent / file if file else house.ROOT / name
+    assert path.exists(), f"{name} links to {link}"
+    if part:
+        headings = re.findall(r"(?m)^#+ (.+)$", path.read_text())
+        assert part in map(anchor, headings), f"{name} links to {link}"
+
+
+def test_every_operation_stands_beside_its_twin() -> None:
+    """One line an operation: from a checkout, and as a collection."""
+    text = HERE["README.md"]
+    shown = set(re.findall(r"\| `(?:ansible-playbook )?(\./deploy|playbooks/\w+\.yml)[^|]*\| `ansible", text))
+    twins = set(re.findall(r"`ansible-playbook wanmetal\.comfyui\.(\w+)[^`]*` \|$", text, re.MULTILINE))
+    every = {path.stem for path in house.ROOT.glob("playbooks/*.yml")}
+    assert twins == every
+    assert {"site" if name == "./deploy" else Path(name).stem for name in shown} == every
+
+
+def test_troubleshooting_has_every_kind_of_problem() -> None:
+    kinds = SPECS.options["preflight_skip"]["choices"]
+    listed = re.findall(r"(?m)^\| `(\w+)` \|", HERE["docs/troubleshooting.md"])
+    assert sorted(listed) == sorted(kinds)
+
+
+def test_developing_names_every_folder() -> None:
+    text = next(blocks(HERE["docs/developing.md"], "text"))
+    for line in text.splitlines():
+        for name in line[:32].split():
+            assert (house.ROOT / name).exists(), f"there is no {name}"
