@@ -35,6 +35,10 @@ options:
     description: CivitAI version ids of LoRAs, as a list or as text with commas.
     type: raw
     default: []
+  versions:
+    description: CivitAI version ids whose type says the folder, as a list or as text with commas.
+    type: raw
+    default: []
   flags:
     description:
       - Switches by the names that the RunPod image uses, C(download_480p_native_models),

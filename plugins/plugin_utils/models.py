@@ -85,6 +85,7 @@ def plan(
     files: Sequence[Any] = (),
     checkpoints: object = (),
     loras: object = (),
+    versions: object = (),
     flags: Mapping[str, Any] | None = None,
     profile: str = "auto",
     vram_mb: Sequence[int] = (),
@@ -111,6 +112,7 @@ def plan(
         *(_entry(catalogue, index, entry) for index, entry in enumerate(files)),
         *_versions("wan_models_checkpoints", checkpoints, "checkpoints"),
         *_versions("wan_models_loras", loras, "loras"),
+        *_versions("id", versions, ""),
         *(entry for name, folder in ID_LISTS.items() for entry in _versions(name, flags.get(name), folder)),
     ]
     for entry in extra:
@@ -221,6 +223,8 @@ def with_state(planned: Mapping[str, Any], state: Mapping[str, Any], rate: float
         "unknown_sizes": state["unknown_sizes"],
         "disks": state["disks"],
         "enough": state["enough"],
+        "aria2c": state.get("aria2c", True),
+        "program": state.get("program", ""),
         "unwanted": state["unwanted"],
         "rate": measured or _ASSUMED_RATE,
         "rate_measured": bool(measured),

@@ -19,6 +19,8 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.recheck
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
 
 USAGE = "usage: wanmetal-models run JOB.json | verify STATE_DIR | status STATE_DIR"
+INTERRUPTED = 75
+"""What was ordered is not done, and nothing is wrong."""
 _EVERY_S = 30.0
 
 
@@ -65,7 +67,9 @@ def run(path: Path) -> int:
         return 1
     for failure in outcome.failed:
         print(f"{failure['file']}: {failure['problem']}", file=sys.stderr)
-    if not outcome.failed and not outcome.interrupted:
+    if outcome.interrupted:
+        return INTERRUPTED
+    if not outcome.failed:
         print(f"all {len(outcome.files)} files are there; {human(outcome.fetched_bytes)} were fetched", flush=True)
     return 1 if outcome.failed else 0
 

@@ -202,7 +202,7 @@ class Engine:
             return
         assert job.answer  # noqa: S101  only a file that is there is looked at without asking
         path = self._path(job)
-        if path.exists() and not self._record.untouched(path):
+        if path.exists():
             # The name was not known before.
             self._to_prove(job, path)
             job.step = "ask"

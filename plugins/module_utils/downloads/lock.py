@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 NAME = "lock"
@@ -18,7 +18,7 @@ class BusyError(Exception):
 
 
 @contextlib.contextmanager
-def exclusive(state_dir: Path, wait_s: float = 0.0, waiting: Callable[[], None] | None = None) -> Iterator[int]:
+def exclusive(state_dir: Path, wait_s: float = 0.0) -> Iterator[int]:
     """Hold the lock of a state folder; yield its handle."""
     handle = os.open(state_dir / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -26,8 +26,6 @@ def exclusive(state_dir: Path, wait_s: float = 0.0, waiting: Callable[[], None] 
         while not _taken(handle):
             if time.monotonic() >= deadline:
                 raise BusyError(holder(handle))
-            if waiting:
-                waiting()
             time.sleep(min(1.0, max(0.05, deadline - time.monotonic())))
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps({"pid": os.getpid(), "since": int(time.time())}).encode(), 0)

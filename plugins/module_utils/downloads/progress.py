@@ -61,8 +61,6 @@ def line(told: Mapping[str, Any], width: int = 0) -> str:
     """Write one line about a download; ``width`` cuts the list of files in flight."""
     done, total, rate = told["done"], told["total"], told["rate"]
     head = f"{percent(done, total):3d} %  {human(done)} of {human(total)}"
-    if told["phase"] == "waiting":
-        return f"{head}  waits for another download on this host"
     if rate > 0:
         head += f"  {human(rate)}/s"
         if done < total:

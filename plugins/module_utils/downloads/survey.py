@@ -140,5 +140,4 @@ def summary(found: Sequence[Found], reserve: int, rate: float | None) -> dict[st
         "disks": by_disk,
         "enough": all(disk["enough"] for disk in by_disk),
         "rate": rate,
-        "seconds": round(missing / rate) if rate and missing else None,
     }
