@@ -85,7 +85,7 @@ def test_literal_command_on_this_machine_changes_nothing() -> None:
     if Path("/run/systemd/system").is_dir():
         pytest.skip("this machine could be a worker: what --check says of it depends on its GPU")
     assert done.returncode != 0
-    assert "init: found another init" in done.stdout
+    assert "found   another init, or none" in done.stdout
     assert changed(done.stdout) == 0
 
 

@@ -31,6 +31,12 @@ def test_default_folders(host: Any) -> None:
     assert show(host, "WorkingDirectory") == "/opt/wanmetal/current/ComfyUI"
 
 
+def test_source_came_from_the_mirrored_repository(host: Any) -> None:
+    record = json.loads(host.file("/opt/wanmetal/current/release.json").content_string)
+    assert record["source"] == "git"
+    assert not host.file("/opt/wanmetal/current/ComfyUI/.git").exists
+
+
 def test_arguments(host: Any) -> None:
     command = host.file(f"/proc/{show(host, 'MainPID')}/cmdline").content_string.split("\0")
     assert command[command.index("--port") + 1] == "8199"
