@@ -69,6 +69,7 @@ def playbook(words: list[str]) -> None:
         assert path.is_file(), f"{name} is no playbook"
         for play in house.read(path):
             known |= {*(play.get("vars") or {}), *(entry["name"] for entry in play.get("vars_prompt") or [])}
+        known |= set(re.findall(r"\b(\w+) (?:is defined|\| default\()", path.read_text()))
     _variables(words, known)
     _inventories(words)
 
