@@ -37,7 +37,7 @@ options:
     type: list
     elements: dict
     required: true
-    options: &file
+    options:
       dest:
         description: Where it belongs.
         type: path
@@ -58,12 +58,14 @@ options:
         description: Its mode, in octal.
         type: str
         default: "0644"
-  secret_config:
-    description: The same, for files that are never shown.
-    type: list
-    elements: dict
-    default: []
-    options: *file
+      secret:
+        description: It is never shown. What is in it stands in O(secret_contents).
+        type: bool
+        default: false
+  secret_contents:
+    description: Contents of the files in O(config) that are O(config[].secret), by O(config[].dest).
+    type: dict
+    default: {}
   config_from:
     description: V(given) takes O(config) as given, V(release) those that the release was last proven with.
     type: str
@@ -189,14 +191,13 @@ def _config(params: dict[str, Any]) -> tuple[ConfigFile, ...]:
     return tuple(
         ConfigFile(
             Path(entry["dest"]),
-            entry["content"].encode(),
+            (params["secret_contents"].get(entry["dest"], "") if entry["secret"] else entry["content"]).encode(),
             entry["owner"],
             entry["group"],
             int(entry["mode"], 8),
-            secret,
+            entry["secret"],
         )
-        for entries, secret in ((params["config"], False), (params["secret_config"], True))
-        for entry in entries
+        for entry in params["config"]
     )
 
 
@@ -266,8 +267,8 @@ def main() -> None:
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "mode": {"type": "str", "default": "0644"},
+        "secret": {"type": "bool", "default": False, "no_log": False},
     }
-    secret_file = file | {"content": {"type": "str", "default": "", "no_log": True}}
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "required": True},
@@ -275,13 +276,8 @@ def main() -> None:
             "unit": {"type": "str", "required": True},
             "config_dir": {"type": "path", "required": True},
             "config": {"type": "list", "elements": "dict", "required": True, "options": file},
-            "secret_config": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "no_log": False,
-                "options": secret_file,
-            },
+            # Ansible writes arguments to the host's log, and spares only those that are secret as a whole.
+            "secret_contents": {"type": "dict", "default": {}, "no_log": True},
             "config_from": {"type": "str", "choices": ["given", "release"], "default": "given"},
             "url": {"type": "str", "required": True},
             "drain_timeout": {"type": "int", "default": 60},

@@ -828,14 +828,21 @@ def test_only_one_deploy_switches_at_a_time(tmp_path: Path) -> None:
 
 def module(host: FakeHost, check: bool = False, **params: Any) -> Any:
     config = [
-        {"dest": str(host.unit_file), "content": "two", "owner": ME, "group": MY_GROUP, "mode": "0644"},
+        {
+            "dest": str(host.unit_file),
+            "content": "two",
+            "owner": ME,
+            "group": MY_GROUP,
+            "mode": "0644",
+            "secret": False,
+        },
     ]
     defaults = {
         "url": "http://127.0.0.1:9",
         "drain_timeout": 0,
         "canary_timeout": 1,
         "config": config,
-        "secret_config": [],
+        "secret_contents": {},
         "config_from": "given",
         "keep": 3,
     }
