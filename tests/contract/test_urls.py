@@ -31,10 +31,14 @@ FETCHERS = {
     "ansible.builtin.get_url": ("url",),
     "ansible.builtin.git": ("repo",),
     "ansible.builtin.uri": ("url",),
+    "wanmetal.comfyui.aria2_download": ("civitai_api", "files"),
     "wanmetal.comfyui.git_checkouts": ("checkouts",),
 }
 OWN_SERVICES = ("comfyui_url",)
 """Addresses of what runs on the host itself."""
+
+MODELS = re.compile(r"wanmetal\.comfyui\.model_plan\((?!versions=\w+\))")
+"""This filter rewrites the addresses of models itself. A plan of CivitAI versions alone has none yet."""
 
 PLAN = re.compile(r"__preflight_plan\.\w+")
 """A plan's parts are put together from variables that are checked here; its own keys are no lock's."""
@@ -99,13 +103,17 @@ class Sources:
             names |= found
 
     def reaches_filter(self, text: str, seen: frozenset[str] = frozenset()) -> bool:
-        if FILTER in text or any(name in text for name in OWN_SERVICES):
+        if FILTER in text or MODELS.search(text) or any(name in text for name in OWN_SERVICES):
             return True
         names = set(re.findall(r"\w+", " ".join(re.findall(r"{{.*?}}", text, re.S)))) - seen
         return any(self.reaches_filter(value, seen | names) for name, value in self.definitions if name in names)
 
     def problems(self) -> list[str]:
-        found = []
+        found = [
+            f"{name}: model_plan without the mirrors"
+            for name, text in self.definitions
+            if MODELS.search(text) and "mirrors=wanmetal_mirrors" not in text
+        ]
         for path, task in self.tasks:
             at = f"{path}: {task.get('name')}"
             work = {
@@ -157,6 +165,12 @@ def test_a_filter_that_is_left_out_is_seen(tmp_path: Path, name: str, number: in
     before, after = f"{FILTER}(".join(parts[: number + 1]), f"{FILTER}(".join(parts[number + 1 :])
     path.write_text(f"{before}default({after}", encoding="utf-8")
     assert Sources(tmp_path).problems() != []
+
+
+def test_models_without_mirrors_are_seen(tmp_path: Path) -> None:
+    path = copy(tmp_path) / "roles/wan_models/tasks/plan.yml"
+    path.write_text(path.read_text(encoding="utf-8").replace("mirrors=wanmetal_mirrors", "mirrors=[]"))
+    assert Sources(tmp_path).problems() == ["__wan_models_planned: model_plan without the mirrors"]
 
 
 def add_task(text: str) -> Callable[[Path], None]:
