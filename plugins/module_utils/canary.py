@@ -267,11 +267,14 @@ def _compare(
 
 
 def _two_colours(numbers: random.Random) -> tuple[Colour, Colour]:
-    """Return two colours that differ clearly in each channel, in any direction."""
+    """Return two colours that differ clearly in each channel, in any direction, and in which red and blue differ too.
+
+    Otherwise a worker that swaps these two would not be noticed.
+    """
     pairs = []
-    for _ in range(3):
+    for rising in (red := numbers.random() < 0.5, numbers.random() < 0.5, not red):
         low, high = numbers.randrange(16, 96), numbers.randrange(160, 240)
-        pairs.append((low, high) if numbers.random() < 0.5 else (high, low))
+        pairs.append((low, high) if rising else (high, low))
     (r1, r2), (g1, g2), (b1, b2) = pairs
     return (r1, g1, b1), (r2, g2, b2)
 

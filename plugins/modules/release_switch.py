@@ -36,7 +36,7 @@ options:
     description: The files of settings. They are shown in diffs.
     type: list
     elements: dict
-    required: true
+    default: []
     options:
       dest:
         description: Where it belongs.
@@ -275,7 +275,7 @@ def main() -> None:
             "release": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
             "config_dir": {"type": "path", "required": True},
-            "config": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "config": {"type": "list", "elements": "dict", "default": [], "options": file},
             # Ansible writes arguments to the host's log, and spares only those that are secret as a whole.
             "secret_contents": {"type": "dict", "default": {}, "no_log": True},
             "config_from": {"type": "str", "choices": ["given", "release"], "default": "given"},

@@ -857,7 +857,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("names", nargs="*", metavar="NAME", default=default, help=text)
 
     def system(command: Any) -> None:
-        command.add_argument("--os", choices=SYSTEMS, default="debian12", help="default: debian12")
+        default = os.environ.get("WANMETAL_LAB_OS", "debian12")
+        command.add_argument("--os", choices=SYSTEMS, default=default, help="default: $WANMETAL_LAB_OS, or debian12")
 
     add("engine", command_engine, "see to it that a Docker engine runs")
     image = add("image", command_image, "build the hosts' image where it is missing or out of date")
