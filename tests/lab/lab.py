@@ -332,7 +332,7 @@ def read(path: str | Path) -> str:
 
 def write(path: Path, content: str, mode: int = 0o644) -> None:
     """Whole or not at all, and only when it differs."""
-    if read(path) == content and path.stat().st_mode & 0o777 == mode:
+    if path.exists() and read(path) == content and path.stat().st_mode & 0o777 == mode:
         return
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)

@@ -293,3 +293,8 @@ def test_summary_without_a_video() -> None:
 
 def test_summary_of_changes() -> None:
     assert "\nChanges: 7.\n" in summary.summary("lab1", REPORT, 7, {}, STATE, Path("/v"))
+
+
+def test_an_empty_file_is_written_too(tmp_path: Path) -> None:
+    lab.write(tmp_path / "known_hosts", "", 0o600)
+    assert (tmp_path / "known_hosts").stat().st_mode & 0o777 == 0o600
