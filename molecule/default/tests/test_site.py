@@ -46,7 +46,7 @@ def test_second_run_left_the_process_alone(host: Any) -> None:
         ("LockPersonality", "yes"),
         ("ProtectKernelModules", "yes"),
         ("IPAddressDeny", "::/0 0.0.0.0/0"),
-        ("IPAddressAllow", "127.0.0.0/8 ::1/128 127.0.0.1/32"),
+        ("IPAddressAllow", "127.0.0.0/8 ::1/128"),
         ("Restart", "on-failure"),
         ("UMask", "0027"),
         ("NeedDaemonReload", "no"),
