@@ -153,7 +153,9 @@ options:
     type: bool
     default: false
   job:
-    description: File that gets the order of a service, tokens included, readable by root only.
+    description:
+      - File that gets the order of a service, tokens included. Only O(user) may read it, and the program removes it
+        when all files are there. It has to lie where O(user) may write, for example in O(state_dir).
     type: path
   unit:
     description: The service. It has to run O(program) with the arguments C(run) and O(job).
@@ -393,7 +395,7 @@ def main() -> None:
             busy = seen["changed"] or job.read_again
             if busy:
                 make_folders(job)
-            started = busy and service.start(Path(module.params["job"]), module.params["unit"], module.params)
+            started = busy and service.start(Path(module.params["job"]), module.params["unit"], job.user, module.params)
             module.exit_json(**{**seen, "changed": started or installing, "background": busy})
         outcome = fetch(job)
     except BusyError as busy:

@@ -5,7 +5,7 @@ Faults are a list: each is used up by the requests that it fits.
 
 Run it by hand, or from a scenario::
 
-    python tests/origin/origin.py --bind 127.0.0.1 --port 8600 --files small.json
+    python tests/origin/origin.py --bind 127.0.0.1 --port 8600 --files files.json
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.hashing import sha256
-
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 _CHUNK = 256 * 1024
 
@@ -45,7 +43,11 @@ class Blob:
         if file is not None:
             self.data = b""
             self.size = file.stat().st_size
-            self.sha256 = sha256(file)
+            digest = hashlib.sha256()
+            with file.open("rb") as stream:
+                while part := stream.read(_CHUNK * 16):
+                    digest.update(part)
+            self.sha256 = digest.hexdigest()
         else:
             self.data = random.Random(name).randbytes(size) if data is None else data  # noqa: S311
             self.size = len(self.data)
@@ -107,6 +109,7 @@ class Origin:
         port: int = 0,
         cdn_port: int = 0,
         life_s: float = 3600,
+        send_buffer: int = 0,
     ) -> None:
         self.blobs: dict[str, Blob] = {}
         self.versions: dict[int, Version] = {}
@@ -115,6 +118,8 @@ class Origin:
         self.tokens: dict[str, str] = {}
         """Blob name to the token without which it is not given."""
         self.life_s = life_s
+        self.send_buffer = send_buffer
+        """Small enough, and what is counted as sent has left, instead of lying in a buffer."""
         self._key = os.urandom(16)
         self._lock = threading.Lock()
         self._servers = [
@@ -154,6 +159,21 @@ class Origin:
         if token:
             self.tokens[blob.name] = token
         return blob
+
+    def publish(self, version: int, blob: Blob, kind: str = "LORA", *, needs_token: bool = False) -> Version:
+        """Make a blob the primary file of a CivitAI version."""
+        files = [
+            {"id": 1, "name": "preview.png", "hashes": {}, "primary": False},
+            {
+                "id": 2,
+                "name": blob.name,
+                "primary": True,
+                "sizeKB": blob.size / 1024,
+                "hashes": {"SHA256": blob.sha256.upper()},
+            },
+        ]
+        self.versions[version] = Version(version, files, kind, needs_token)
+        return self.versions[version]
 
     def hub_url(self, name: str) -> str:
         """Address of a blob at the Hub: states size and sha256, redirects to a signed link."""
@@ -233,6 +253,12 @@ class _Handler(BaseHTTPRequestHandler):
     server_name: str
     protocol_version = "HTTP/1.1"
     wbufsize = 64 * 1024
+
+    def setup(self) -> None:
+        """Set the connection up."""
+        super().setup()
+        if self.origin.send_buffer:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.origin.send_buffer)
 
     def log_message(self, *_args: object) -> None:
         """Say nothing."""
@@ -483,19 +509,32 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve the files that a JSON file names, until killed: [{"name": "x", "size": 1000}, …]."""
+    """Serve what a JSON file names: {"files": [{"name", "size" or "file"}], "versions": [{"id", "kind", "name"}]}."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8600)
     parser.add_argument("--cdn-port", type=int, default=8601)
     parser.add_argument("--files", type=Path, required=True)
+    parser.add_argument("--pid-file", type=Path)
+    parser.add_argument("--seconds", type=float, help="end after this long, in any case")
     options = parser.parse_args()
-    origin = Origin(bind=options.bind, cdn_bind=options.bind, port=options.port, cdn_port=options.cdn_port)
-    for entry in json.loads(options.files.read_text(encoding="utf-8")):
+    origin = Origin(
+        bind=options.bind,
+        cdn_bind=options.bind,
+        port=options.port,
+        cdn_port=options.cdn_port,
+        send_buffer=64 * 1024,
+    )
+    listed = json.loads(options.files.read_text(encoding="utf-8"))
+    for entry in listed["files"]:
         file = Path(entry["file"]) if "file" in entry else None
         origin.add(Blob(entry["name"], entry.get("size", 0), file=file))
+    for entry in listed.get("versions", []):
+        origin.publish(entry["id"], origin.blobs[entry["name"]], entry["kind"])
+    if options.pid_file:
+        options.pid_file.write_text(f"{os.getpid()}\n", encoding="utf-8")
     with origin, contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+        threading.Event().wait(options.seconds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,10 +43,11 @@ def start(house: House, wanted: Sequence[Wanted], **changes: Any) -> subprocess.
         **{key: value for key, value in changes.items() if key in {"connections", "parallel", "tries"}},
     }
     folder = house.state.parent
-    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    order = folder / f"job-{secrets.token_hex(4)}.json"
+    order.write_text(json.dumps(job), encoding="utf-8")
     (folder / "wanmetal-models").write_bytes(packed())
     return subprocess.Popen(
-        [sys.executable, folder / "wanmetal-models", "run", folder / "job.json"],
+        [sys.executable, folder / "wanmetal-models", "run", order],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )

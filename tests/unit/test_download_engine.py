@@ -22,7 +22,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock im
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
 from ansible_collections.wanmetal.comfyui.tests.origin.house import KB, MB, House, sha256
-from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin, Version
+from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin
 from ansible_collections.wanmetal.comfyui.tests.origin.program import children, start
 
 TOKEN = "hf_very_secret_token"  # noqa: S105
@@ -519,22 +519,9 @@ def test_a_disk_that_fills_up_is_named_and_the_part_is_kept(tmp_path: Path) -> N
 # CivitAI
 
 
-def lora(house: House, name: str, data: bytes, *, version: int = 7, **more: Any) -> Blob:
+def lora(house: House, name: str, data: bytes, **more: Any) -> Blob:
     blob = house.origin.add(Blob(name, data=data))
-    house.origin.versions[version] = Version(
-        version,
-        [
-            {"id": 1, "name": "preview.png", "hashes": {}, "primary": False},
-            {
-                "id": 2,
-                "name": name,
-                "primary": True,
-                "sizeKB": len(data) / 1024,
-                "hashes": {"SHA256": blob.sha256.upper()},
-            },
-        ],
-        **more,
-    )
+    house.origin.publish(7, blob, **more)
     return blob
 
 

@@ -280,10 +280,14 @@ def test_control_files_are_read(tmp_path: Path) -> None:
     assert aria2.control_length(control) == 123456789
 
 
-def test_connections_work_near_each_other() -> None:
-    assert aria2.split_size(1000, 8) == aria2.MIB
-    assert aria2.split_size(4 << 30, 8) == 32 * aria2.MIB
-    assert aria2.split_size(40 << 30, 8) == 128 * aria2.MIB
+def test_pieces_grow_with_the_file() -> None:
+    assert [aria2.piece_size(size) // aria2.MIB for size in (1, 128 << 20, 200 << 20, 4 << 30, 40 << 30)] == [
+        1,
+        1,
+        2,
+        16,
+        16,
+    ]
 
 
 @pytest.mark.parametrize(

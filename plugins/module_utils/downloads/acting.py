@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shutil
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -27,7 +26,7 @@ def make_folders(job: Order) -> None:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
             # What an earlier run as another user has left.
             for entry in folder.iterdir() if folder == state_dir else []:
-                shutil.chown(entry, owner.pw_uid, owner.pw_gid)
+                os.chown(entry, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
 @contextlib.contextmanager

@@ -84,8 +84,6 @@ class Aria2:
             "allow-overwrite": "false",
             "auto-file-renaming": "false",
             "remote-time": "false",
-            # In order, so that hashing can follow.
-            "stream-piece-selector": "inorder",
             "async-dns": "false",
             "connect-timeout": 15,
             "timeout": 30,
@@ -114,14 +112,22 @@ class Aria2:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def add(self, urls: Sequence[str], path: Path, *, connections: int, size: int) -> str:
-        """Begin a download; return its id."""
+    def add(self, urls: Sequence[str], path: Path, *, connections: int, size: int, in_order: bool) -> str:
+        """Begin a download; return its id.
+
+        In order means that the complete front grows, so that hashing can follow. Each connection is kept and asks for
+        one piece after the other, the next before the last has come. A host that cannot do that is asked otherwise.
+        """
+        piece = str(piece_size(size))
         options = {
             "dir": str(path.parent),
             "out": path.name,
             "split": str(connections),
             "max-connection-per-server": str(min(16, connections)),
-            "min-split-size": str(split_size(size, connections)),
+            "piece-length": piece,
+            "min-split-size": piece if in_order else str(max(MIB, size // connections // 2)),
+            "stream-piece-selector": "inorder" if in_order else "default",
+            "enable-http-pipelining": "true" if in_order else "false",
         }
         return str(self._call("addUri", list(urls), options))
 
@@ -185,9 +191,12 @@ class Aria2:
             self._process = None
 
 
-def split_size(size: int, connections: int) -> int:
-    """Return how far apart connections work: near enough for hashing to follow, far enough to ask seldom."""
-    return max(MIB, min(128 * MIB, size // (connections * 16) // MIB * MIB))
+def piece_size(size: int) -> int:
+    """Return what one request asks for: small enough for hashing to follow closely, large enough to ask seldom."""
+    piece = MIB
+    while piece < 16 * MIB and piece * 128 < size:
+        piece *= 2
+    return piece
 
 
 def leading_bytes(bitfield: str, piece: int, size: int) -> int:

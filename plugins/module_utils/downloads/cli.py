@@ -70,6 +70,8 @@ def run(path: Path) -> int:
     if outcome.interrupted:
         return INTERRUPTED
     if not outcome.failed:
+        # It holds the tokens, and is not needed any longer.
+        path.unlink(missing_ok=True)
         print(f"all {len(outcome.files)} files are there; {human(outcome.fetched_bytes)} were fetched", flush=True)
     return 1 if outcome.failed else 0
 

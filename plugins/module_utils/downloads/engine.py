@@ -262,9 +262,13 @@ class Engine:
         else:
             if not self._aria2.alive:
                 self._aria2.start()
-            connections = job.connections if first.ranges else 1
-            urls = [source.url for source in job.answer.sources]
-            job.gid = self._aria2.add(urls, job.part, connections=connections, size=job.size)
+            job.gid = self._aria2.add(
+                [source.url for source in job.answer.sources],
+                job.part,
+                connections=job.connections if first.ranges else 1,
+                size=job.size,
+                in_order=first.ranges and job.attempt == 0,
+            )
 
     def _prepare(self, job: Job) -> bool:
         """Keep of a broken download only what can be continued; say whether all of it is there."""

@@ -7,8 +7,10 @@ import pkgutil
 import zipfile
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import downloads
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import cli
 
-_MAIN = "import sys\nfrom {package}.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+# Ansible sends a module only what is imported, so the name of the module comes from an import.
+_MAIN = f"import sys\nfrom {cli.__name__} import main\nsys.exit(main(sys.argv[1:]))\n"
 # The same sources make the same bytes.
 _DATE = (2020, 1, 1, 0, 0, 0)
 
@@ -16,7 +18,7 @@ _DATE = (2020, 1, 1, 0, 0, 0)
 def build() -> bytes:
     """Pack the modules of this package, whether they lie in a folder or in Ansible's own archive."""
     package = downloads.__name__
-    sources = {"__main__.py": _MAIN.format(package=package)}
+    sources = {"__main__.py": _MAIN}
     folders = package.split(".")
     for depth in range(len(folders)):
         sources["/".join([*folders[: depth + 1], "__init__.py"])] = ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import program
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.acting import acting_as
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import write_whole
 
 # What the program reads from its job file; the rest is for the module.
@@ -41,13 +42,15 @@ def install(path: str) -> None:
     new.replace(place)
 
 
-def start(job: Path, unit: str, params: Mapping[str, Any]) -> bool:
+def start(job: Path, unit: str, user: str, params: Mapping[str, Any]) -> bool:
     """Write the order and start the service; say whether that changed anything."""
     # The service waits for a run that holds the lock, however long it takes.
     text = json.dumps({**{key: params[key] for key in _ORDER}, "wait": _LONG_S}, indent=1, sort_keys=True) + "\n"
     same = job.is_file() and job.read_text(encoding="utf-8") == text
     if not same:
-        write_whole(job, text, 0o600)
+        # It holds the tokens: only the user that fetches may read it.
+        with acting_as(user):
+            write_whole(job, text, 0o600)
     active = _systemctl("show", "--property=ActiveState", "--value", unit)
     if same and active in {"active", "activating"}:
         return False
