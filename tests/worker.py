@@ -21,7 +21,7 @@ def run(
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env=os.environ | environment,
+        env=os.environ | {"PWD": str(cwd)} | environment,  # as a shell would
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
