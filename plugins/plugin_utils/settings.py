@@ -299,7 +299,7 @@ def _walled_in(_: ReadFile, networks: Sequence[str], listen: str) -> str:
 
 def _nobody_to_call(_: ReadFile, networks: Sequence[str], api_nodes: bool) -> str:
     closed = api_nodes and _loopback_only(networks)
-    return f"comfyui_api_nodes: true with comfyui_ip_allow: {list(networks)}" if closed else ""
+    return f"comfyui_partner_nodes: true with comfyui_ip_allow: {list(networks)}" if closed else ""
 
 
 def _not_a_network(entry: str) -> bool:
@@ -325,7 +325,7 @@ _OWNED_FLAGS = {
     "--temp-directory": "wanmetal_data_dir",
     "--user-directory": "wanmetal_data_dir",
     "--database-url": "wanmetal_data_dir",
-    "--disable-api-nodes": "comfyui_api_nodes",
+    "--disable-api-nodes": "comfyui_partner_nodes",
     **dict.fromkeys(_VRAM_FLAGS, "comfyui_vram_mode"),
 }
 _GPU_FLAGS = {
@@ -551,8 +551,8 @@ RULES: tuple[Rule, ...] = (
         "comfyui_ip_allow",
         _nobody_to_call,
         "the networks of the services that API nodes call, since all others are dropped",
-        "set comfyui_ip_allow: [any], or comfyui_api_nodes: false",
-        ("comfyui_api_nodes",),
+        "set comfyui_ip_allow: [any], or comfyui_partner_nodes: false",
+        ("comfyui_partner_nodes",),
     ),
     _between("comfyui_max_upload_mb", 1, 1_000_000, "MB"),
     _between("comfyui_start_timeout", 10, 3600, "seconds"),
