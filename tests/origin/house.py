@@ -50,6 +50,9 @@ class House:
             "pause_s": 0.01,
             "timeout_s": 5.0,
             "stall_s": 2.0,
+            # So small that both ways of parting a file are seen.
+            "split_from": MB,
+            "follow_from": 2 * MB,
         }
         return Settings(**{**fields, **changes})
 

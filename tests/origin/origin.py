@@ -283,8 +283,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._route(path, query)
 
     def do_HEAD(self) -> None:
-        """The download address of CivitAI does not know HEAD, and links are signed for GET."""
-        self._text(403, "")
+        """The Hub knows HEAD. The download address of CivitAI does not, and links are signed for GET."""
+        if "/resolve/" in self.path:
+            self.do_GET()
+        else:
+            self._text(403, "")
 
     def do_POST(self) -> None:
         """Only the Hub's paths-info is asked with POST."""
@@ -316,6 +319,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._cdn(path, query)
         elif "/resolve/" in path:
             self._hub(self._blob(path))
+        elif path.startswith("/api/models/") and "/tree/" in path:
+            listed = [self._info(name) for name in sorted(self.origin.blobs)]
+            self._text(200, json.dumps(listed), "application/json")
+        elif path.startswith("/api/models/"):
+            names = [{"rfilename": name} for name in sorted(self.origin.blobs)]
+            body = {"id": "own/repo", "modelId": "own/repo", "sha": REVISION, "siblings": names}
+            self._text(200, json.dumps(body), "application/json", {"X-Repo-Commit": REVISION})
         elif path.startswith("/plain/"):
             self._plain(self._blob(path))
         elif path.startswith("/moved/"):
@@ -437,7 +447,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
         self.wfile.flush()
 
     def _send(self, blob: Blob, fault: Fault | None) -> None:
@@ -516,6 +527,7 @@ def main() -> None:
     parser.add_argument("--cdn-port", type=int, default=8601)
     parser.add_argument("--files", type=Path, required=True)
     parser.add_argument("--pid-file", type=Path)
+    parser.add_argument("--send-buffer", type=int, default=0, help="bytes; small ones make the count of bytes exact")
     parser.add_argument("--seconds", type=float, help="end after this long, in any case")
     options = parser.parse_args()
     origin = Origin(
@@ -523,7 +535,7 @@ def main() -> None:
         cdn_bind=options.bind,
         port=options.port,
         cdn_port=options.cdn_port,
-        send_buffer=64 * 1024,
+        send_buffer=options.send_buffer,
     )
     listed = json.loads(options.files.read_text(encoding="utf-8"))
     for entry in listed["files"]:

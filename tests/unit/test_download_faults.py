@@ -5,6 +5,7 @@ WANMETAL_FAULT_RUNS sets the number of runs, WANMETAL_FAULT_SEED repeats a singl
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -52,7 +53,8 @@ def some_fault(chance: random.Random, name: str) -> Fault:
 def kill_all(house: House) -> None:
     """Kill aria2c."""
     for child in children(house):
-        os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def interrupted(house: House, wanted: list[Wanted], chance: random.Random, settings: dict[str, Any], how: str) -> None:

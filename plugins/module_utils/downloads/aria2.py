@@ -112,20 +112,20 @@ class Aria2:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def add(self, urls: Sequence[str], path: Path, *, connections: int, size: int, in_order: bool) -> str:
+    def add(self, urls: Sequence[str], path: Path, *, connections: int, split: int, piece: int, in_order: bool) -> str:
         """Begin a download; return its id.
 
         In order means that the complete front grows, so that hashing can follow. Each connection is kept and asks for
-        one piece after the other, the next before the last has come. A host that cannot do that is asked otherwise.
+        one piece after the other, the next before the last has come. Else each connection asks for a large part of its
+        own, which costs less where files are small, and works with hosts that take one request at a time.
         """
-        piece = str(piece_size(size))
         options = {
             "dir": str(path.parent),
             "out": path.name,
             "split": str(connections),
             "max-connection-per-server": str(min(16, connections)),
-            "piece-length": piece,
-            "min-split-size": piece if in_order else str(max(MIB, size // connections // 2)),
+            "piece-length": str(piece),
+            "min-split-size": str(piece if in_order else split),
             "stream-piece-selector": "inorder" if in_order else "default",
             "enable-http-pipelining": "true" if in_order else "false",
         }

@@ -20,6 +20,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.aria2 i
     control_length,
     control_of,
     leading_bytes,
+    piece_size,
 )
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.asking import ask, hosts
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
@@ -266,8 +267,9 @@ class Engine:
                 [source.url for source in job.answer.sources],
                 job.part,
                 connections=job.connections if first.ranges else 1,
-                size=job.size,
-                in_order=first.ranges and job.attempt == 0,
+                split=self._settings.split_from,
+                piece=piece_size(job.size),
+                in_order=first.ranges and job.size >= self._settings.follow_from and job.attempt == 0,
             )
 
     def _prepare(self, job: Job) -> bool:

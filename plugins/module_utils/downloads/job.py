@@ -13,6 +13,8 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problem
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Source, Tokens
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.stream import Stream
 
+MIB = 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,6 +28,10 @@ class Settings:
     civitai_api: str = civitai.API
     connections: int = 8
     parallel: int = 4
+    split_from: int = 20 * MIB
+    """Files of less than twice this get one connection."""
+    follow_from: int = 256 * MIB
+    """Files of this size are hashed while they come."""
     limit: int = 0
     """Bytes a second for all transfers together; 0 is no limit."""
     tries: int = 6
