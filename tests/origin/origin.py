@@ -296,6 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
         seen = Seen("hub", "POST", self.path, "", self.headers.get("Authorization") or "", "", "")
         self.origin.note(seen)
         self.seen = seen
+        if self._broken(self.origin.take("api", self.path.partition("/paths-info")[0].rsplit("/", 1)[-1])):
+            return
         found = [self._info(path) for path in paths if path.rsplit("/", 1)[-1] in self.origin.blobs]
         self._text(200, json.dumps(found), "application/json")
 

@@ -131,13 +131,18 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 @contextmanager
 def request(
-    url: str, token: str = "", first: int | None = 0, last: int | None = 0, timeout_s: float = 30
+    url: str,
+    token: str = "",
+    first: int | None = 0,
+    last: int | None = 0,
+    timeout_s: float = 30,
+    form: bytes | None = None,
 ) -> Iterator[tuple[int, Mapping[str, str], IO[bytes]]]:
-    """Send one GET, without following a redirect; yield status, headers and body."""
+    """Send one GET, or a form with POST, without following a redirect; yield status, headers and body."""
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     if first is not None:
         headers["Range"] = f"bytes={first}-{'' if last is None else last}"
-    asked = urllib.request.Request(url, headers=headers)  # noqa: S310  the schemes are checked by files.py
+    asked = urllib.request.Request(url, form, headers)  # noqa: S310  the schemes are checked by files.py
     if token:
         # An unredirected header: urllib would not take it along either.
         asked.add_unredirected_header("Authorization", f"Bearer {token}")
@@ -220,8 +225,23 @@ def _no_page(headers: Mapping[str, str], name: str, host: str) -> None:
 
 def fetch_json(url: str, tokens: Tokens, *, timeout_s: float = 30) -> dict[str, Any]:
     """Return the JSON object at a URL; no redirect is followed."""
+    data = _fetch(url, tokens, None, timeout_s)
+    if not isinstance(data, dict):
+        raise Problem("html", f"{host_of(url)} does not answer with a JSON object")
+    return data
+
+
+def fetch_list(url: str, tokens: Tokens, form: bytes, *, timeout_s: float = 30) -> list[Any]:
+    """Send a form and return the JSON list that it is answered with; no redirect is followed."""
+    data = _fetch(url, tokens, form, timeout_s)
+    if not isinstance(data, list):
+        raise Problem("html", f"{host_of(url)} does not answer with a JSON list")
+    return data
+
+
+def _fetch(url: str, tokens: Tokens, form: bytes | None, timeout_s: float) -> Any:
     token = tokens.of(url)
-    with request(url, token, first=None, timeout_s=timeout_s) as (status, headers, body):
+    with request(url, token, None, None, timeout_s, form) as (status, headers, body):
         if status != 200:
             raise problems.from_status(
                 status,
@@ -229,14 +249,12 @@ def fetch_json(url: str, tokens: Tokens, *, timeout_s: float = 30) -> dict[str, 
                 first_hop=True,
                 had_token=bool(token),
                 said=tokens.hide(_said(headers, body)),
+                code=headers.get("X-Error-Code") or "",
                 wait_s=wait_s(headers, time.time()),
             )
         try:
-            data = json.loads(body.read(16 * 1024 * 1024))
+            return json.loads(body.read(16 * 1024 * 1024))
         except (OSError, http.client.HTTPException) as error:
             raise problems.from_exception(error, host_of(url)) from error
         except ValueError:
             raise Problem("html", f"{host_of(url)} does not answer with JSON") from None
-    if not isinstance(data, dict):
-        raise Problem("html", f"{host_of(url)} does not answer with a JSON object")
-    return data
