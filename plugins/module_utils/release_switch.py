@@ -54,12 +54,21 @@ class ConfigFile:
 
 
 @dataclass(frozen=True)
+class Worker:
+    """A process that renders: its unit, and the address of its API."""
+
+    unit: str
+    url: str
+
+
+@dataclass(frozen=True)
 class Target:
     """A generation that a host is to run."""
 
     release: str
     config: tuple[ConfigFile, ...]
     generation: str
+    workers: tuple[Worker, ...]
 
 
 @dataclass
@@ -110,9 +119,9 @@ def generation_of(release: str, contents: dict[str, tuple[bytes, int]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def pack(config: tuple[ConfigFile, ...]) -> bytes:
+def pack(config: tuple[ConfigFile, ...], workers: tuple[Worker, ...]) -> bytes:
     """Settings as they are kept with a proven release."""
-    entries = [
+    files = [
         {
             **vars(item),
             "dest": str(item.dest),
@@ -120,15 +129,17 @@ def pack(config: tuple[ConfigFile, ...]) -> bytes:
         }
         for item in config
     ]
-    return json.dumps(entries).encode()
+    return json.dumps({"config": files, "workers": [vars(worker) for worker in workers]}).encode()
 
 
-def unpack(data: bytes) -> tuple[ConfigFile, ...]:
+def unpack(data: bytes) -> tuple[tuple[ConfigFile, ...], tuple[Worker, ...]]:
     """The settings that ``pack`` kept."""
-    return tuple(
+    kept = json.loads(data)
+    config = tuple(
         ConfigFile(**{**entry, "dest": Path(entry["dest"]), "content": base64.b64decode(entry["content"])})
-        for entry in json.loads(data)
+        for entry in kept["config"]
     )
+    return config, tuple(Worker(**entry) for entry in kept["workers"])
 
 
 def releases_to_remove(releases: dict[str, float], keep: int, needed: set[str]) -> list[str]:
@@ -203,11 +214,12 @@ class Host:
 
     def set_proven(self, target: Target, previous: str) -> None:
         """Remember the target as proven, its settings, and the release before it."""
-        self.write(self.release_dir(target.release) / SETTINGS, pack(target.config), "root", "root", 0o600)
+        settings = pack(target.config, target.workers)
+        self.write(self.release_dir(target.release) / SETTINGS, settings, "root", "root", 0o600)
         record = {"release": target.release, "generation": target.generation, "previous": previous}
         self.write(self.proven_file, json.dumps(record).encode(), "root", "root", 0o644)
 
-    def proven_settings(self, release: str) -> tuple[ConfigFile, ...] | None:
+    def proven_settings(self, release: str) -> tuple[tuple[ConfigFile, ...], tuple[Worker, ...]] | None:
         """The settings that a release was last proven with, or None where it never was."""
         try:
             return unpack((self.release_dir(release) / SETTINGS).read_bytes())
@@ -245,13 +257,23 @@ class Host:
         text = f"WANMETAL_RELEASE={release}\nWANMETAL_GENERATION={generation}\n"
         self.write(self.generation_file, text.encode(), "root", "root", 0o644)
 
-    # -- the service
+    # -- the service, and its workers where it has several: comfyui.service, and comfyui@0.service and so on
     def systemctl(self, *arguments: str) -> tuple[int, str]:
         return _run(["systemctl", *arguments])
 
-    def unit_state(self) -> dict[str, str]:
-        _, text = self.systemctl("show", self.unit, "--property=ActiveState,UnitFileState,MainPID")
+    def unit_state(self, unit: str) -> dict[str, str]:
+        _, text = self.systemctl("show", unit, "--property=ActiveState,UnitFileState,MainPID")
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+    @property
+    def workers_pattern(self) -> str:
+        return self.unit.replace(".service", "@*.service")
+
+    def running_workers(self) -> list[str]:
+        """Workers of the service that run, or are about to."""
+        states = "--state=active,activating,reloading"
+        _, text = self.systemctl("list-units", states, "--plain", "--no-legend", self.workers_pattern)
+        return [line.split()[0] for line in text.splitlines() if line.strip()]
 
     def running_generation(self, main_pid: str) -> str:
         try:
@@ -260,7 +282,7 @@ class Host:
             return ""
         return _environment_value(environment.split("\0"), "WANMETAL_GENERATION")
 
-    def verify_unit(self, content: bytes, programs: tuple[ConfigFile, ...]) -> str:
+    def verify_unit(self, name: str, content: bytes, programs: tuple[ConfigFile, ...]) -> str:
         """Complaints of ``systemd-analyze verify``, or an empty string.
 
         The unit may name ``programs`` that are not installed yet, and systemd refuses what is not there.
@@ -271,7 +293,7 @@ class Host:
                 stand_in.write_bytes(program.content)
                 stand_in.chmod(0o700)
                 content = content.replace(str(program.dest).encode(), str(stand_in).encode())
-            path = Path(folder) / self.unit
+            path = Path(folder) / name.replace("@.", "@0.")
             path.write_bytes(content)
             code, text = _run(["systemd-analyze", "verify", "--man=no", str(path)])
         return text if code else ""
@@ -279,7 +301,8 @@ class Host:
     def journal(self, since: float) -> str:
         _run(["journalctl", "--sync"])  # or the very last words, which matter most, may not be in it yet
         # With --since, --lines would give the first ones.
-        _, text = _run(["journalctl", "--unit", self.unit, "--since", f"@{int(since)}", "--no-pager", "--output=cat"])
+        units = ["--unit", self.unit, "--unit", self.workers_pattern]
+        _, text = _run(["journalctl", *units, "--since", f"@{int(since)}", "--no-pager", "--output=cat"])
         return "\n".join(text.splitlines()[-LAST_LINES:])
 
     def now(self) -> float:
@@ -324,49 +347,65 @@ def exclusive(root: Path, wait_s: float) -> Iterator[None]:
 class Switch:
     """One switch of one host.
 
-    ``probe`` tells whether the API answers now, ``prove`` renders a graph and looks at the result, ``busy`` counts
-    the jobs that are queued or running.
+    Of a worker, ``probe`` tells whether its API answers now, ``prove`` renders a graph and looks at the result, and
+    ``busy`` counts the jobs that are queued or running.
     """
 
     host: Host
-    probe: Callable[[], Health]
-    prove: Callable[[], Health]
-    busy: Callable[[], int]
+    probe: Callable[[Worker], Health]
+    prove: Callable[[Worker], Health]
+    busy: Callable[[Worker], int]
     drain_timeout_s: float = 0.0
 
-    def target(self, release: str, config: tuple[ConfigFile, ...]) -> Target:
+    def target(self, release: str, config: tuple[ConfigFile, ...], workers: tuple[Worker, ...]) -> Target:
         contents = {str(item.dest): (item.content, item.mode) for item in config}
-        return Target(release, config, generation_of(release, contents))
+        return Target(release, config, generation_of(release, contents), workers)
 
     def stored_target(self, release: str) -> Target | None:
         """The generation that a release was last proven with, or None where there is none."""
         if not self.host.is_complete(release):
             return None
         settings = self.host.proven_settings(release)
-        return None if settings is None else self.target(release, settings)
+        return None if settings is None else self.target(release, *settings)
 
     def need(self, target: Target) -> Need:
         """What the host lacks of the target."""
         host = self.host
-        state = host.unit_state()
+        states = {unit: host.unit_state(unit) for unit in self._units(target)}
         proven = host.proven()
         need = Need()
         if (current := host.link("current")) != target.release:
             need.restart.append(f"the running release is {current or 'none'}, wanted is {target.release}")
         need.restart.extend(f"{item.dest} differs" for item in target.config if host.differs(item))
-        if state.get("ActiveState") != "active":
-            need.restart.append(f"{host.unit} is {state.get('ActiveState') or 'unknown'}")
-        elif host.running_generation(state.get("MainPID", "0")) != target.generation:
+        need.restart.extend(f"{unit} runs, and is not wanted" for unit in self._strangers(target))
+        stopped = [unit for unit, state in states.items() if state.get("ActiveState") != "active"]
+        if stopped:
+            need.restart.extend(f"{unit} is {states[unit].get('ActiveState') or 'unknown'}" for unit in stopped)
+        elif any(host.running_generation(s.get("MainPID", "0")) != target.generation for s in states.values()):
             need.restart.append("the running process was started with other settings")
-        elif not need.restart and not (health := self.probe()).ok:
-            need.restart.append(f"the API does not answer: {health.reason}")
+        elif not need.restart and (reason := self._first_failure(self.probe, target)):
+            need.restart.append(f"the API does not answer: {reason}")
         if proven.get("generation") != target.generation:
             need.proof.append("this generation has not rendered anything yet")
-        if state.get("UnitFileState") != "enabled":
+        if states[host.unit].get("UnitFileState") != "enabled":
             need.rest.append(f"{host.unit} does not start at boot")
         if (previous := proven.get("previous", "")) and host.link("previous") != previous:
             need.rest.append(f"the link to the previous release, {previous}, is not in place")
         return need
+
+    def _units(self, target: Target) -> list[str]:
+        """The service, and its workers where these are units of their own."""
+        return list(dict.fromkeys([self.host.unit, *(worker.unit for worker in target.workers)]))
+
+    def _strangers(self, target: Target) -> list[str]:
+        return [unit for unit in self.host.running_workers() if unit not in self._units(target)]
+
+    def _first_failure(self, look: Callable[[Worker], Health], target: Target) -> str:
+        """Why the first worker that does not pass does not, or an empty string."""
+        for worker in target.workers:
+            if not (health := look(worker)).ok:
+                return health.reason if len(target.workers) == 1 else f"{worker.unit}: {health.reason}"
+        return ""
 
     def diff(self, target: Target) -> list[dict[str, str]]:
         result = [
@@ -426,7 +465,7 @@ class Switch:
     def _prove(self, target: Target, outcome: Outcome) -> None:
         self._refuse_broken_unit(target)
         fallback = self.stored_target(self.host.proven().get("release", ""))
-        self._drain(outcome)
+        self._drain(target, fallback, outcome)
         if outcome.cut_off and not outcome.restart_needed:
             raise SwitchError(
                 f"Release {target.release} runs, but it was never proven, and other jobs kept it busy for "
@@ -457,8 +496,8 @@ class Switch:
     def _go_back(self, target: Target, fallback: Target | None) -> str:
         unit = self.host.unit
         if fallback is None:
-            self.host.systemctl("stop", unit)
-            self.host.systemctl("reset-failed", unit)
+            self.host.systemctl("stop", unit, self.host.workers_pattern)
+            self.host.systemctl("reset-failed", unit, self.host.workers_pattern)
             return f"There is no earlier release to go back to; {unit} is stopped."
         if fallback.generation == target.generation:
             return f"It is what was proven last, so there is nothing to go back to; {unit} is left as it is."
@@ -478,19 +517,26 @@ class Switch:
             except (OSError, LookupError) as error:
                 return f"it could not be installed ({error})", ""
             stopped = host.now()
+            if strangers := self._strangers(target):
+                host.systemctl("stop", *strangers)
             code, text = host.systemctl("restart", host.unit)
             outcome.restarted = True
             if code:
                 return f"{host.unit} did not start ({text.splitlines()[0] if text else code})", host.journal(started)
             outcome.outage_s = round(host.now() - stopped, 2)
-        before = host.unit_state()
-        health = self.prove()
-        after = host.unit_state()
-        if not health.ok:
-            return health.reason, host.journal(started)
-        if before.get("MainPID") != after.get("MainPID") or after.get("ActiveState") != "active":
+        before = self._processes(target)
+        for unit, (state, _) in before.items():
+            if state != "active":
+                return f"{unit} did not start (it is {state or 'unknown'})", host.journal(started)
+        if reason := self._first_failure(self.prove, target):
+            return reason, host.journal(started)
+        if self._processes(target) != before:
             return "its process ended while it was being proven", host.journal(started)
         return "", ""
+
+    def _processes(self, target: Target) -> dict[str, tuple[str, str]]:
+        states = {unit: self.host.unit_state(unit) for unit in self._units(target)}
+        return {unit: (state.get("ActiveState", ""), state.get("MainPID", "")) for unit, state in states.items()}
 
     def _install(self, target: Target) -> None:
         host = self.host
@@ -510,18 +556,22 @@ class Switch:
             self.host.set_link("current", target.release)  # the unit names programs below it
         programs = tuple(item for item in target.config if item.mode & 0o111)
         for item in target.config:
-            if item.dest.name != self.host.unit or not (complaint := self.host.verify_unit(item.content, programs)):
+            if item.dest.suffix != ".service":
+                continue
+            if not (complaint := self.host.verify_unit(item.dest.name, item.content, programs)):
                 continue
             if not current:
                 self.host.set_link("current", "")
             raise SwitchError(f"systemd-analyze verify refuses {item.dest}; nothing was changed. It says: {complaint}")
 
-    def _drain(self, outcome: Outcome) -> None:
+    def _drain(self, target: Target, fallback: Target | None, outcome: Outcome) -> None:
         """Wait for the jobs that are under way, within limits."""
-        if self.host.unit_state().get("ActiveState") != "active":
+        if self.host.unit_state(self.host.unit).get("ActiveState") != "active":
             return
+        # What runs is what was proven last, or, after a deploy that was cut off, the target.
+        workers = dict.fromkeys([*(fallback.workers if fallback else ()), *target.workers])
         begin = self.host.now()
-        while (jobs := self.busy()) and self.host.now() - begin < self.drain_timeout_s:
+        while (jobs := sum(map(self.busy, workers))) and self.host.now() - begin < self.drain_timeout_s:
             self.host.sleep(0.5)
         outcome.drained_s = round(self.host.now() - begin, 1)
         outcome.cut_off = jobs

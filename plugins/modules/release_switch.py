@@ -71,9 +71,11 @@ options:
     type: str
     choices: [given, release]
     default: given
-  url:
-    description: Address of the API, on this host.
-    type: str
+  workers:
+    description:
+      - What renders, as addresses of APIs on this host, by unit. One worker is the service itself. Several have units of
+        their own, which the service starts and which are part of it, such as C(comfyui@0.service).
+    type: dict
     required: true
   drain_timeout:
     description: Seconds to wait for jobs before the restart cuts them off.
@@ -108,7 +110,8 @@ EXAMPLES = r"""
     config:
       - dest: /etc/systemd/system/comfyui.service
         content: "{{ lookup('ansible.builtin.template', 'comfyui.service.j2') }}"
-    url: http://127.0.0.1:8188
+    workers:
+      comfyui.service: http://127.0.0.1:8188
 """
 
 RETURN = r"""
@@ -180,6 +183,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch im
     Host,
     Switch,
     SwitchError,
+    Worker,
     as_result,
     exclusive,
 )
@@ -203,28 +207,31 @@ def _config(params: dict[str, Any]) -> tuple[ConfigFile, ...]:
 
 def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
     params = module.params
-    client = ComfyUIClient(params["url"], timeout_s=5)
 
-    def probe() -> Health:
+    def client(worker: Worker) -> ComfyUIClient:
+        return ComfyUIClient(worker.url, timeout_s=5)
+
+    def probe(worker: Worker) -> Health:
         try:
-            client.system_stats()
+            client(worker).system_stats()
         except ComfyUIError as error:
             return Health(False, str(error))
         return Health(True)
 
-    def prove() -> Health:
-        result = run_canary(client, "image", params["canary_timeout"])
+    def prove(worker: Worker) -> Health:
+        result = run_canary(client(worker), "image", params["canary_timeout"])
         return Health(result.ok, result.reason)
 
-    def busy() -> int:
+    def busy(worker: Worker) -> int:
         try:
-            queue = client.queue()
+            queue = client(worker).queue()
         except ComfyUIError:
             return 0
         return len(queue["queue_running"]) + len(queue["queue_pending"])
 
     switch = Switch(host, probe, prove, busy, params["drain_timeout"])
     config = _config(params)
+    workers = tuple(Worker(unit, url) for unit, url in params["workers"].items())
     release = host.link("previous") if params["release"] == "previous" else params["release"]
     if not host.is_complete(release):
         if module.check_mode and params["config_from"] == "given":
@@ -236,7 +243,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
                 "restart_needed": True,
             }
             if module._diff:
-                result["diff"] = switch.diff(switch.target(release, config))
+                result["diff"] = switch.diff(switch.target(release, config, workers))
             return result
         known = ", ".join(sorted(host.built_at())) or "none"
         raise SwitchError(
@@ -249,7 +256,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
             raise SwitchError(f"release: '{release}' was never proven on this host, so its settings are not known.")
         target = stored
     else:
-        target = switch.target(release, config)
+        target = switch.target(release, config, workers)
     outcome = switch.run(target, check=module.check_mode)
     outcome.removed = switch.prune(params["keep"], check=module.check_mode)
     outcome.changed = outcome.changed or bool(outcome.removed)
@@ -279,7 +286,7 @@ def main() -> None:
             # Ansible writes arguments to the host's log, and spares only those that are secret as a whole.
             "secret_contents": {"type": "dict", "default": {}, "no_log": True},
             "config_from": {"type": "str", "choices": ["given", "release"], "default": "given"},
-            "url": {"type": "str", "required": True},
+            "workers": {"type": "dict", "required": True},
             "drain_timeout": {"type": "int", "default": 60},
             "canary_timeout": {"type": "int", "default": 120},
             "keep": {"type": "int", "default": 3},

@@ -181,9 +181,19 @@ def _gpu(reasons: Sequence[str], nvidia: Mapping[str, Any]) -> Iterator[Problem]
 
 
 def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+    owners: dict[int, Mapping[str, Any]] = {}
     for port in ports:
+        owner = owners.setdefault(port["port"], port)
+        if owner is not port:
+            yield Problem(
+                "ports",
+                f"TCP port {port['port']}",
+                f"wanted by {owner['unit']} and by {port['unit']}",
+                "a port for each service; several workers take one each, from their first one on",
+                f"choose another {port['option']}, or another {owner['option']}",
+            )
         for holder in listeners:
-            if holder["port"] == port["port"] and holder["unit"] != port["unit"]:
+            if holder["port"] == port["port"] and _service(holder["unit"]) != _service(port["unit"]):
                 yield Problem(
                     "ports",
                     f"TCP port {port['port']}",
@@ -192,6 +202,12 @@ def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, 
                     f"stop that program, or choose another {port['option']}",
                 )
                 break
+
+
+def _service(unit: str) -> str:
+    """The service that a unit is or is part of: comfyui@0.service is part of comfyui.service."""
+    name, _, kind = unit.rpartition(".")
+    return f"{name.partition('@')[0]}.{kind}"
 
 
 def _holder(holder: Mapping[str, Any]) -> str:

@@ -560,6 +560,12 @@ RULES: tuple[Rule, ...] = (
     _between("comfyui_canary_timeout", 5, 3600, "seconds"),
     _between("comfyui_releases_keep", 1, 100, "releases"),
     Rule(
+        "comfyui_instances",
+        lambda _, number: "" if re.fullmatch(r"auto|[1-9]|1[0-6]", str(number)) else shown(number),
+        "auto, or a number of workers from 1 to 16",
+        "for example comfyui_instances: auto",
+    ),
+    Rule(
         "comfyui_memory_max",
         _matches(r"infinity|[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%"),
         "infinity, bytes with K, M, G or T behind them, or a share such as 90%",

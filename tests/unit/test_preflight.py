@@ -149,6 +149,12 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
     ),
     ({"ports": [OURS]}, {"listeners": [{**HOLDER, "port": 8189}]}, []),
     ({"ports": [OURS]}, {"listeners": [{**HOLDER, "unit": "comfyui.service"}]}, []),
+    ({"ports": [OURS]}, {"listeners": [{**HOLDER, "unit": "comfyui@0.service"}]}, []),
+    (
+        {"ports": [{**OURS, "unit": "comfyui@1.service"}, {**OURS, "unit": "other.service"}]},
+        {},
+        [("ports", "TCP port 8188", "wanted by comfyui@1.service and by other.service")],
+    ),
     (
         {"ports": [OURS]},
         {"listeners": [HOLDER, {**HOLDER, "address": "::1"}]},

@@ -21,6 +21,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch im
     Outcome,
     Switch,
     SwitchError,
+    Worker,
     exclusive,
     generation_of,
     pack,
@@ -32,6 +33,7 @@ from ansible_collections.wanmetal.comfyui.plugins.modules.release_switch import 
 ME = pwd.getpwuid(os.getuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
 UNIT = "comfyui.service"
+ALONE = (Worker(UNIT, "http://127.0.0.1:9"),)
 SECRET = "TOKEN=hunter2"  # noqa: S105
 
 
@@ -53,7 +55,7 @@ class FakeHost(Host):
     """A host whose files are real and whose systemd is not.
 
     How a generation behaves is written in its unit: ``silent`` does not start, ``black`` renders wrong pixels,
-    ``dies`` ends while it is being proven.
+    ``dies`` ends while it is being proven, ``has 3`` starts three workers, of which ``last is missing`` does not start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,6 +65,7 @@ class FakeHost(Host):
             path.mkdir(parents=True, exist_ok=True)
         self.loaded = ""
         self.process: Process | None = None
+        self.workers: dict[str, Process] = {}
         self.pids = 100
         self.enabled = False
         self.answers = True
@@ -97,9 +100,16 @@ class FakeHost(Host):
         if arguments[0] == "enable":
             self.enabled = True
         if arguments[0] == "stop":
-            self.process = None
+            gone = arguments[1:]
+            self.process = None if UNIT in gone else self.process
+            self.workers = {
+                unit: process
+                for unit, process in self.workers.items()
+                if unit not in gone and self.workers_pattern not in gone
+            }
         if arguments[0] == "restart":
             self.start()
+            self.start_workers()
             if self.process is None:
                 return 1, f"Job for {UNIT} failed.\nSee systemctl status."
         return 0, ""
@@ -112,17 +122,35 @@ class FakeHost(Host):
         generation = self.generation_file.read_text().partition("WANMETAL_GENERATION=")[2].strip()
         self.process = Process(self.link("current"), self.loaded, generation, self.pids)
 
-    def unit_state(self) -> dict[str, str]:
+    def start_workers(self) -> None:
+        """What the unit wants is started, and what runs already is part of it, and so restarted."""
+        wanted = int(self.loaded.partition("has ")[2][:1] or 0) if self.process else 0
+        units = {*self.workers, *(f"comfyui@{number}.service" for number in range(wanted))}
+        if "last is missing" in self.loaded:
+            units.discard(f"comfyui@{wanted - 1}.service")
+        self.workers = {}
+        for unit in sorted(units):
+            self.pids += 1
+            generation = self.process.generation if self.process else ""
+            self.workers[unit] = Process(self.link("current"), self.loaded, generation, self.pids)
+
+    def running_workers(self) -> list[str]:
+        return list(self.workers)
+
+    def unit_state(self, unit: str) -> dict[str, str]:
+        process = self.process if unit == UNIT else self.workers.get(unit)
         return {
-            "ActiveState": "active" if self.process else "inactive",
-            "MainPID": str(self.process.pid if self.process else 0),
+            "ActiveState": "active" if process else "inactive",
+            "MainPID": str(process.pid if process else 0),
             "UnitFileState": "enabled" if self.enabled else "disabled",
         }
 
     def running_generation(self, main_pid: str) -> str:
-        return self.process.generation if self.process and str(self.process.pid) == main_pid else ""
+        running = [process for process in (self.process, *self.workers.values()) if process]
+        return next((process.generation for process in running if str(process.pid) == main_pid), "")
 
-    def verify_unit(self, content: bytes, programs: tuple[ConfigFile, ...]) -> str:
+    def verify_unit(self, name: str, content: bytes, programs: tuple[ConfigFile, ...]) -> str:
+        assert name == UNIT
         assert all(program.mode & 0o111 for program in programs)
         assert self.link("current"), "the unit's programs are below current"
         return self.complaint if b"broken" in content else ""
@@ -156,12 +184,15 @@ class FakeHost(Host):
         """The process ends and systemd starts it again, as it knows the unit."""
         if self.process:
             self.start()
+            self.start_workers()
 
     def reboot(self) -> None:
         self.process = None
+        self.workers = {}
         self.loaded = self.unit_file.read_text() if self.unit_file.exists() else ""
         if self.enabled:
             self.start()
+            self.start_workers()
 
     def snapshot(self) -> dict[str, Any]:
         files = {
@@ -171,7 +202,8 @@ class FakeHost(Host):
         }
         process = self.process and (self.process.release, self.process.unit, self.process.generation)
         links = {name: self.link(name) for name in ("current", "previous")}
-        return {"files": files, "links": links, "process": process, "enabled": self.enabled}
+        workers = {unit: (found.release, found.unit, found.generation) for unit, found in self.workers.items()}
+        return {"files": files, "links": links, "process": process, "workers": workers, "enabled": self.enabled}
 
     def kept(self) -> dict[str, tuple[int, int]]:
         """Everything on the disk, with inode and time of change."""
@@ -180,22 +212,24 @@ class FakeHost(Host):
 
 
 def switch_of(host: FakeHost, drain_timeout_s: float = 0.0) -> Switch:
-    def probe() -> Health:
+    def probe(_: Worker) -> Health:
         return Health(host.process is not None and host.answers, "connection refused")
 
-    def prove() -> Health:
+    def prove(_: Worker) -> Health:
         host.act("prove")
         process = host.process
         if process and "dies" in process.unit:
             host.crash()
         return Health(process is not None and "black" not in process.unit, "the image is one colour")
 
-    return Switch(host, probe, prove, lambda: host.jobs, drain_timeout_s)
+    return Switch(host, probe, prove, lambda _: host.jobs, drain_timeout_s)
 
 
 def deploy(host: FakeHost, release: str, unit: str, **more: Any) -> Outcome:
     switch = switch_of(host)
-    return switch.run(switch.target(release, host.config(unit, **more)))
+    number = int(unit.partition("has ")[2][:1] or 0)
+    several = tuple(Worker(f"comfyui@{n}.service", f"http://127.0.0.1:{n}") for n in range(number))
+    return switch.run(switch.target(release, host.config(unit, **more), several or ALONE))
 
 
 def attempt(host: FakeHost, release: str, unit: str, **more: Any) -> str:
@@ -330,18 +364,18 @@ def test_going_back_takes_the_settings_whole(worker: FakeHost) -> None:
 
 def test_going_back_can_fail_too(worker: FakeHost) -> None:
     switch = switch_of(worker)
-    broken = Switch(worker, switch.probe, lambda: Health(False, "no GPU"), switch.busy)
+    broken = Switch(worker, switch.probe, lambda _: Health(False, "no GPU"), switch.busy)
     with pytest.raises(SwitchError, match=r"r2 did not become healthy: no GPU. Going back to r1 failed too: no GPU\."):
-        broken.run(broken.target("r2", worker.config("two")))
+        broken.run(broken.target("r2", worker.config("two"), ALONE))
     assert worker.proven()["release"] == "r1"
 
 
 def test_what_was_proven_and_fails_now_is_left_as_it_is(worker: FakeHost) -> None:
     worker.process = None
     switch = switch_of(worker)
-    broken = Switch(worker, switch.probe, lambda: Health(False, "no GPU"), switch.busy)
+    broken = Switch(worker, switch.probe, lambda _: Health(False, "no GPU"), switch.busy)
     with pytest.raises(SwitchError, match="It is what was proven last, so there is nothing to go back to"):
-        broken.run(broken.target("r1", worker.config("one")))
+        broken.run(broken.target("r1", worker.config("one"), ALONE))
     assert worker.actions.count("restart") == 1
     assert running(worker) == ("r1", "one")
 
@@ -447,6 +481,65 @@ def test_a_broken_unit_is_refused_on_a_fresh_host(fresh: FakeHost) -> None:
     assert fresh.snapshot() == before
 
 
+# ---------------------------------------------------------------------------------------------- several workers
+
+FOUR = ["comfyui@0.service", "comfyui@1.service", "comfyui@2.service", "comfyui@3.service"]
+
+
+@pytest.mark.parametrize(
+    ("units", "workers"),
+    [
+        (["one", "one, has 3"], FOUR[:3]),
+        (["one, has 3", "one"], []),
+        (["one, has 2", "one, has 4"], FOUR),
+        (["one, has 4", "one, has 2"], FOUR[:2]),
+    ],
+)
+def test_the_number_of_workers_changes(fresh: FakeHost, units: list[str], workers: list[str]) -> None:
+    for unit in units:
+        deploy(fresh, "r1", unit)
+    assert list(fresh.workers) == workers
+    assert {process.unit for process in fresh.workers.values()} <= {units[-1]}
+    fresh.actions.clear()
+    process = fresh.process
+    assert not deploy(fresh, "r1", units[-1]).changed
+    assert "restart" not in fresh.actions
+    assert fresh.process is process
+
+
+def test_a_worker_that_is_gone_is_a_reason(fresh: FakeHost) -> None:
+    deploy(fresh, "r1", "has 3")
+    del fresh.workers[FOUR[1]]
+    outcome = deploy(fresh, "r1", "has 3")
+    assert outcome.reasons == [f"{FOUR[1]} is inactive"]
+    assert list(fresh.workers) == FOUR[:3]
+
+
+def test_a_worker_that_systemd_started_amid_a_switch_is_a_reason(fresh: FakeHost) -> None:
+    deploy(fresh, "r1", "has 2")
+    fresh.workers[FOUR[0]] = Process("r1", "has 2", "another", 7)
+    assert deploy(fresh, "r1", "has 2").reasons == ["the running process was started with other settings"]
+
+
+def test_one_worker_that_fails_takes_all_back(worker: FakeHost) -> None:
+    message = attempt(worker, "r2", "has 3, last is missing")
+    assert f"{FOUR[2]} did not start (it is inactive)" in message
+    assert "The host is back on release r1 and serves again." in message
+    assert running(worker) == ("r1", "one")
+    assert worker.workers == {}
+
+
+def test_a_failing_worker_is_named(worker: FakeHost) -> None:
+    def prove(renderer: Worker) -> Health:
+        return Health(renderer.unit != FOUR[1], "the image is one colour")
+
+    switch = switch_of(worker)
+    workers = tuple(Worker(unit, "http://127.0.0.1:9") for unit in FOUR[:2])
+    picky = Switch(worker, switch.probe, prove, switch.busy)
+    with pytest.raises(SwitchError, match=f"become healthy: {FOUR[1]}: the image is one colour"):
+        picky.run(picky.target("r2", worker.config("has 2"), workers))
+
+
 # ---------------------------------------------------------------------------------------------- going back by hand
 
 
@@ -485,7 +578,7 @@ def test_a_release_that_was_never_proven_has_no_settings(fresh: FakeHost) -> Non
 def test_settings_are_kept_where_only_root_reads_them(worker: FakeHost) -> None:
     path = worker.release_dir("r1") / "settings.json"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert unpack(path.read_bytes()) == worker.config("one")
+    assert unpack(path.read_bytes()) == (worker.config("one"), ALONE)
 
 
 # ---------------------------------------------------------------------------------------------- draining
@@ -497,7 +590,7 @@ def test_settings_are_kept_where_only_root_reads_them(worker: FakeHost) -> None:
 def test_jobs_are_waited_for(worker: FakeHost, jobs: int, timeout: float, waited: float, cut_off: int) -> None:
     worker.jobs = jobs
     switch = switch_of(worker, timeout)
-    outcome = switch.run(switch.target("r2", worker.config("two")))
+    outcome = switch.run(switch.target("r2", worker.config("two"), ALONE))
     assert (outcome.drained_s, outcome.cut_off) == (waited, cut_off)
     assert outcome.restarted
 
@@ -514,7 +607,7 @@ def test_a_busy_worker_is_not_taken_back_for_being_busy(worker: FakeHost) -> Non
     process = worker.process
     switch = switch_of(worker, 5)
     with pytest.raises(SwitchError, match=r"other jobs kept it busy for 5 s. Nothing was changed"):
-        switch.run(switch.target("r1", worker.config("one")))
+        switch.run(switch.target("r1", worker.config("one"), ALONE))
     assert worker.process is process
     assert worker.actions == []
 
@@ -527,7 +620,7 @@ def test_check_mode_touches_nothing(worker: FakeHost, release: str, unit: str, r
     worker.enabled = False
     before, state = worker.kept(), worker.snapshot()
     switch = switch_of(worker)
-    outcome = switch.run(switch.target(release, worker.config(unit)), check=True)
+    outcome = switch.run(switch.target(release, worker.config(unit), ALONE), check=True)
     assert outcome.changed
     assert outcome.restart_needed is restart
     assert not outcome.restarted
@@ -536,7 +629,7 @@ def test_check_mode_touches_nothing(worker: FakeHost, release: str, unit: str, r
 
 def test_check_mode_foresees_what_a_deploy_says(worker: FakeHost) -> None:
     switch = switch_of(worker)
-    target = switch.target("r2", worker.config("two", hook="#!/bin/sh"))
+    target = switch.target("r2", worker.config("two", hook="#!/bin/sh"), ALONE)
     foreseen = switch.run(target, check=True)
     done = switch.run(target)
     assert (foreseen.reasons, foreseen.diff) == (done.reasons, done.diff)
@@ -603,6 +696,12 @@ STORIES = {
         (lambda host: deploy(host, "r1", "one"), lambda host: deploy(host, "r2", "two")),
         lambda host: attempt(host, "r3", "three"),
         ("r3", "three"),
+    ),
+    "more workers": Story(
+        (lambda host: deploy(host, "r1", "one"),), lambda host: attempt(host, "r2", "two, has 2"), ("r2", "two, has 2")
+    ),
+    "fewer workers": Story(
+        (lambda host: deploy(host, "r1", "one, has 2"),), lambda host: attempt(host, "r2", "two"), ("r2", "two")
     ),
     "rollback": Story(
         (lambda host: deploy(host, "r1", "one"), lambda host: deploy(host, "r2", "two")),
@@ -770,7 +869,8 @@ def test_settings_survive_being_kept() -> None:
         ConfigFile(Path("/a"), b"\xff\0", "root", "wanmetal", 0o640, secret=True),
         ConfigFile(Path("/b"), b"", "root", "root", 0o755),
     )
-    assert unpack(pack(config)) == config
+    workers = (Worker("comfyui@0.service", "http://[::1]:8188"), *ALONE)
+    assert unpack(pack(config, workers)) == (config, workers)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "null"])
@@ -793,8 +893,8 @@ def test_systemd_sees_programs_that_are_not_there_yet(tmp_path: Path, monkeypatc
     host = Host(tmp_path, tmp_path, UNIT)
     hook = ConfigFile(tmp_path / "before-start", b"#!/bin/sh", ME, MY_GROUP, 0o755)
     unit = f"[Service]\nExecStartPre={hook.dest}\n"
-    assert host.verify_unit(unit.encode(), (hook,)) == ""
-    assert host.verify_unit(f"# bad\n{unit}".encode(), (hook,)) == "no good"
+    assert host.verify_unit(UNIT, unit.encode(), (hook,)) == ""
+    assert host.verify_unit("comfyui@.service", f"# bad\n{unit}".encode(), (hook,)) == "no good"
     assert seen == ["#!/bin/sh"] * 2
 
 
@@ -838,7 +938,7 @@ def module(host: FakeHost, check: bool = False, **params: Any) -> Any:
         },
     ]
     defaults = {
-        "url": "http://127.0.0.1:9",
+        "workers": {UNIT: "http://127.0.0.1:9"},
         "drain_timeout": 0,
         "canary_timeout": 1,
         "config": config,
@@ -875,7 +975,7 @@ def test_rolling_back_foreseen(worker: FakeHost) -> None:
     result = _switch(module(worker, check=True, release="previous", config_from="release"), worker)
     assert result["changed"]
     assert result["release"] == "r1"
-    assert result["generation"] == switch_of(worker).target("r1", worker.config("one")).generation
+    assert result["generation"] == switch_of(worker).target("r1", worker.config("one"), ALONE).generation
     assert "hunter2" not in json.dumps(result)
 
 
