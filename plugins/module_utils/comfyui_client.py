@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import socket
 import time
 from collections.abc import Mapping
@@ -37,7 +38,11 @@ class PromptRejectedError(ComfyUIError):
 
 
 class PromptFailedError(ComfyUIError):
-    """A graph was accepted and did not come to an end."""
+    """A graph was accepted and did not come to an end. ``node`` is ComfyUI's own account of the node that failed."""
+
+    def __init__(self, message: str, node: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.node = node or {}
 
 
 class PromptTimeoutError(ComfyUIError):
@@ -74,9 +79,13 @@ class ComfyUIClient:
                 raise BadAnswerError(f"{self.url}/queue answered without {key}. Is this ComfyUI?")
         return found
 
-    def submit(self, graph: Graph, front: bool = False) -> str:
-        """Queue a graph in API format, before all others with ``front``, and return its id."""
-        status, answer = self._json("POST", "/prompt", {"prompt": graph, "front": front})
+    def submit(self, graph: Graph, front: bool = False, client_id: str = "") -> str:
+        """Queue a graph in API format, before all others with ``front``, and return its id.
+
+        ``client_id`` is that of the websocket which is told how it goes.
+        """
+        watched = {"client_id": client_id} if client_id else {}
+        status, answer = self._json("POST", "/prompt", {"prompt": graph, "front": front, **watched})
         errors = answer.get("node_errors")
         errors = errors if isinstance(errors, dict) else {}
         if status != 200 or errors:
@@ -101,9 +110,9 @@ class ComfyUIClient:
         while True:
             entry = self.history(prompt_id)
             if entry is not None:
-                return _outputs(entry)
+                return outputs_of(entry)
             if time.monotonic() >= check_queue_at:
-                self._assert_known(prompt_id)
+                self.assert_known(prompt_id)
                 check_queue_at = time.monotonic() + _LOST_AFTER_S
             left = deadline - time.monotonic()
             if left <= 0:
@@ -119,7 +128,7 @@ class ComfyUIClient:
         except PromptTimeoutError:
             self._quietly(self.cancel, prompt_id)
             raise
-        self._quietly(self._post, "/history", {"delete": [prompt_id]})
+        self._quietly(self.forget, prompt_id)
         return outputs
 
     def view(self, filename: str, subfolder: str = "", folder: str = "output") -> bytes:
@@ -130,12 +139,32 @@ class ComfyUIClient:
             raise BadAnswerError(f"{self.url}/view answered {status} for {filename} in folder {folder}")
         return body
 
+    def upload(self, filename: str, data: bytes, subfolder: str = "") -> str:
+        """Put a file into the folder input, and return what a node that loads it is to be given."""
+        boundary = secrets.token_hex(16)
+        fields = {"subfolder": subfolder, "type": "input", "overwrite": "true"}
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()
+        ]
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{filename}"\r\n\r\n'
+        body = "".join([*parts, head]).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        kind = f"multipart/form-data; boundary={boundary}"
+        status, answer = self._json("POST", "/upload/image", body, kind)
+        if status != 200 or not isinstance(answer.get("name"), str):
+            raise BadAnswerError(f"{self.url}/upload/image answered {status}")
+        return f"{answer['subfolder']}/{answer['name']}" if answer.get("subfolder") else str(answer["name"])
+
     def cancel(self, prompt_id: str) -> None:
         """Take a graph out of the queue, or stop it while it runs."""
         self._post("/queue", {"delete": [prompt_id]})
         self._post("/interrupt", {"prompt_id": prompt_id})
 
-    def _assert_known(self, prompt_id: str) -> None:
+    def forget(self, prompt_id: str) -> None:
+        """Take a graph that is finished out of the history."""
+        self._post("/history", {"delete": [prompt_id]})
+
+    def assert_known(self, prompt_id: str) -> None:
+        """Fail where a graph is neither waiting nor running nor finished."""
         if self._state(prompt_id) is None and self.history(prompt_id) is None:
             raise PromptFailedError("ComfyUI knows nothing of the graph any longer. Was it restarted?")
 
@@ -168,8 +197,10 @@ class ComfyUIClient:
             raise BadAnswerError(f"{self.url}{path} answered {status}")
         return answer
 
-    def _json(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-        status, kind, data = self._request(method, path, body)
+    def _json(
+        self, method: str, path: str, body: object = None, sent: str = "application/json"
+    ) -> tuple[int, dict[str, Any]]:
+        status, kind, data = self._request(method, path, body, sent)
         try:
             answer = json.loads(data)
         except ValueError as error:
@@ -188,13 +219,15 @@ class ComfyUIClient:
         if status != 200:
             raise BadAnswerError(f"{self.url}{path} answered {status}")
 
-    def _request(self, method: str, path: str, body: object = None) -> tuple[int, str, bytes]:
+    def _request(
+        self, method: str, path: str, body: object = None, sent: str = "application/json"
+    ) -> tuple[int, str, bytes]:
         deadline = time.monotonic() + self.timeout_s
         connect = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = connect(self._host, self._port, timeout=self.timeout_s)
-        payload = None if body is None else json.dumps(body)
+        payload = body if body is None or isinstance(body, bytes) else json.dumps(body)
         try:
-            connection.request(method, self._base + path, payload, {"Content-Type": "application/json"})
+            connection.request(method, self._base + path, payload, {"Content-Type": sent})
             open_socket = connection.sock
             response = connection.getresponse()
             data = _read(response, open_socket, deadline)
@@ -222,7 +255,8 @@ def _read(response: http.client.HTTPResponse, open_socket: socket.socket, deadli
     return bytes(data)
 
 
-def _outputs(entry: dict[str, Any]) -> dict[str, Any]:
+def outputs_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the outputs by node id of a graph that is finished, from its entry in the history."""
     status = entry.get("status")
     if not isinstance(status, dict):
         status = {}
@@ -231,7 +265,7 @@ def _outputs(entry: dict[str, Any]) -> dict[str, Any]:
         if name == "execution_error" and isinstance(detail, dict):
             node = f"node {detail.get('node_id')} ({detail.get('node_type')})"
             text = str(detail.get("exception_message")).strip()
-            raise PromptFailedError(f"{node} failed with {detail.get('exception_type')}: {text}")
+            raise PromptFailedError(f"{node} failed with {detail.get('exception_type')}: {text}", detail)
         if name == "execution_interrupted":
             raise PromptFailedError("it was interrupted from elsewhere")
     if status.get("status_str", "success") != "success":

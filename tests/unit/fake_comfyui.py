@@ -192,7 +192,8 @@ def serve(fake: Fake) -> Iterator[str]:
 
         def answer(self, method: str) -> None:
             parts = urlsplit(self.path)
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"null")
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = json.loads(data or b"null") if "json" in self.headers.get("Content-Type", "json") else data
             fake.requests.append((f"{method} {parts.path}", body))
             for path, special in fake.special.items():
                 if parts.path.startswith(path):
@@ -202,8 +203,8 @@ def serve(fake: Fake) -> Iterator[str]:
                 status, answer = fake.post(parts.path, body)
             else:
                 status, answer = fake.get(parts.path, parse_qs(parts.query))
-            data = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
-            reply(self, data, status)
+            content = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
+            reply(self, content, status)
 
         def do_GET(self) -> None:
             self.answer("GET")
