@@ -29,7 +29,8 @@ options:
     type: str
     required: true
   visible:
-    description: What the operator sets C(CUDA_VISIBLE_DEVICES) to. V(auto) is one worker then, and none is given a device.
+    description:
+      - What the operator sets C(CUDA_VISIBLE_DEVICES) to. With it V(auto) is one worker, and none is given a device.
     type: raw
 """
 
