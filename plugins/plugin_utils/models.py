@@ -100,7 +100,7 @@ def plan(
     table: list[dict[str, Any]] = []
     notes: list[str] = []
     for name in names:
-        ids = _ids_of(catalogue, name, chosen)
+        ids = files_of_set(catalogue, name, chosen)
         own = _own(catalogue, name, chosen)
         if not own:
             notes.append(f"the set {name} holds nothing for the profile {chosen}")
@@ -137,11 +137,11 @@ def _own(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
     return [*entry.get("files", []), *entry.get("profiles", {}).get(profile, [])]
 
 
-def _ids_of(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
+def files_of_set(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
     """Return the files of a set and of all sets that it stands on, its own first."""
     ids = _own(catalogue, name, profile)
     for needed in catalogue["sets"][name].get("needs", []):
-        ids += _ids_of(catalogue, needed, profile)
+        ids += files_of_set(catalogue, needed, profile)
     return list(dict.fromkeys(ids))
 
 
