@@ -47,6 +47,9 @@ options:
       gpu:
         description: Why a GPU is needed. Empty where it is not.
         type: str
+      driver:
+        description: What is going to be done for the NVIDIA driver, as P(wanmetal.comfyui.driver_plan#filter) has it.
+        type: dict
       restarts:
         description: Units that are restarted.
         type: list
@@ -67,7 +70,7 @@ RETURN = r"""
 _value:
   description:
     - One plan with C(releases), C(fetch), C(disk), C(ports), C(memory_mb) (the sum), C(gpu) (a list of reasons),
-      C(restarts) and C(urls).
+      C(driver), C(restarts) and C(urls).
     - The filter fails where a part has a key that is not known.
   type: dict
 """

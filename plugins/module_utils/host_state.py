@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import gpu_info
+
 _DISTRIBUTIONS = {"debian": "Debian", "ubuntu": "Ubuntu"}
 _LISTENING = "0A"
 _WORST_ERROR_US = 16_000_000
@@ -257,20 +259,6 @@ def pythons(folders: Sequence[Path] = (Path("/usr/bin"), Path("/usr/local/bin"))
     return found
 
 
-def nvidia(dev: Path, proc: Path, sys: Path) -> dict[str, Any]:
-    """NVIDIA cards, and the driver that is loaded."""
-    cards = 0
-    for device in (sys / "bus/pci/devices").glob("*"):
-        display = _text(device / "class").startswith("0x03")
-        cards += display and _text(device / "vendor").strip() == "0x10de"
-    version = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", _text(proc / "driver/nvidia/version"))
-    return {
-        "cards": cards,
-        "driver": version[1] if version else None,
-        "ready": version is not None and (dev / "nvidiactl").exists(),
-    }
-
-
 def releases(root: Path) -> dict[str, Any]:
     """Releases that are built completely, and what the links name."""
     return {
@@ -315,6 +303,6 @@ def host_state(root: str, paths: Sequence[str], urls: Sequence[str], seconds: fl
         "synchronised": synchronised(clock_error_us(), container),
         "urls": ask(urls, seconds, fetch_head),
         "pythons": pythons(),
-        "nvidia": nvidia(Path("/dev"), proc, Path("/sys")),
+        "gpu": gpu_info.gpu_info(),
         "releases": releases(Path(root)),
     }

@@ -52,7 +52,7 @@ RETURN = r"""
 ansible_facts:
   description:
     - C(distribution) and C(distribution_major_version) as M(ansible.builtin.setup) has them, on Debian and Ubuntu.
-      Empty elsewhere.
+    - C(gpu_info) as M(wanmetal.comfyui.gpu_info) has it.
   type: dict
   returned: success
 os:
@@ -106,8 +106,8 @@ pythons:
   type: dict
   returned: success
   sample: {"3.11": /usr/bin/python3.11}
-nvidia:
-  description: C(cards), their number, C(driver), the version that is loaded, or null, and C(ready), whether it works.
+gpu:
+  description: What M(wanmetal.comfyui.gpu_info) returns.
   type: dict
   returned: success
 releases:
@@ -132,7 +132,8 @@ def main() -> None:
     )
     params = module.params
     state = host_state.host_state(params["root"], params["paths"], params["urls"], params["url_timeout"])
-    module.exit_json(changed=False, ansible_facts=host_state.distribution_facts(state["os"]), **state)
+    facts = {**host_state.distribution_facts(state["os"]), "gpu_info": state["gpu"]}
+    module.exit_json(changed=False, ansible_facts=facts, **state)
 
 
 if __name__ == "__main__":

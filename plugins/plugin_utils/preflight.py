@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ _PART: dict[str, Any] = {
     "ports": [],
     "memory_mb": 0,
     "gpu": "",
+    "driver": {},
     "restarts": [],
     "urls": [],
 }
@@ -52,6 +54,7 @@ def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "ports": [{**entry, "port": int(entry["port"])} for part in full for entry in part["ports"]],
         "memory_mb": sum(int(part["memory_mb"]) for part in full),
         "gpu": [part["gpu"] for part in full if part["gpu"]],
+        "driver": next((part["driver"] for part in full if part["driver"]), {}),
         "restarts": _once(unit for part in full for unit in part["restarts"]),
         # What is there already is not fetched, so nobody has to answer for it.
         "urls": _once(url for part in full if part["fetch"] for url in part["urls"]),
@@ -72,7 +75,7 @@ def problems(plan: Plan, state: State, *, skip: Collection[str] = (), allow_unte
         *_systemd(state["systemd"]),
         *_disk(plan["disk"], state["filesystems"]),
         *_memory(plan["memory_mb"], state["memory_mb"]),
-        *_gpu(plan["gpu"], state["nvidia"]),
+        *_gpu(plan["gpu"], plan["driver"]),
         *_ports(plan["ports"], state["listeners"]),
         *_clock(state["synchronised"]),
         *([] if "sources" in skip else _sources(plan["urls"], state["urls"])),
@@ -165,19 +168,10 @@ def _memory(needed: int, found: int) -> Iterator[Problem]:
         )
 
 
-def _gpu(reasons: Sequence[str], nvidia: Mapping[str, Any]) -> Iterator[Problem]:
-    if not reasons or nvidia["ready"]:
-        return
-    cards = nvidia["cards"]
-    yield Problem(
-        "gpu",
-        "NVIDIA GPU",
-        f"{counted(cards, 'card')} without a driver that is loaded" if cards else "none",
-        f"one that works: {', '.join(reasons)}",
-        "install the NVIDIA driver and see that nvidia-smi works"
-        if cards
-        else "use a host with an NVIDIA GPU, or set comfyui_vram_mode: cpu for a trial without one",
-    )
+def _gpu(reasons: Sequence[str], driver: Mapping[str, Any]) -> Iterator[Problem]:
+    if reasons and driver.get("action") == "refuse":
+        needed = f"{driver['needed']}: {', '.join(reasons)}"
+        yield Problem("gpu", "NVIDIA GPU", driver["found"], needed, driver["mend"])
 
 
 def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
@@ -258,6 +252,9 @@ def _sources(urls: Sequence[str], answers: Mapping[str, Any]) -> Iterator[Proble
 def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
     """The plan as a text for a terminal."""
     rows = [("host", _host(state))]
+    driver = plan["driver"]
+    if driver.get("action") in _DRIVER:
+        rows.append(("driver", _DRIVER[driver["action"]].format(**driver)))
     for release in plan["releases"]:
         made = "is on the host" if release["built"] else "will be built"
         rows.append(("release", f"{release['release']} ({release['version']} from {release['source']}) {made}"))
@@ -271,7 +268,7 @@ def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
     rows += [("restart", unit) for unit in plan["restarts"]]
     if len(rows) == 1 + len(plan["releases"]) and all(release["built"] for release in plan["releases"]):
         rows.append(("plan", "nothing to fetch, to build or to restart"))
-    rows += [("note", note) for note in _notes(state, skip)]
+    rows += [("note", note) for note in [*_notes(state, skip), *driver.get("notes", [])]]
     shown = []
     last = ""
     for label, text in rows:
@@ -281,9 +278,23 @@ def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
 
 
 def _host(state: State) -> str:
-    driver = state["nvidia"]["driver"]
-    cards = f"{counted(state['nvidia']['cards'], 'NVIDIA card')}, driver {driver}" if driver else "no NVIDIA driver"
-    return f"{state['os']['name']}, {size(state['memory_mb'] * 2**20)} of memory, {cards}"
+    return f"{state['os']['name']}, {size(state['memory_mb'] * 2**20)} of memory, {_cards(state['gpu'])}"
+
+
+def _cards(gpu: Mapping[str, Any]) -> str:
+    if not gpu["gpus"]:
+        return "no NVIDIA GPU"
+    memory = [f" ({size(card['vram_mb'] * 2**20)})" if card["vram_mb"] else "" for card in gpu["gpus"]]
+    number = Counter(card["name"] + each for card, each in zip(gpu["gpus"], memory, strict=True))
+    cards = ", ".join(f"{times} x {name}" if times > 1 else name for name, times in number.items())
+    loaded = gpu["driver"]["loaded"]
+    return f"{cards}, {f'driver {loaded}' if loaded else 'no NVIDIA driver'}"
+
+
+_DRIVER = {
+    "install": "will be installed from {source}, with {modules} modules, since there is: {why}",
+    "restart": "works after a restart of the host: {why}",
+}
 
 
 def _notes(state: State, skip: Collection[str]) -> Iterator[str]:

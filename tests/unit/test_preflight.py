@@ -21,7 +21,7 @@ STATE: dict[str, Any] = {
     "listeners": [],
     "synchronised": True,
     "urls": {},
-    "nvidia": {"cards": 1, "driver": "570.133.20", "ready": True},
+    "gpu": {"gpus": [{"name": "NVIDIA L4", "vram_mb": 23034}], "driver": {"loaded": "570.133.20"}},
 }
 OURS = {"port": 8188, "unit": "comfyui.service", "option": "comfyui_port"}
 HOLDER = {"port": 8188, "address": "127.0.0.1", "user": "me", "pid": 7, "command": "nc", "unit": "session-1.scope"}
@@ -45,6 +45,7 @@ def test_parts_are_merged() -> None:
         "ports": [OURS],
         "memory_mb": 100,
         "gpu": "because",
+        "driver": {"action": "none"},
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
     }
@@ -57,6 +58,7 @@ def test_parts_are_merged() -> None:
         "ports": [OURS],
         "memory_mb": 120,
         "gpu": ["because"],
+        "driver": {"action": "none"},
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
     }
@@ -88,6 +90,7 @@ def disk(size: float, path: str = "/opt/wanmetal", **more: object) -> dict[str, 
     return {"path": path, "bytes": int(size * GB), "why": "the release", **more}
 
 
+REFUSED = {"action": "refuse", "found": "none", "needed": "one", "mend": "buy one"}
 SOURCES = {"fetch": [{"what": "x", "url": URL}], "urls": [URL]}
 
 # What is not said of the state is as in STATE. Problems are given as (kind, what, found).
@@ -139,14 +142,9 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
     ({}, {"filesystems": {"/opt/wanmetal": {**ROOT, "read_only": True}}}, []),
     ({"memory_mb": 16000}, {}, []),
     ({"memory_mb": 16001}, {}, [("memory", "memory", "16.8 GB")]),
-    ({"gpu": "x"}, {}, []),
-    ({}, {"nvidia": {"cards": 0, "driver": None, "ready": False}}, []),
-    ({"gpu": "x"}, {"nvidia": {"cards": 0, "driver": None, "ready": False}}, [("gpu", "NVIDIA GPU", "none")]),
-    (
-        {"gpu": "x"},
-        {"nvidia": {"cards": 2, "driver": None, "ready": False}},
-        [("gpu", "NVIDIA GPU", "2 cards without a driver that is loaded")],
-    ),
+    ({"gpu": "x", "driver": {"action": "install"}}, {}, []),
+    ({"driver": REFUSED}, {}, []),
+    ({"gpu": "x", "driver": REFUSED}, {}, [("gpu", "NVIDIA GPU", "none")]),
     ({"ports": [OURS]}, {"listeners": [{**HOLDER, "port": 8189}]}, []),
     ({"ports": [OURS]}, {"listeners": [{**HOLDER, "unit": "comfyui.service"}]}, []),
     ({"ports": [OURS]}, {"listeners": [{**HOLDER, "unit": "comfyui@0.service"}]}, []),
@@ -219,7 +217,7 @@ def test_the_summary_of_a_first_deploy() -> None:
     }
     state = {**STATE, "synchronised": None, "systemd": {"version": 252, "state": "degraded"}}
     assert preflight_summary(preflight.merge([part]), state, skip=["time"]).splitlines() == [
-        "host     Debian GNU/Linux 12 (bookworm), 16.8 GB of memory, 1 NVIDIA card, driver 570.133.20",
+        "host     Debian GNU/Linux 12 (bookworm), 16.8 GB of memory, NVIDIA L4 (24.2 GB), driver 570.133.20",
         "release  0.3.75-abc (ComfyUI 0.3.75 from git) will be built",
         "fetch    ComfyUI 0.3.75 from https://***@host/x.git",
         "         190 packages, 4.0 GB",
@@ -236,11 +234,11 @@ def test_the_summary_of_an_unchanged_deploy() -> None:
         **STATE,
         "os": {"id": "x", "version": "1", "name": "X 1"},
         "systemd": {"version": 252, "state": "starting"},
-        "nvidia": {"cards": 0, "driver": None, "ready": False},
+        "gpu": {"gpus": [], "driver": {"loaded": None}},
     }
     plan = preflight.merge([{"release": "0.3.75-abc", "version": "ComfyUI 0.3.75", "source": "git", "built": True}])
     assert preflight_summary(plan, state).splitlines() == [
-        "host     X 1, 16.8 GB of memory, no NVIDIA driver",
+        "host     X 1, 16.8 GB of memory, no NVIDIA GPU",
         "release  0.3.75-abc (ComfyUI 0.3.75 from git) is on the host",
         "plan     nothing to fetch, to build or to restart",
         "note     X 1 is not tested",
