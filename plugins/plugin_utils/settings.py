@@ -312,7 +312,7 @@ def _not_a_network(entry: str) -> bool:
     return False
 
 
-_VRAM_FLAGS = ("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram", "--cpu")
+_VRAM_FLAGS = ("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram")
 _OWNED_FLAGS = {
     "--listen": "comfyui_listen",
     "--port": "comfyui_port",
@@ -327,6 +327,7 @@ _OWNED_FLAGS = {
     "--database-url": "wanmetal_data_dir",
     "--disable-api-nodes": "comfyui_partner_nodes",
     **dict.fromkeys(_VRAM_FLAGS, "comfyui_vram_mode"),
+    "--cpu": "wanmetal_accelerator",
 }
 _GPU_FLAGS = {
     "--async-offload",
@@ -355,9 +356,9 @@ def _owned_flags(_: ReadFile, arguments: Sequence[str]) -> str:
     return ", ".join(owners)
 
 
-def _gpu_flags(_: ReadFile, arguments: Sequence[str], mode: str) -> str:
+def _gpu_flags(_: ReadFile, arguments: Sequence[str], accelerator: str) -> str:
     flags = [flag for flag in _flags(arguments) if flag in _GPU_FLAGS]
-    return f"{', '.join(flags)} with comfyui_vram_mode: cpu" if mode == "cpu" and flags else ""
+    return f"{', '.join(flags)} with wanmetal_accelerator: cpu" if accelerator == "cpu" and flags else ""
 
 
 def _bad_names(_: ReadFile, environment: Mapping[str, object]) -> str:
@@ -581,8 +582,8 @@ RULES: tuple[Rule, ...] = (
         "comfyui_extra_args",
         _gpu_flags,
         "no argument that needs a GPU while ComfyUI runs without one",
-        "remove the argument, or choose another comfyui_vram_mode",
-        ("comfyui_vram_mode",),
+        "remove the argument, or set wanmetal_accelerator: gpu",
+        ("wanmetal_accelerator",),
     ),
     Rule(
         "comfyui_extra_args",
