@@ -86,7 +86,10 @@ def _node_problems(id_: str, node: Mapping[str, Any], api: Mapping[str, Any], sc
 
 
 def _format_inputs(one: Input, given: Mapping[str, Any]) -> Iterator[str]:
-    for name, *_ in (one.options.get("formats") or {}).get(given.get(one.name)) or []:
+    chosen = given.get(one.name)
+    offered = (one.options.get("formats") or {}).get(chosen) if isinstance(chosen, str) else None
+    # a format that is a mapping changes no inputs
+    for name, *_ in offered if isinstance(offered, list) else []:
         if isinstance(name, str):
             yield name
 

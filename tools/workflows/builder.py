@@ -87,7 +87,8 @@ class Workflow:
         known = self._schemas[kind]
         node = Node(len(self.nodes) + 1, kind, title, self._group, outputs=known.outputs, bypassed=bypassed)
         formats = next((one.options["formats"] for one in known.inputs if one.options.get("formats")), {})
-        extra = [name for name, *_ in formats.get(inputs.get("format"), []) if isinstance(name, str)]
+        offered = formats.get(inputs.get("format"))
+        extra = [name for name, *_ in offered if isinstance(name, str)] if isinstance(offered, list) else []
         strange = [name for name in inputs if known.input(name) is None and name not in extra]
         if strange:
             raise KeyError(f"{self.name}: {kind} has no input {strange[0]!r}")

@@ -89,20 +89,22 @@ def from_image(w: Workflow, vae: Node, width: int, height: int) -> Node:
     """Start from a picture, which is cut to the size."""
     with w.group("Input"):
         image = parts.picture(w)
+        across = w.add("PrimitiveInt", "Width", value=width)
+        down = w.add("PrimitiveInt", "Height", value=height)
         fitted = w.add(
-            "ImageScale", "Fit to size", image=image["IMAGE"], upscale_method="lanczos",
-            width=width, height=height, crop="center",
+            "ImageScale", "Fit to size", image=image["IMAGE"], upscale_method="lanczos", width=across, height=down,
+            crop="center",
         )  # fmt: skip
         encoder = w.add("CLIPVisionLoader", "Image encoder", clip_name=parts.CLIP_VISION)
         seen = w.add(
             "WanVideoClipVisionEncode", "Look at the image", clip_vision=encoder, image_1=fitted,
             crop="center", combine_embeds="average",
         )  # fmt: skip
-        size_settings(w)
-        w.sets("image_width", "Fit to size", "width")
-        w.sets("image_height", "Fit to size", "height")
+        w.sets("width", "Width", "value")
+        w.sets("height", "Height", "value")
+        w.sets("num_frames", "Size", "num_frames")
         return w.add(
-            "WanVideoImageToVideoEncode", "Size", width=width, height=height, num_frames=81, vae=vae,
+            "WanVideoImageToVideoEncode", "Size", width=across, height=down, num_frames=81, vae=vae,
             clip_embeds=seen, start_image=fitted, fun_or_fl2v_model=False,
         )  # fmt: skip
 
@@ -126,8 +128,7 @@ def sample(
     "Wrapper-SelfForcing-ImageToVideo-60FPS",
     "A picture becomes a video of 60 frames a second, in five steps: a LoRA of the Self Forcing kind takes the place of "
     "many steps and of cfg, and RIFE puts new frames between those of the model.",
-    "Picture and prompt; size and frames at Size (multiples of 16, frames 4n+1; give Fit to size the same size); the "
-    "strength of the LoRA; the seed. Of 81 frames five times as many become 6.7 seconds, a third slower than the "
+    "Picture and prompt; Width and Height (multiples of 16), frames at Size (4n+1); the strength of the LoRA; the seed. Of 81 frames five times as many become 6.7 seconds, a third slower than the "
     "model's own 16 frames a second; four times as many are nearly true to it.",
 )
 def flagship(w: Workflow) -> None:
@@ -176,7 +177,7 @@ def t2v(w: Workflow) -> None:
 @workflow(
     "Wrapper-ImageToVideo",
     "A picture becomes a video, with all steps and cfg.",
-    "Picture and prompt; size and frames at Size, with the same size at Fit to size; steps, cfg, seed.",
+    "Picture and prompt; Width and Height (multiples of 16), frames at Size (4n+1); steps, cfg, seed.",
 )
 def i2v(w: Workflow) -> None:
     model, vae = models(w, I2V_480P)
