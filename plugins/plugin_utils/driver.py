@@ -71,10 +71,11 @@ def driver_plan(
     if unfit:
         return refuse(*unfit)
     problems = {problem["kind"]: problem for problem in gpu["problems"]}
-    waits = "mismatch" in problems or "nouveau" in problems
-    if waits and not restarted and (installed or "mismatch" in problems):
-        if version(driver["installed"] or driver["library"]) >= version(minimum) or driver["installed"] is None:
-            return plan | {"action": "restart", "why": _first(problems, "mismatch", "nouveau")["found"]}
+    waits = _first(problems, "mismatch", *(["nouveau"] if installed else []))
+    # Unknown is what does not load: whether it will do is seen after the restart.
+    will_do = driver["installed"] is None or version(driver["installed"]) >= version(minimum)
+    if waits and will_do and not restarted:
+        return plan | {"action": "restart", "why": waits["found"]}
     if installed:
         worst = _first(problems, "mok", "headers", "not built", "mismatch", "nouveau", "smi")
         return refuse(
@@ -150,7 +151,7 @@ def _notes(cards: Sequence[Gpu], driver: Gpu, branch: str) -> list[str]:
     notes = []
     if driver["loaded"] and driver["loaded"].partition(".")[0] != branch:
         notes.append(
-            f"driver {driver['loaded']} is of another branch than nvidia_driver_branch: {branch}; a good one stays as it is"
+            f"driver {driver['loaded']} is of another branch than nvidia_driver_branch: {branch}; it stays, since it works"
         )
     lost = [card for card in cards if card["architecture"] in NEED_OPEN]
     if lost and _modules(cards) == "proprietary":
@@ -219,8 +220,8 @@ _APT = (
     (
         r"[Hh]eld packages|held broken|--allow-change-held-packages",
         "packages are on hold, or hold each other back",
-        "apt-mark showhold lists what is on hold on the host, and apt-mark unhold PACKAGE lets it go; remove a driver that "
-        "came from elsewhere",
+        "apt-mark showhold lists what is on hold on the host, and apt-mark unhold PACKAGE lets it go; remove a driver "
+        "that came from elsewhere",
     ),
     (
         r"NO_PUBKEY|EXPKEYSIG|BADSIG|is not signed|signatures? (?:couldn't|were invalid)|GPG error",
