@@ -193,7 +193,7 @@ def serve(fake: Fake) -> Iterator[str]:
         def answer(self, method: str) -> None:
             parts = urlsplit(self.path)
             data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = json.loads(data or b"null") if "json" in self.headers.get("Content-Type", "json") else data
+            body: Any = json.loads(data or b"null") if "json" in self.headers.get("Content-Type", "json") else data
             fake.requests.append((f"{method} {parts.path}", body))
             for path, special in fake.special.items():
                 if parts.path.startswith(path):

@@ -28,7 +28,7 @@ class Field:
         if self.kind is str:
             return self.must or f"a text of at most {self.high:g} characters"
         number = "a whole number" if self.kind is int else "a number"
-        return f"{number} from {self.low:.20g} to {self.high:.20g}{', ' + self.must if self.must else ''}"
+        return f"{number} from {self.low} to {self.high}{', ' + self.must if self.must else ''}"
 
     def fits(self, value: Value) -> bool:
         """Say whether a value is allowed."""

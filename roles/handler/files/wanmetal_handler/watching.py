@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from websockets.exceptions import WebSocketException
@@ -50,7 +51,11 @@ class Run:
 
     def outputs(self, deadline: float, cancelled: threading.Event) -> dict[str, Any]:
         """Run it and return its outputs by node id. It leaves neither a job nor an entry in the history."""
-        self._open()
+        with ExitStack() as at_the_end:
+            self._socket = self._opened(at_the_end)
+            return self._ended(deadline, cancelled)
+
+    def _ended(self, deadline: float, cancelled: threading.Event) -> dict[str, Any]:
         try:
             self._id = self._client.submit(self._graph, client_id=self._client_id)
             return self._follow(deadline, cancelled)
@@ -67,19 +72,17 @@ class Run:
             self._quietly(self._client.cancel)
             raise
         finally:
-            if self._socket:
-                self._socket.close()
             if self._id:
                 self._quietly(self._client.forget)
 
-    def _open(self) -> None:
+    def _opened(self, at_the_end: ExitStack) -> ClientConnection | None:
         address = f"ws{self._client.url.removeprefix('http')}/ws?clientId={self._client_id}"
-        try:
-            self._socket = connect(
-                address, open_timeout=10, close_timeout=0.1, max_size=_MOST_MESSAGE, compression=None, proxy=None
-            )
-        except (OSError, WebSocketException):
-            self._socket = None  # the history tells the end, too
+        settings: dict[str, Any] = {"compression": None, "proxy": None, "max_size": _MOST_MESSAGE}
+        opened: ClientConnection | None = None
+        # Without it the history tells the end, too.
+        with suppress(OSError, WebSocketException):
+            opened = at_the_end.enter_context(connect(address, open_timeout=10, close_timeout=0.1, **settings))
+        return opened
 
     def _follow(self, deadline: float, cancelled: threading.Event) -> dict[str, Any]:
         answered = known = time.monotonic()

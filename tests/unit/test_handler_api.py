@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import __main__ as program
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.api import Server
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, scripted
+from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, serving, until
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+JSON_TYPE = {"Content-Type": "application/json"}
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from([*WORKFLOW["fields"], "cfg_img", "workflow", "other"])
+BODIES = st.one_of(
+    st.binary(max_size=200),
+    ANYTHING.map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(FIELDS, ANYTHING, max_size=6).map(lambda value: json.dumps({"input": value}).encode()),
+    st.fixed_dictionaries(
+        {"input": st.dictionaries(FIELDS, ANYTHING)}, optional={"id": st.text(), "webhook": ANYTHING}
+    ).map(lambda value: json.dumps(value).encode()),
+    st.dictionaries(FIELDS, ANYTHING, max_size=3).map(lambda value: json.dumps({"input": {**GOOD, **value}}).encode()),
+)
+PATHS = st.sampled_from(
+    [
+        "/run",
+        "/runsync",
+        "/runsync?wait=0",
+        "/runsync?wait=x",
+        "/status/one",
+        "/cancel/one",
+        "/health",
+        "/",
+        "/run/x",
+        "//",
+    ]
+) | st.text(st.characters(codec="ascii", min_codepoint=33, max_codepoint=126), max_size=30).map(lambda text: f"/{text}")
+
+
+@contextmanager
+def api(tmp_path: Path, most_body: int = 1_000_000, **script: Any) -> Iterator[Any]:
+    with scripted(**script) as (fake, url), serving(tmp_path, url) as service:
+        server = Server(("127.0.0.1", 0), service, most_body)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield Caller(server.server_port, fake)
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+class Caller:
+    def __init__(self, port: int, fake: Any) -> None:
+        self.port, self.fake = port, fake
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, {**JSON_TYPE, **headers})
+            response = connection.getresponse()
+            assert response.headers["Content-Type"] == "application/json"
+            answer = json.loads(response.read())
+        finally:
+            connection.close()
+        assert isinstance(answer, dict)
+        return response.status, answer
+
+    def run(self, **given: Any) -> tuple[int, dict[str, Any]]:
+        return self.call("POST", "/run", {"input": GOOD, **given})
+
+
+def test_a_job_from_run_to_its_end(tmp_path: Path) -> None:
+    with api(tmp_path, takes_s=0.2) as caller:
+        assert caller.run(id="one") == (200, {"id": "one", "status": "IN_QUEUE"})
+        until(lambda: caller.call("GET", "/status/one")[1].get("progress", {}).get("node") == "Frames")
+        until(lambda: caller.call("POST", "/status/one")[1]["status"] == "COMPLETED")
+        status, job = caller.call("GET", "/status/one")
+        assert (status, job["output"]["metadata"]["num_frames"]) == (200, 5)
+        assert 0 <= job["delayTime"] <= job["executionTime"] < 5000
+        assert caller.run(id="one")[1]["status"] == "COMPLETED"
+
+
+def test_runsync_gives_the_video(tmp_path: Path) -> None:
+    with api(tmp_path) as caller:
+        status, job = caller.call("POST", "/runsync", {"input": GOOD})
+    assert (status, job["status"]) == (200, "COMPLETED")
+    assert job["id"].startswith("sync-")
+    assert job["output"]["video_url"].startswith("data:video/mp4;base64,")
+
+
+def test_runsync_does_not_wait_for_ever(tmp_path: Path) -> None:
+    with api(tmp_path, takes_s=60) as caller:
+        started = time.monotonic()
+        status, job = caller.call("POST", "/runsync?wait=200", {"input": GOOD})
+        assert (status, job["status"]) == (200, "IN_PROGRESS")
+        assert time.monotonic() - started < 2
+
+
+def test_cancel(tmp_path: Path) -> None:
+    with api(tmp_path, takes_s=60) as caller:
+        caller.run(id="one")
+        until(lambda: caller.fake.queue["queue_running"])
+        status, job = caller.call("POST", "/cancel/one")
+        assert (status, job["status"], job["error"]) == (200, "CANCELLED", "the job was cancelled")
+        assert caller.call("POST", "/cancel/two")[0] == 404
+
+
+def test_health(tmp_path: Path) -> None:
+    with api(tmp_path) as caller:
+        caller.call("POST", "/runsync", {"input": GOOD})
+        status, told = caller.call("GET", "/health")
+        assert (status, told["jobs"]["completed"], told["jobs"]["inQueue"]) == (200, 1, 0)
+        assert told["workflows"] == ["still"]
+        caller.fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
+        assert caller.call("GET", "/health")[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "error"),
+    [
+        ("POST", "/run", {"input": {**GOOD, "width": 3}}, 400, "width: found 3, allowed is a whole number"),
+        ("POST", "/run", {"input": {}}, 400, "image: found nothing"),
+        ("POST", "/run", {"inputs": {}}, 400, "has to be of the form"),
+        ("POST", "/run", {"input": GOOD, "webhook": "http://x"}, 400, "beside input there may be id, found: 'webhook'"),
+        ("POST", "/run", {"input": GOOD, "id": "../x"}, 400, "id has to be"),
+        ("POST", "/run", {"input": GOOD, "id": "x" * 65}, 400, "id has to be"),
+        ("POST", "/run", b"{", 400, "is no JSON"),
+        ("POST", "/run", b"[" * 100_000, 400, "is no JSON"),
+        ("POST", "/run", b'{"input": {"width": NaN}}', 400, "is no JSON"),
+        ("POST", "/runsync?wait=999999999", {"input": GOOD}, 400, "wait has to be milliseconds"),
+        ("POST", "/run", bytes(1_000_001), 413, "at most 1000000 are taken"),
+        ("GET", "/run", None, 405, "takes POST"),
+        ("GET", "/cancel/one", None, 405, "takes POST"),
+        ("GET", "/status/one", None, 404, "no job of this id"),
+        ("GET", "/status/", None, 404, "there are: POST /run"),
+        ("GET", "/", None, 404, "there are: POST /run"),
+        ("DELETE", "/run", None, 501, "Unsupported method"),
+    ],
+)
+def test_what_is_refused(method: str, path: str, body: Any, status: int, error: str, tmp_path: Path) -> None:
+    with api(tmp_path) as caller:
+        found, answer = caller.call(method, path, body)
+    assert (found, error in answer["error"]) == (status, True), answer
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8388"},
+        {"Origin": "http://127.0.0.1"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_web_pages_cannot_call_it(headers: dict[str, str], tmp_path: Path) -> None:
+    with api(tmp_path) as caller:
+        assert caller.call("POST", "/run", {"input": GOOD}, **headers)[0] == 403
+        assert caller.call("POST", "/run", {"input": GOOD}, Host="localhost:8388")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"garbage\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /run HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /run HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /run HTTP/1.1\r\nHost: localhost\r\nContent-Length: \xb2\r\n\r\n",
+        b"POST /run HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: [::\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_what_is_hardly_http_is_answered_in_json(raw: bytes, tmp_path: Path) -> None:
+    with api(tmp_path) as caller, socket.create_connection(("127.0.0.1", caller.port), timeout=5) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1"):
+        assert head.split()[1].startswith((b"4", b"5"))
+    assert json.loads(body or answer)["error"]
+
+
+def test_fifty_callers_at_once(tmp_path: Path) -> None:
+    with api(tmp_path, takes_s=0.002) as caller, ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: caller.call("POST", "/runsync", {"input": GOOD}), range(50)))
+        assert {(status, job["status"]) for status, job in answers} == {(200, "COMPLETED")}
+        assert caller.call("GET", "/health")[1]["jobs"]["completed"] == 50
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with api(tmp_path_factory.mktemp("fuzzed"), takes_s=0.0) as caller:
+        yield caller
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(method=st.sampled_from(["GET", "POST", "POST", "POST"]), path=PATHS, body=BODIES)
+def test_a_thousand_requests_of_all_kinds(fuzzed: Any, method: str, path: str, body: bytes) -> None:
+    started = time.monotonic()
+    status, answer = fuzzed.call(method, path, body if method == "POST" else None)
+    assert time.monotonic() - started < 10
+    assert status in {200, 400, 403, 404, 405, 411, 413, 429}
+    assert "error" in answer or "status" in answer or "jobs" in answer
+    assert "Traceback" not in json.dumps(answer)
+
+
+def test_after_them_it_works_as_before(fuzzed: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    until(lambda: fuzzed.call("GET", "/health")[1]["jobs"]["inQueue"] == 0, 30)
+    assert fuzzed.call("POST", "/runsync", {"input": GOOD})[1]["status"] == "COMPLETED"
+    left = [path for path in tmp_path_factory.getbasetemp().glob("fuzzed*/*put/*") if path.is_file()]
+    assert left == []
+
+
+def test_a_cut_off_job_is_told_after_a_restart_by_the_program(tmp_path: Path) -> None:
+    """The program itself, killed while a job runs: the job is done by the next one."""
+    with scripted(takes_s=60) as (fake, url):
+        with started(tmp_path, url) as (port, process):
+            caller = Caller(port, fake)
+            caller.run(id="one")
+            until(lambda: fake.queue["queue_running"])
+            process.kill()
+        fake.takes_s, fake.queue["queue_running"] = 0.01, []
+        fake.turn = threading.Lock()
+        with started(tmp_path, url) as (port, process):
+            caller = Caller(port, fake)
+            until(lambda: caller.call("GET", "/status/one")[1]["status"] == "COMPLETED", 10)
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+@contextmanager
+def started(tmp_path: Path, url: str) -> Iterator[tuple[int, Any]]:
+    (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
+    files = Path(program.__file__).parents[1]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(files),
+        "COMFYUI_URL": url,
+        "HANDLER_WORKFLOWS": str(tmp_path / "workflows.json"),
+        "HANDLER_RECORD": str(tmp_path / "jobs.db"),
+        "RUNPOD_ENDPOINT_ID": "set, and overruled by the flag",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "wanmetal_handler", "--rp_serve_api", "--rp_api_port", "0"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith("listening on http://127.0.0.1:"), line
+            yield int(line.rpartition(":")[2]), process
+        finally:
+            process.kill()
+
+
+def test_the_program_says_why_it_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW | {"output": "Nothing"}]))
+    monkeypatch.setenv("HANDLER_WORKFLOWS", str(tmp_path / "workflows.json"))
+    monkeypatch.setattr(sys, "argv", ["wanmetal_handler"])
+    with pytest.raises(SystemExit, match="the handler cannot start: still: output: 0 nodes are titled 'Nothing'"):
+        program.main()
+
+
+def test_settings_come_from_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
+    given = {"HANDLER_WORKFLOWS": str(tmp_path / "workflows.json"), "HANDLER_IMAGE_ALLOW": "10.0.0.0/8 fd00::/8"}
+    worker = program.worker_from({**given, "HANDLER_JOB_TIMEOUT": "60", "HANDLER_FOLDERS": "/a:/b"})
+    assert (worker.limits.job_s, worker.bucket) == (60, None)
+    assert [str(network) for network in worker.limits.allowed] == ["10.0.0.0/8", "fd00::/8"]
+    assert worker.homes == [Path("/a"), Path("/b")]
+    bucket = program.worker_from({**given, "BUCKET_ENDPOINT_URL": "https://s3", "BUCKET_NAME": "b"}).bucket
+    assert bucket is not None
+    assert (bucket.name, bucket.region, bucket.link_hours) == ("b", "us-east-1", 168)

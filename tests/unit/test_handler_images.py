@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import base64
+import io
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import fetch, images
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
+from PIL import Image
+
+LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
+Serve = Callable[[BaseHTTPRequestHandler], None]
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (8, 4), mode: str = "RGB", **save: Any) -> bytes:
+    data = io.BytesIO()
+    image = Image.new(mode, size)
+    image.putpixel((0, 0), (255, 0, 0) if mode == "RGB" else (255, 0, 0, 255))
+    image.save(data, kind, **save)
+    return data.getvalue()
+
+
+def load(text: str, **limits: Any) -> Image.Image:
+    settings: dict[str, Any] = {"most_bytes": 100_000, "most_pixels": 10_000, "seconds": 2.0, "allowed": LOOPBACK}
+    result = Image.open(io.BytesIO(images.load(text, **(settings | limits))))
+    assert result.format == "PNG"
+    return result
+
+
+@contextmanager
+def serving(answer: Serve) -> Iterator[str]:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.daemon_threads, server.block_on_close = True, False
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def sends(data: bytes, status: int = 200, *, claim: int | None = None, **headers: str) -> Serve:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(data) if claim is None else claim))
+        request.end_headers()
+        request.wfile.write(data)
+
+    return answer
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "data:;base64,", "DATA:image/jpeg;charset=x;BASE64,"])
+def test_base64_with_and_without_its_head(kind: str, head: str) -> None:
+    assert load(head + b64(picture(kind))).size == (8, 4)
+
+
+def test_base64_as_people_send_it() -> None:
+    text = b64(picture())
+    assert load("\n".join(text[at : at + 76] for at in range(0, len(text), 76)).rstrip("=")).size == (8, 4)
+
+
+def test_a_turned_image_is_made_upright_and_loses_its_metadata() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x010E] = "where I live"
+    upright = load(b64(picture("JPEG", exif=exif)))
+    assert upright.size == (4, 8)
+    assert not dict(upright.getexif())
+    assert b"where I live" not in images.upright(picture("JPEG", exif=exif), 1000)
+
+
+def test_transparency_becomes_white() -> None:
+    assert load(b64(picture(mode="RGBA"))).getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("not base64!", "neither an http"),
+        ("data:image/png,abc", "must hold base64"),
+        ("file:///etc/passwd", "neither an http"),
+        ("/etc/passwd", "it has to be PNG, JPEG, WEBP"),
+        (b64(b"hello"), "it has to be PNG, JPEG, WEBP"),
+        (b64(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "it has to be PNG, JPEG, WEBP"),
+        (b64(picture("GIF")), "it has to be PNG, JPEG, WEBP"),
+        (b64(picture(size=(90, 90))[:60]), "damaged"),
+        (b64(picture(size=(101, 100))), "101x100 pixels; at most 0.01 million are taken"),
+        (b64(bytes(200_000)), "larger than 0.1 MB"),
+    ],
+)
+def test_what_is_no_image_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(JobError, match=problem) as caught:
+        load(text)
+    assert caught.value.kind == "image"
+
+
+def test_an_image_is_fetched() -> None:
+    seen = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        seen.append((request.path, request.headers["Host"]))
+        sends(picture())(request)
+
+    with serving(answer) as url:
+        assert load(f"{url}/a b.png?x=ä&y=%20").size == (8, 4)
+    assert seen == [("/a%20b.png?x=%C3%A4&y=%20", url.removeprefix("http://"))]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (sends(b"", 404), "its host answered 404"),
+        (sends(bytes(100_001)), "larger than 0.1 MB"),
+        (sends(b"", claim=10**9), "larger than 0.1 MB"),
+        (sends(b"x", claim=50), "cannot be fetched: IncompleteRead"),
+        (sends(b"", 302, Location="/again"), "more than 3 redirects"),
+        (sends(b"", 302, Location="file:///etc/passwd"), "only http and https"),
+        (sends(b"", 302, Location="http://169.254.169.254/latest/meta-data"), "not on the public internet"),
+        (sends(b"", 302, Location="http://[::ffff:10.0.0.1]/"), "not on the public internet"),
+        (sends(b"", 302, Location="http://me:pw@example.com/"), "user name or a password"),
+        (sends(b"", 302, Location="http://:::/"), "cannot be fetched"),
+    ],
+)
+def test_an_image_that_cannot_be_fetched(answer: Serve, problem: str) -> None:
+    with serving(answer) as url, pytest.raises(JobError, match=problem):
+        load(f"{url}/x?token=s3cret")
+
+
+def test_slow_hosts_are_left() -> None:
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        for _ in range(50):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+            time.sleep(0.05)
+
+    started = time.monotonic()
+    with serving(drip) as url, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
+        load(url, seconds=0.3)
+    assert time.monotonic() - started < 1.5
+
+
+def test_loopback_is_refused_unless_allowed() -> None:
+    with serving(sends(picture())) as url, pytest.raises(JobError, match="not on the public internet"):
+        load(url, allowed=())
+
+
+def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection goes to the address that was checked: nobody asks a second time."""
+    asked: list[str] = []
+    went: list[tuple[str, int]] = []
+
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
+        asked.append(host)
+        return [(2, 1, 6, "", ("93.184.216.34" if len(asked) == 1 else "127.0.0.1", port))]
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        went.append(address)
+        raise OSError(f"no network for {timeout}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(JobError, match="cannot be fetched: OSError"):
+        load("https://rebind.example/a.png")
+    assert (asked, went) == (["rebind.example"], [("93.184.216.34", 443)])
+
+
+def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [(2, 1, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    with pytest.raises(JobError, match="not on the public internet"):
+        load("http://both.example/")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("127.0.0.1", False),
+        ("0.1.2.3", False),
+        ("10.1.2.3", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("192.168.0.1", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("ff02::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::a00:1", False),
+        ("64:ff9b::5db8:d822", True),
+        ("2002:a00:1::", False),
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert fetch.is_public(ipaddress.ip_address(address)) is public

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import Bucket, deliver
+
+REFUSAL = b"<Error><Code>%s</Code><Message>no, s3cret</Message></Error>"
+PART = 5 * 1024 * 1024
+
+
+@contextmanager
+def storage(*refusals: tuple[int, bytes]) -> Iterator[tuple[Bucket, dict[str, Any]]]:
+    """An S3 service that refuses the first requests."""
+    told: dict[str, Any] = {"requests": [], "parts": {}, "refusals": list(refusals)}
+
+    class Service(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            told["requests"].append((self.command, self.path.partition("&X-Amz")[0]))
+            told["auth"], told["type"] = self.headers["Authorization"], self.headers.get("Content-Type")
+            status, body = told["refusals"].pop(0) if told["refusals"] else (200, b"")
+            if status == 200 and self.path.endswith("?uploads"):
+                body = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+            elif status == 200 and self.command == "POST":
+                body = b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
+            elif status == 200:
+                told["parts"][self.path] = data
+            self.send_response(status)
+            self.send_header("ETag", '"x"')
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    server.daemon_threads, server.block_on_close = True, False
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield Bucket(f"http://127.0.0.1:{server.server_port}", "key-id", "s3cret", "videos", "eu-west-1", 2), told
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_video_goes_to_the_bucket_and_a_signed_link_comes_back() -> None:
+    with storage() as (bucket, told):
+        link = deliver(b"video", "x_00001_.MP4", "job-1", bucket, 0)
+        assert told["requests"] == [("PUT", "/videos/job-1.mp4")]
+        assert told["type"] == "video/mp4"
+        assert b"video" in told["parts"]["/videos/job-1.mp4"]
+        assert "key-id" in told["auth"]
+        assert "eu-west-1" in told["auth"]
+        assert link.startswith(f"{bucket.endpoint}/videos/job-1.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256")
+        assert "X-Amz-Expires=7200" in link
+        assert "s3cret" not in link
+
+
+def test_a_large_video_goes_in_parts() -> None:
+    video = bytes(range(256)) * (2 * PART // 256 + 100)
+    with storage() as (bucket, told):
+        deliver(video, "x.mp4", "job-1", bucket, 0)
+        sent = sorted(told["parts"].items(), key=lambda item: item[0].partition("partNumber=")[2])
+        assert b"".join(data for _, data in sent) == video
+        assert len(sent) > 1
+
+
+def test_a_refusal_that_passes_is_tried_again() -> None:
+    with storage((503, REFUSAL % b"SlowDown"), (500, REFUSAL % b"InternalError")) as (bucket, told):
+        deliver(b"video", "x.mp4", "job-1", bucket, 0)
+        assert len(told["requests"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [((403, REFUSAL % b"AccessDenied"), "AccessDenied"), ((404, REFUSAL % b"NoSuchBucket"), "NoSuchBucket")],
+)
+def test_a_refusal_is_told_by_its_code_alone(refusal: tuple[int, bytes], code: str) -> None:
+    with storage(*[refusal] * 9) as (bucket, _), pytest.raises(JobError) as caught:
+        deliver(b"video", "x.mp4", "job-1", bucket, 0)
+    assert str(caught.value) == f"the bucket did not take the video: {code}"
+    assert caught.value.kind == "bucket"
+
+
+def test_a_service_that_is_not_there() -> None:
+    with storage() as (bucket, _):
+        pass
+    with pytest.raises(JobError, match="the bucket did not take the video: "):
+        deliver(b"video", "x.mp4", "job-1", bucket, 0)
+
+
+def test_without_a_bucket_the_video_is_in_the_answer() -> None:
+    text = deliver(b"video", "x.mp4", "job-1", None, 5)
+    assert text == f"data:video/mp4;base64,{base64.b64encode(b'video').decode()}"
+    assert deliver(b"", "x.webm", "job-1", None, 5) == "data:video/webm;base64,"
+
+
+def test_a_video_that_is_too_large_for_an_answer() -> None:
+    with pytest.raises(JobError, match=r"the video has 2\.0 MB, and an answer holds at most 1 MB: set up a bucket"):
+        deliver(bytes(2_000_000), "x.mp4", "job-1", None, 1_000_000)

@@ -1,0 +1,410 @@
+"""Jobs against a ComfyUI that follows a script, through the faults that happen."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import comfyui_client as modules_client
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import (
+    comfyui_client,
+    images,
+    serverless,
+    watching,
+    work,
+    workflows,
+)
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import Bucket
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.receipt import Sources
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.service import Service
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.store import FullError, Store
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, Script, mp4, scripted
+from PIL import Image
+
+
+def image(size: tuple[int, int] = (8, 8)) -> str:
+    data = io.BytesIO()
+    Image.new("RGB", size, "red").save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()
+
+
+GOOD = {"image": image(), "positive_prompt": "a fox", "seed": 7}
+
+
+@contextmanager
+def serving(
+    tmp_path: Path, url: str, *, bucket: Bucket | None = None, job_s: float = 10.0, **settings: Any
+) -> Iterator[Service]:
+    (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
+    (tmp_path / "release.json").write_text('{"id": "0.3.75-abc"}')
+    homes = [tmp_path / name for name in ("input", "output")]
+    for home in homes:
+        home.mkdir(exist_ok=True)
+    worker = work.Worker(
+        comfyui_client.ComfyUIClient(url, 5.0),
+        workflows.load(tmp_path / "workflows.json"),
+        Sources(tmp_path / "release.json", tmp_path / "proven.json"),
+        work.Limits(job_s=job_s, inline_bytes=100_000),
+        bucket,
+        homes,
+    )
+    service = Service(Store(tmp_path / "jobs.db"), worker, **settings)
+    try:
+        yield service
+    finally:
+        service.close(5.0)
+
+
+def done(service: Service, id_: str = "one", given: Any = None, seconds: float = 10.0) -> dict[str, Any]:
+    service.accept(id_, GOOD if given is None else given)
+    job = service.wait(id_, seconds)
+    assert job is not None
+    return job
+
+
+def until(condition: Any, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.005)
+
+
+def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> None:
+    (tmp_path / "proven.json").write_text('{"files": {"/m/loras/a.safetensors": {"sha256": "123"}}}')
+    with scripted(video=mp4(64, 48, 9, 18)) as (fake, url), serving(tmp_path, url) as service:
+        job = done(service, given={**GOOD, "width": 128, "num_frames": 9})
+    assert job["status"] == "COMPLETED"
+    result = job["output"]
+    assert base64.b64decode(result["video_url"].removeprefix("data:video/mp4;base64,")) == mp4(64, 48, 9, 18)
+    assert result["metadata"] == {"width": 64, "height": 48, "num_frames": 9, "frame_rate": 18.0, "duration": 0.5}
+    receipt = result["receipt"]
+    assert set(receipt["seconds"]) == {"queue", "image", "upload", "render", "fetch", "deliver"}
+    assert (receipt["workflow"], receipt["release"], receipt["seed"], receipt["comfyui"]) == (
+        "still",
+        "0.3.75-abc",
+        7,
+        "0.3.75",
+    )
+    assert receipt["parameters"]["width"] == 128
+    assert receipt["parameters"]["frame_rate"] == 16
+    assert "image" not in receipt["parameters"]
+    assert len(receipt["image_sha256"]) == len(receipt["video_sha256"]) == 64
+    (graph,) = fake.graphs
+    assert (graph["2"]["inputs"]["value"], graph["3"]["inputs"]["width"]) == ("a fox", 128)
+    (uploaded,) = fake.uploads
+    assert graph["1"]["inputs"]["image"] == f"handler/{uploaded}"
+    assert Image.open(io.BytesIO(fake.uploads[uploaded])).size == (8, 8)
+    assert fake.history == {}, "the history keeps nothing of it"
+    assert job["input"] is None, "the record keeps no image"
+
+
+def test_models_are_named_with_their_hashes(tmp_path: Path) -> None:
+    (tmp_path / "proven.json").write_text('{"files": {"/m/loras/Wan/a.safetensors": {"sha256": "123"}}}')
+    sources = Sources(tmp_path / "none.json", tmp_path / "proven.json")
+    assert sources.hashes(["Wan/a.safetensors", "b.pth"]) == {"Wan/a.safetensors": "123", "b.pth": None}
+    assert sources.release_id() is None
+
+
+def test_progress_comes_from_the_websocket(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    with (
+        scripted(takes_s=0.3) as (_, url),
+        serving(tmp_path, url, told=lambda _, progress: told.append(progress)) as service,
+    ):
+        service.accept("one", GOOD)
+        until(lambda: ((service.get("one") or {}).get("progress") or {}).get("stage") == "render")
+        service.wait("one", 5)
+    assert [progress["stage"] for progress in told] == ["image", "upload", "render", "render", "fetch", "deliver"]
+    assert told[2] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 6}
+    assert told[3] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 6, "step": 1, "of": 2}
+
+
+def test_a_refused_request_is_no_job(tmp_path: Path) -> None:
+    with scripted() as (fake, url), serving(tmp_path, url) as service:
+        with pytest.raises(JobError, match="width: found 3, allowed is a whole number"):
+            service.accept("one", {**GOOD, "width": 3})
+        with pytest.raises(JobError, match="workflow: found 'other', allowed is one of still"):
+            service.accept("one", {**GOOD, "workflow": "other"})
+        assert service.get("one") is None
+        assert done(service, given={**GOOD, "workflow": "still"})["status"] == "COMPLETED"
+    assert len(fake.graphs) == 1
+
+
+def test_a_repeated_id_is_answered_from_the_record(tmp_path: Path) -> None:
+    with scripted() as (fake, url):
+        with serving(tmp_path, url) as service:
+            first = done(service)
+            assert done(service)["output"] == first["output"]
+        with serving(tmp_path, url) as service:
+            assert done(service, given={"anything": 1})["output"] == first["output"]
+    assert len(fake.graphs) == 1
+
+
+NODE_ERROR = {
+    "node_id": "4",
+    "node_type": "RepeatImageBatch",
+    "exception_type": "RuntimeError",
+    "exception_message": "no space in /var/lib/wanmetal/models/x.bin\nat line 3\n",
+    "traceback": ["File /opt/wanmetal/current/ComfyUI/nodes.py"],
+    "current_inputs": {"secret": "s3cret"},
+}
+
+
+def test_a_node_s_error_comes_back_as_such(tmp_path: Path) -> None:
+    with scripted(end="error", error=NODE_ERROR) as (_, url), serving(tmp_path, url) as service:
+        job = done(service)
+    assert job["status"] == "FAILED"
+    assert job["output"]["error"] == "node 'Frames' failed with RuntimeError: no space in x.bin"
+    assert job["output"]["failure"] == {
+        "kind": "node",
+        "message": "node 'Frames' failed with RuntimeError: no space in x.bin",
+        "type": "RuntimeError",
+        "node": "Frames",
+        "node_type": "RepeatImageBatch",
+        "said": "no space in x.bin",
+    }
+    assert "/opt" not in json.dumps(job)
+    assert "s3cret" not in json.dumps(job)
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "error"),
+    [
+        ({"reject": {"error": {"message": "bad"}, "node_errors": {"3": {"errors": []}}}}, "rejected", "did not accept"),
+        ({"end": "lost"}, "comfyui", "knows nothing of the graph any longer"),
+        ({"end": "interrupted"}, "comfyui", "interrupted from elsewhere"),
+        ({"video": b"no video"}, "output", "video"),
+        ({"video": mp4() + bytes(100_000)}, "output", "an answer holds at most"),
+        ({"key": "text"}, "output", "node 'Save' gave no video"),
+        ({"special": {"/upload/image": lambda handler: reply(handler, b"full", 500)}}, "comfyui", "500"),
+        ({"special": {"/view": lambda handler: reply(handler, b"", 404)}}, "comfyui", "404"),
+    ],
+)
+def test_what_goes_wrong_is_told(script: dict[str, Any], kind: str, error: str, tmp_path: Path) -> None:
+    special = script.pop("special", {})
+    with scripted(**script) as (fake, url), serving(tmp_path, url) as service:
+        fake.special |= special
+        job = done(service)
+    assert (job["status"], job["output"]["failure"]["kind"]) == ("FAILED", kind)
+    assert error in job["output"]["error"]
+
+
+@pytest.mark.parametrize("script", [{"cut_socket": True}, {"no_socket": True}])
+def test_without_a_websocket_the_job_is_done_all_the_same(script: dict[str, Any], tmp_path: Path) -> None:
+    with scripted(takes_s=0.3, **script) as (_, url), serving(tmp_path, url) as service:
+        assert done(service)["status"] == "COMPLETED"
+
+
+def test_comfyui_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_GONE_AFTER_S", 0.5)
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
+        service.accept("one", GOOD)
+        until(lambda: fake.queue["queue_running"])
+        for path in ("/history", "/queue", "/interrupt"):
+            fake.special[path] = lambda handler: handler.connection.shutdown(2)
+        for open_socket in list(fake.sockets.values()):
+            open_socket.shutdown(2)
+        job = service.wait("one", 8)
+        assert job is not None
+        assert job["status"] == "FAILED"
+        assert "does not answer" in job["output"]["error"]
+        assert service.health()[0] is False
+
+
+def test_a_job_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, job_s=0.4) as service:
+        job = done(service)
+        assert job["status"] == "TIMED_OUT"
+        until(lambda: not fake.queue["queue_running"])
+    assert [path for path, _ in fake.requests].count("POST /interrupt") == 1
+
+
+def test_cancelling(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
+        for id_ in ("runs", "waits"):
+            service.accept(id_, GOOD)
+        until(lambda: fake.queue["queue_running"])
+        assert (service.cancel("waits") or {})["status"] == "CANCELLED"
+        assert (service.cancel("runs") or {})["status"] == "CANCELLED"
+        assert (service.cancel("runs") or {})["status"] == "CANCELLED"
+        assert service.cancel("unknown") is None
+        until(lambda: not fake.queue["queue_running"])
+    assert len(fake.graphs) == 1
+
+
+def test_jobs_outlive_a_restart(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url):
+        with serving(tmp_path, url) as service:
+            for id_ in ("runs", "waits"):
+                service.accept(id_, GOOD)
+            until(lambda: fake.queue["queue_running"])
+        assert [job[1] for job in fake.queue["queue_running"]] == [], "what ran was stopped"
+        fake.takes_s, fake.end = 0.01, "success"
+        with serving(tmp_path, url) as service:
+            assert (service.wait("waits", 5) or {})["status"] == "COMPLETED"
+            assert (service.get("runs") or {})["status"] == "COMPLETED"
+
+
+def test_a_job_that_kills_the_service_is_given_up(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.db")
+    store.add("bad", GOOD, 9)
+    for attempt in (1, 2):
+        job = store.take()
+        assert job is not None
+        assert job["attempts"] == attempt
+        store.recover(2, {"error": "too often"})
+    found = store.get("bad") or {}
+    assert (found["status"], found["output"]) == ("FAILED", {"error": "too often"})
+    store.close()
+
+
+def test_fifty_at_once(tmp_path: Path) -> None:
+    with scripted(takes_s=0.005) as (fake, url), serving(tmp_path, url, threads=4) as service:
+        with ThreadPoolExecutor(50) as pool:
+            jobs = list(pool.map(lambda n: done(service, f"job-{n}", seconds=30), range(50)))
+        assert {job["status"] for job in jobs} == {"COMPLETED"}
+        assert len(fake.uploads) == len(fake.graphs) == 50, "no two jobs share a name"
+        assert len({graph["6"]["inputs"]["filename_prefix"] for graph in fake.graphs}) == 50
+        until(lambda: not fake.sockets)
+
+
+def test_more_than_may_wait(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, most_waiting=2) as service:
+        service.accept("0", GOOD)
+        until(lambda: fake.queue["queue_running"])
+        for n in (1, 2):
+            service.accept(str(n), GOOD)
+        with pytest.raises(FullError):
+            service.accept("3", GOOD)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with scripted(video=mp4() + b"\0\0\xc3\x50free" + bytes(49_992)) as (_, url), serving(tmp_path, url) as service:
+        base = service._store._base
+        base.execute(f"PRAGMA max_page_count = {base.execute('PRAGMA page_count').fetchone()[0] + 3}")
+        job = done(service)
+        assert job["status"] == "FAILED"
+        assert job["output"]["error"] == "the job's end could not be written down, since the disk is full"
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            service.accept("two", {**GOOD, "image": image((400, 400)) + "A" * 40_000})
+    assert "database or disk is full" in caplog.text
+
+
+def test_an_unforeseen_error_shows_nothing_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> bytes:
+        raise KeyError("s3cret")
+
+    monkeypatch.setattr(images, "load", broken)
+    caplog.set_level(logging.INFO)
+    with scripted() as (_, url), serving(tmp_path, url) as service:
+        job = done(service)
+    assert job["output"]["error"] == "an error inside the handler: KeyError"
+    assert "broken" in caplog.text
+    assert "s3cret" not in caplog.text + json.dumps(job)
+
+
+def test_secrets_of_the_bucket_are_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    error = NODE_ERROR | {"exception_message": "the key s3cret of key-id is wrong"}
+    bucket = Bucket("http://127.0.0.1:1", "key-id", "s3cret", "videos", "eu-west-1", 2)
+    with scripted(end="error", error=error) as (_, url), serving(tmp_path, url, bucket=bucket) as service:
+        job = done(service)
+    assert "the key *** of *** is wrong" in job["output"]["error"]
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("script", [{}, {"end": "error", "error": NODE_ERROR}, {"video": b""}])
+def test_nothing_is_left_in_comfyui_s_folders(script: dict[str, Any], tmp_path: Path) -> None:
+    class Writes(Script):
+        def outputs(self, graph: dict[str, Any]) -> dict[str, Any]:
+            name = graph["6"]["inputs"]["filename_prefix"].removeprefix("handler/")
+            for suffix in ("_00001_.mp4", "_00001_.png"):
+                (tmp_path / "output" / f"{name}{suffix}").write_bytes(b"x")
+            return super().outputs(graph)
+
+    with scripted(**script) as (fake, url), serving(tmp_path, url) as service:
+        fake.__class__ = Writes
+        (tmp_path / "output/of somebody else.mp4").write_bytes(b"x")
+        done(service)
+    assert [path.name for path in tmp_path.glob("*put/*")] == ["of somebody else.mp4"]
+
+
+def test_what_a_crash_left_is_removed_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input/job-1-abcd.png").write_bytes(b"x")
+    with scripted() as (_, url), serving(tmp_path, url):
+        assert list((tmp_path / "input").iterdir()) == []
+
+
+def test_old_jobs_are_forgotten(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.db")
+    for id_ in ("old", "open"):
+        store.add(id_, GOOD, 9)
+    store.finish("old", "CANCELLED", {}, "IN_QUEUE")
+    store.forget(60)
+    assert store.get("old") is not None
+    store.forget(-1)
+    assert (store.get("old"), (store.get("open") or {})["status"]) == (None, "IN_QUEUE")
+    store.close()
+
+
+def test_the_sdk_s_worker_does_the_same_jobs(tmp_path: Path) -> None:
+    with scripted() as (_, url), serving(tmp_path, url) as service:
+        handle = serverless.handler(service)
+        result = asyncio.run(handle({"id": "one", "input": GOOD}))
+        assert result["metadata"]["num_frames"] == 5
+        assert asyncio.run(handle({"id": "one", "input": GOOD})) == result
+        refused = asyncio.run(handle({"id": "two", "input": {"image": 3}}))
+        assert refused["error"].startswith("image: found 3, allowed is an http(s) address")
+
+
+def test_the_sdk_can_stop_a_job(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
+
+        async def stopped() -> None:
+            task = asyncio.create_task(serverless.handler(service)({"id": "one", "input": GOOD}))
+            while not fake.queue["queue_running"]:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(stopped())
+        assert (service.get("one") or {})["status"] == "CANCELLED"
+
+
+def test_progress_goes_to_the_sdk_now_and_then() -> None:
+    sent: list[Any] = []
+    tell = serverless.Teller(lambda job, progress: sent.append((job["id"], progress["stage"], progress.get("step"))))
+    for step in range(100):
+        tell("one", {"stage": "render", "step": step})
+    tell("one", {"stage": "fetch"})
+    tell("two", {"stage": "fetch"})
+    assert sent == [("one", "render", 0), ("one", "fetch", None), ("two", "fetch", None)]
+
+
+def test_the_client_is_the_one_that_modules_use() -> None:
+    assert Path(comfyui_client.__file__).resolve() == Path(modules_client.__file__).resolve()
+
+
+def test_threads_end(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with scripted() as (_, url), serving(tmp_path, url, threads=3) as service:
+        done(service)
+    until(lambda: threading.active_count() <= before)
