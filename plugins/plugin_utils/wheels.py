@@ -1,0 +1,72 @@
+"""Who builds which wheel, and who gets one that is there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.sageattention import covers, sorted_architectures
+
+RECORD = "wheel.json"
+"""Beside each wheel in the cache; written last."""
+
+Need = Mapping[str, Any]
+"""Of a host: ``base`` and ``version`` of the wheel, its ``architectures``, ``nvcc`` and ``cores``."""
+
+
+def wheel_key(version: str, base: str, architectures: Sequence[str]) -> str:
+    """Name of a wheel and of its folder: the version, and a hash of all that it is made from."""
+    text = "\0".join([base, *sorted_architectures(architectures)])
+    return f"{version}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def read_cache(folder: Path) -> list[dict[str, Any]]:
+    """The wheels on the controller, each with the path of its file."""
+    found = []
+    for record in sorted(folder.glob(f"*/{RECORD}")):
+        wheel = next(iter(sorted(record.parent.glob("*.whl"))), None)
+        try:
+            entry = json.loads(record.read_text())
+        except ValueError:
+            continue
+        if wheel is not None and isinstance(entry, dict):
+            found.append({**entry, "wheel": str(wheel)})
+    return found
+
+
+def plan(needs: Mapping[str, Need], cached: Sequence[Mapping[str, Any]], further: Sequence[str]) -> dict[str, Any]:
+    """For each host that needs a wheel: its key and architectures, where it is, or else who builds it.
+
+    What is in the cache is taken where it has all that the host needs. The others that differ in architectures alone
+    get one wheel for all of them, and for the ``further`` ones.
+    """
+    planned: dict[str, Any] = {}
+    groups: dict[str, dict[str, Need]] = {}
+    for host, need in needs.items():
+        if not need:
+            continue
+        wanted = sorted_architectures([*need["architectures"], *further])
+        fitting = [one for one in cached if one["base"] == need["base"] and covers(one["architectures"], wanted)]
+        best = min(fitting, key=lambda one: (len(one["architectures"]), one["key"]), default=None)
+        if best:
+            planned[host] = {
+                "key": best["key"],
+                "architectures": best["architectures"],
+                "builder": "",
+                "wheel": best["wheel"],
+            }
+        else:
+            groups.setdefault(need["base"], {})[host] = need
+    for base, group in groups.items():
+        architectures = sorted_architectures(
+            [*further, *(one for need in group.values() for one in need["architectures"])]
+        )
+        # The most cores; among equals the first of the play.
+        builder = max(group, key=lambda host: (bool(group[host]["nvcc"]), int(group[host]["cores"])))
+        key = wheel_key(group[builder]["version"], base, architectures)
+        for host in group:
+            planned[host] = {"key": key, "architectures": architectures, "builder": builder, "wheel": ""}
+    return planned
