@@ -189,7 +189,7 @@ def test_a_link_in_place_of_a_wheel_is_refused(build: Build, tmp_path: Path) -> 
 
 
 def test_a_unit_that_does_not_start_is_an_error(build: Build, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="systemd does not start .*: no such property"):
+    with pytest.raises(OSError, match=r"systemd does not start .*: no such property"):
         Builder(build, Systemd(starts=1), tmp_path / "cache").begin()
 
 
