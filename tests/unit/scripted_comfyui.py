@@ -25,6 +25,7 @@ GRAPH: dict[str, dict[str, Any]] = {
     },
     "4": {"class_type": "RepeatImageBatch", "inputs": {"image": ["3", 0], "amount": 5}, "_meta": {"title": "Frames"}},
     "5": {"class_type": "CreateVideo", "inputs": {"images": ["4", 0], "fps": 16.0}, "_meta": {"title": "Video"}},
+    "7": {"class_type": "PrimitiveInt", "inputs": {"value": 1}, "_meta": {"title": "Seed"}},
     "6": {
         "class_type": "SaveVideo",
         "inputs": {"video": ["5", 0], "filename_prefix": "x", "format": "mp4", "codec": "h264"},
@@ -36,17 +37,17 @@ GRAPH: dict[str, dict[str, Any]] = {
 WORKFLOW: dict[str, Any] = {
     "name": "still",
     "graph": GRAPH,
-    "fields": {
-        "image": [["Start image", "image"]],
-        "positive_prompt": [["Prompt", "value"]],
-        "width": [["Size", "width"]],
-        "height": [["Size", "height"]],
-        "num_frames": [["Frames", "amount"]],
-        "frame_rate": [["Video", "fps"]],
-        "seed": [],
+    "settings": {
+        "image": ["Start image", "image"],
+        "positive_prompt": ["Prompt", "value"],
+        "width": ["Size", "width"],
+        "height": ["Size", "height"],
+        "num_frames": ["Frames", "amount"],
+        "final_frame_rate": ["Video", "fps"],
+        "seed": ["Seed", "value"],
+        "video": ["Start image", "image"],
+        "filename_prefix": ["Save", "filename_prefix"],
     },
-    "output": "Save",
-    "defaults": {"num_frames": 5, "frame_rate": 16},
 }
 
 

@@ -28,7 +28,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = st.sampled_from([*WORKFLOW["fields"], "cfg_img", "workflow", "other"])
+FIELDS = st.sampled_from([*WORKFLOW["settings"], "cfg_img", "workflow", "other"])
 BODIES = st.one_of(
     st.binary(max_size=200),
     ANYTHING.map(lambda value: json.dumps(value).encode()),
@@ -128,7 +128,7 @@ def test_health(tmp_path: Path) -> None:
         caller.call("POST", "/runsync", {"input": GOOD})
         status, told = caller.call("GET", "/health")
         assert (status, told["jobs"]["completed"], told["jobs"]["inQueue"]) == (200, 1, 0)
-        assert told["workflows"] == ["still"]
+        assert "frame_rate" in told["workflows"]["still"]
         caller.fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
         assert caller.call("GET", "/health")[0] == 503
 
@@ -279,7 +279,9 @@ def started(tmp_path: Path, url: str) -> Iterator[tuple[int, Any]]:
 
 
 def test_the_program_says_why_it_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW | {"output": "Nothing"}]))
+    (tmp_path / "workflows.json").write_text(
+        json.dumps([WORKFLOW | {"settings": {"filename_prefix": ["Nothing", "x"]}}])
+    )
     monkeypatch.setenv("HANDLER_WORKFLOWS", str(tmp_path / "workflows.json"))
     monkeypatch.setattr(sys, "argv", ["wanmetal_handler"])
     with pytest.raises(SystemExit, match="the handler cannot start: still: output: 0 nodes are titled 'Nothing'"):

@@ -100,9 +100,9 @@ def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> No
         "0.3.75",
     )
     assert receipt["parameters"]["width"] == 128
-    assert receipt["parameters"]["frame_rate"] == 16
+    assert receipt["parameters"]["final_frame_rate"] == 16.0
     assert "image" not in receipt["parameters"]
-    assert len(receipt["image_sha256"]) == len(receipt["video_sha256"]) == 64
+    assert len(receipt["images_sha256"]["image"]) == len(receipt["video_sha256"]) == 64
     (graph,) = fake.graphs
     assert (graph["2"]["inputs"]["value"], graph["3"]["inputs"]["width"]) == ("a fox", 128)
     (uploaded,) = fake.uploads
@@ -129,8 +129,8 @@ def test_progress_comes_from_the_websocket(tmp_path: Path) -> None:
         until(lambda: ((service.get("one") or {}).get("progress") or {}).get("stage") == "render")
         service.wait("one", 5)
     assert [progress["stage"] for progress in told] == ["image", "upload", "render", "render", "fetch", "deliver"]
-    assert told[2] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 6}
-    assert told[3] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 6, "step": 1, "of": 2}
+    assert told[2] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 7}
+    assert told[3] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 7, "step": 1, "of": 2}
 
 
 def test_a_refused_request_is_no_job(tmp_path: Path) -> None:

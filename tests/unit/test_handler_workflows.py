@@ -13,79 +13,106 @@ from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.w
     load,
 )
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, WORKFLOW
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-
-def workflow(**other: Any) -> Workflow:
-    parts = {key: WORKFLOW[key] for key in ("name", "graph", "fields", "output", "defaults")} | other
-    return Workflow(**parts)
+FLAGSHIP = "Wrapper-SelfForcing-ImageToVideo-60FPS"
+SHIPPED = Path(__file__).resolve().parents[2] / "files/workflows"
 
 
-def test_a_workflow_that_fits(tmp_path: Path) -> None:
-    (tmp_path / "w.json").write_text(json.dumps([WORKFLOW]))
-    found = load(tmp_path / "w.json")["still"]
-    assert found == workflow(required=("image",))
-    assert len(found.sha256) == 64
+def from_entries(folder: Path, *entries: dict[str, Any]) -> dict[str, Workflow]:
+    (folder / "w.json").write_text(json.dumps(entries))
+    return load(folder / "w.json")
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    return from_entries(tmp_path_factory.mktemp("still"), WORKFLOW)["still"]
+
+
+def test_a_workflow_that_fits(still: Workflow) -> None:
+    assert still.output == "Save"
+    assert still.fields["num_frames"] == ("Frames", "amount")
+    assert still.fields["frame_rate"] is None
+    assert "video" not in still.fields
+    assert len(still.sha256) == 64
 
 
 @pytest.mark.parametrize(
-    ("other", "problem"),
+    ("settings", "problem"),
     [
-        ({"fields": {"colour": []}}, "there is no field colour"),
-        ({"fields": {"steps": [["Sampler", "steps"]]}}, "steps: 0 nodes are titled 'Sampler', one has to be"),
-        ({"fields": {"steps": [["Frames", "steps"]]}}, "steps: node 'Frames' has no input 'steps'"),
-        ({"fields": {"image": [["Size", "image"]]}}, "input 'image' of node 'Size' is a link"),
-        ({"output": "Nothing"}, "output: 0 nodes are titled 'Nothing'"),
-        ({"fields": {}, "defaults": {"steps": 5}}, "steps has a default or is required, and no place"),
-        ({"defaults": {"num_frames": 80}}, "the default 80 of num_frames is not a whole number"),
-        ({"graph": {**GRAPH, "7": GRAPH["6"]}}, "output: 2 nodes are titled 'Save'"),
+        ({"steps": ["Sampler", "steps"]}, "steps: 0 nodes are titled 'Sampler', one has to be"),
+        ({"steps": ["Frames", "steps"]}, "steps: node 'Frames' has no input 'steps'"),
+        ({"image": ["Size", "image"]}, "input 'image' of node 'Size' is a link"),
+        ({"filename_prefix": ["Nothing", "x"]}, "output: 0 nodes are titled 'Nothing'"),
     ],
 )
-def test_a_map_that_does_not_fit_is_refused_at_the_start(other: dict[str, Any], problem: str, tmp_path: Path) -> None:
-    (tmp_path / "w.json").write_text(json.dumps([WORKFLOW | other]))
+def test_a_map_that_does_not_fit_is_refused_at_the_start(
+    settings: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
     with pytest.raises(WorkflowError, match="still: ") as caught:
-        load(tmp_path / "w.json")
+        from_entries(tmp_path, WORKFLOW | {"settings": WORKFLOW["settings"] | settings})
     assert problem in str(caught.value)
 
 
+def test_a_title_that_two_nodes_have(tmp_path: Path) -> None:
+    with pytest.raises(WorkflowError, match="output: 2 nodes are titled 'Save'"):
+        from_entries(tmp_path, WORKFLOW | {"graph": {**GRAPH, "8": GRAPH["6"]}})
+
+
+def test_all_shipped_workflows_with_a_video_fit_and_the_flagship_has_the_image_s_defaults(tmp_path: Path) -> None:
+    index = json.loads((SHIPPED / "index.json").read_text())
+    graphs = {name: json.loads((SHIPPED / f"api/{name}.json").read_text()) for name in index}
+    found = from_entries(
+        tmp_path,
+        *({"name": name, "graph": graphs[name], "settings": entry["settings"]} for name, entry in index.items()),
+    )
+    flagship = found[FLAGSHIP]
+    defaults = {"width": 720, "height": 1280, "num_frames": 81, "steps": 5, "cfg_scale": 1.0, "shift": 8.0}
+    defaults |= {"lora_strength": 0.7, "interpolation_multiplier": 5, "final_frame_rate": 60}
+    assert defaults.items() <= flagship.values(flagship.graph).items()
+    assert set(flagship.fields) - set(defaults) == {"image", "positive_prompt", "negative_prompt", "seed", "frame_rate"}
+
+
 def test_no_workflow_at_all(tmp_path: Path) -> None:
-    (tmp_path / "w.json").write_text("[]")
     with pytest.raises(WorkflowError, match="has no workflows"):
-        load(tmp_path / "w.json")
+        from_entries(tmp_path)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=50), st.integers(4, 128), st.integers(0, 250))
-def test_values_reach_their_places_and_nothing_else_changes(prompt: str, by_16: int, by_4: int) -> None:
+def test_values_reach_their_places_and_nothing_else_changes(
+    still: Workflow, prompt: str, by_16: int, by_4: int
+) -> None:
     before = copy.deepcopy(GRAPH)
-    values = {"positive_prompt": prompt, "width": by_16 * 16, "num_frames": by_4 * 4 + 1}
-    graph = workflow().fill(values, "handler/one")
+    values = {"frame_rate": 16, "positive_prompt": prompt, "width": by_16 * 16, "num_frames": by_4 * 4 + 1}
+    graph = still.fill(values, "handler/one")
     assert before == GRAPH
     assert graph["2"]["inputs"]["value"] == prompt
     assert graph["3"]["inputs"] == GRAPH["3"]["inputs"] | {"width": by_16 * 16}
     assert graph["4"]["inputs"]["amount"] == by_4 * 4 + 1
-    assert graph["6"]["inputs"]["filename_prefix"] == "handler/one-5"
-    assert {key: graph[key] for key in ("1", "5")} == {key: GRAPH[key] for key in ("1", "5")}
+    assert graph["6"]["inputs"]["filename_prefix"] == f"handler/one-{list(GRAPH).index('6')}"
+    assert {key: graph[key] for key in ("1", "5", "7")} == {key: GRAPH[key] for key in ("1", "5", "7")}
 
 
 @pytest.mark.parametrize("key", ["images", "gifs"])
-def test_the_video_is_found_in_both_shapes(key: str) -> None:
+def test_the_video_is_found_in_both_shapes(still: Workflow, key: str) -> None:
     listed = [
         {"filename": "a.png"},
         {"filename": "a.mp4", "subfolder": "x", "type": "temp", "format": "video/h264-mp4"},
     ]
-    assert workflow().video({"6": {key: listed}}) == {"filename": "a.mp4", "subfolder": "x", "type": "temp"}
+    assert still.video({"6": {key: listed}}) == {"filename": "a.mp4", "subfolder": "x", "type": "temp"}
 
 
 @pytest.mark.parametrize("outputs", [{}, {"6": {}}, {"6": {"images": [{"filename": "a.png"}]}}, {"5": {"gifs": ["x"]}}])
-def test_no_video(outputs: dict[str, Any]) -> None:
+def test_no_video(still: Workflow, outputs: dict[str, Any]) -> None:
     with pytest.raises(JobError, match="node 'Save' gave no video"):
-        workflow().video(outputs)
+        still.video(outputs)
 
 
-def test_models_of_a_graph() -> None:
+def test_models_of_a_graph(still: Workflow) -> None:
     graph: dict[str, dict[str, Any]] = {
         "1": {"inputs": {"a": "Wan/x.safetensors", "b": 3, "c": ["2", 0], "d": "y.PT"}},
         "2": {"inputs": {"a": "z.pth"}},
     }
-    assert workflow().models(graph) == ["Wan/x.safetensors", "z.pth"]
+    assert still.models(graph) == ["Wan/x.safetensors", "z.pth"]

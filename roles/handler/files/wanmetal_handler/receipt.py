@@ -39,12 +39,13 @@ def make(
     sources: Sources,
     workflow: Workflow,
     graph: Graph,
-    values: Mapping[str, Any],
+    images: Mapping[str, bytes],
     video: bytes,
     seconds: Mapping[str, float],
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Put the receipt together."""
+    parameters = {name: value for name, value in workflow.values(graph).items() if name not in images}
     return {
         "workflow": workflow.name,
         "workflow_sha256": workflow.sha256,
@@ -52,9 +53,9 @@ def make(
         "comfyui": machine.get("comfyui"),
         "gpu": machine.get("gpu"),
         "models": sources.hashes(workflow.models(graph)),
-        "seed": values.get("seed"),
-        "parameters": {name: value for name, value in values.items() if name != "image"},
-        "image_sha256": values.get("image_sha256"),
+        "seed": parameters.get("seed"),
+        "parameters": parameters,
+        "images_sha256": {name: hashlib.sha256(data).hexdigest() for name, data in images.items()},
         "video_sha256": hashlib.sha256(video).hexdigest(),
         "video_bytes": len(video),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},

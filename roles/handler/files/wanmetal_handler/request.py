@@ -41,11 +41,14 @@ class Field:
         return self.kind is float or (int(value) - int(self.low)) % self.step == 0
 
 
-IMAGE = "image"
+IMAGES = ("image", "end_image")
 MOST_SEED = 2**64 - 1
 FIELDS: dict[str, Field] = {
-    IMAGE: Field(str, high=float("inf"), must="an http(s) address, a data: URI or base64 of a PNG, JPEG or WebP"),
+    **dict.fromkeys(
+        IMAGES, Field(str, high=10**9, must="an http(s) address, a data: URI or base64 of a PNG, JPEG or WebP")
+    ),
     "positive_prompt": Field(str, high=10_000),
+    "positive_prompt_2": Field(str, high=10_000),
     "negative_prompt": Field(str, high=10_000),
     "width": Field(int, 64, 2048, 16, "a multiple of 16"),
     "height": Field(int, 64, 2048, 16, "a multiple of 16"),
@@ -71,13 +74,12 @@ class RequestError(JobError):
         super().__init__("request", said, problems=problems)
 
 
-def check(
-    given: object, fields: Collection[str], required: Collection[str], defaults: Mapping[str, Value]
-) -> dict[str, Value]:
+def check(given: object, fields: Collection[str]) -> dict[str, Value]:
     """Return the values of a request to a workflow that has these ``fields``; raise RequestError with all problems."""
     if not isinstance(given, Mapping):
         raise RequestError([_problem("input", given, "an object with the fields of the request")])
-    problems, values = [], dict(defaults)
+    problems = []
+    values: dict[str, Value] = {name: "" for name in fields if name.startswith("positive_prompt")}
     known = [name for name in FIELDS if name in fields]
     for old, value in given.items():
         name = OLD_NAMES.get(old, old)
@@ -91,7 +93,8 @@ def check(
             problems.append(_problem(old, value, FIELDS[name].allowed()))
         else:
             values[name] = value
-    problems += [_problem(name, None, FIELDS[name].allowed()) for name in required if not values.get(name)]
+    missing = [name for name in IMAGES if name in fields and name not in given]
+    problems += [_problem(name, None, FIELDS[name].allowed()) for name in missing]
     if problems:
         raise RequestError(problems)
     if "seed" in known and "seed" not in values:

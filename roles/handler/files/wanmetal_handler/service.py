@@ -100,7 +100,11 @@ class Service:
             self.worker.client.queue()
         except ComfyUIError:
             return False, {**told, "comfyui": "does not answer"}
-        return True, {**told, "comfyui": "answers", "workflows": list(self.worker.workflows)}
+        return True, {
+            **told,
+            "comfyui": "answers",
+            "workflows": {w.name: list(w.fields) for w in self.worker.workflows.values()},
+        }
 
     def close(self, seconds: float = 15.0) -> None:
         """Stop the jobs that run. They wait in the record, and begin anew at the next start."""

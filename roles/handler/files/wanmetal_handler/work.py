@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
@@ -58,7 +57,7 @@ class Worker:
                 raise request.RequestError([{"field": "workflow", "value": request.shown(name), "allowed": allowed}])
             given = {key: value for key, value in given.items() if key != "workflow"}
         workflow = self.workflows[name]
-        return workflow, request.check(given, workflow.fields, workflow.required, workflow.defaults)
+        return workflow, request.check(given, workflow.fields)
 
     def do(self, job: str, given: object, waited_s: float, progress: Progress, stop: threading.Event) -> dict[str, Any]:
         """Return the answer to a request: the video, what it is like, and its receipt."""
@@ -74,16 +73,17 @@ class Worker:
                 progress({"stage": title})
             started = time.monotonic()
             yield
-            seconds[title] = time.monotonic() - started
+            seconds[title] = seconds.get(title, 0.0) + time.monotonic() - started
 
         workflow, values = self.check(given)
         try:
-            if request.IMAGE in values:
+            pictures: dict[str, bytes] = {}
+            for which in [name for name in request.IMAGES if name in values]:
                 with stage("image"):
-                    picture = self._image(values[request.IMAGE], deadline)
+                    pictures[which] = self._image(values[which], deadline)
+            for which, picture in pictures.items():
                 with stage("upload"), _comfyui():
-                    uploaded = self.client.upload(f"{name}.png", picture, FOLDER)
-                    values |= {request.IMAGE: uploaded}
+                    values[which] = self.client.upload(f"{name}-{which}.png", picture, FOLDER)
             with stage("render"):
                 graph = workflow.fill(values, f"{FOLDER}/{name}")
                 outputs = Run(self.client, workflow, graph, progress).outputs(deadline, stop)
@@ -95,9 +95,7 @@ class Worker:
                 address = output.deliver(data, place["filename"], name, self.bucket, self.limits.inline_bytes)
         finally:
             self.clean(name)
-        if request.IMAGE in values:
-            values["image_sha256"] = hashlib.sha256(picture).hexdigest()
-        made_with = receipt.make(self.sources, workflow, graph, values, data, seconds, self.machine())
+        made_with = receipt.make(self.sources, workflow, graph, pictures, data, seconds, self.machine())
         return {"video_url": address, "metadata": metadata, "receipt": made_with}
 
     def _image(self, text: str, deadline: float) -> bytes:

@@ -6,12 +6,12 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .failure import JobError
-from .request import FIELDS, IMAGE
+from .request import FIELDS
 
 Graph = dict[str, dict[str, Any]]
 PREFIX = "filename_prefix"
@@ -28,10 +28,8 @@ class Workflow:
 
     name: str
     graph: Graph
-    fields: Mapping[str, list[list[str]]]
+    fields: Mapping[str, tuple[str, str] | None]
     output: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -40,36 +38,37 @@ class Workflow:
 
     def problems(self) -> list[str]:
         """Everything in the map that does not fit the graph."""
-        found = [f"there is no field {name}" for name in self.fields if name not in FIELDS]
-        for name, places in self.fields.items():
-            for title, entry in places:
-                nodes = self._titled(title)
-                if len(nodes) != 1:
-                    found.append(f"{name}: {len(nodes)} nodes are titled {title!r}, one has to be")
-                elif entry not in self.graph[nodes[0]]["inputs"]:
-                    found.append(f"{name}: node {title!r} has no input {entry!r}")
-                elif isinstance(self.graph[nodes[0]]["inputs"][entry], list):
-                    found.append(f"{name}: input {entry!r} of node {title!r} is a link, which would be cut")
+        found = []
+        for name, place in self.fields.items():
+            if place is None:
+                continue
+            title, entry = place
+            nodes = self._titled(title)
+            if len(nodes) != 1:
+                found.append(f"{name}: {len(nodes)} nodes are titled {title!r}, one has to be")
+            elif entry not in self.graph[nodes[0]]["inputs"]:
+                found.append(f"{name}: node {title!r} has no input {entry!r}")
+            elif isinstance(self.graph[nodes[0]]["inputs"][entry], list):
+                found.append(f"{name}: input {entry!r} of node {title!r} is a link, which would be cut")
         if len(self._titled(self.output)) != 1:
             found.append(f"output: {len(self._titled(self.output))} nodes are titled {self.output!r}, one has to be")
-        found += [f"{name} has a default or is required, and no place" for name in self._named() - set(self.fields)]
-        found += [
-            f"the default {value!r} of {name} is not {FIELDS[name].allowed()}"
-            for name, value in self.defaults.items()
-            if name in FIELDS and not FIELDS[name].fits(value)
-        ]
         return found
 
     def fill(self, values: Mapping[str, Any], prefix: str) -> Graph:
         """Return the graph with the values in their places. What it saves gets names that begin with ``prefix``."""
         graph = copy.deepcopy(self.graph)
         for name, value in values.items():
-            for title, entry in self.fields[name]:
-                graph[self._titled(title)[0]]["inputs"][entry] = value
+            if place := self.fields[name]:
+                graph[self._titled(place[0])[0]]["inputs"][place[1]] = value
         for number, node in enumerate(graph.values()):
             if PREFIX in node["inputs"]:
                 node["inputs"][PREFIX] = f"{prefix}-{number}"
         return graph
+
+    def values(self, graph: Graph) -> dict[str, Any]:
+        """What the fields are in a graph that is filled in."""
+        places = {name: place for name, place in self.fields.items() if place}
+        return {name: graph[self._titled(title)[0]]["inputs"][entry] for name, (title, entry) in places.items()}
 
     def video(self, outputs: Mapping[str, Any]) -> dict[str, str]:
         """Return filename, subfolder and type of the video among a graph's outputs."""
@@ -94,10 +93,9 @@ class Workflow:
     def _titled(self, title: str) -> list[str]:
         return [node for node in self.graph if self.title(node) == title]
 
-    def _named(self) -> set[str]:
-        return {*self.defaults, *self.required}
 
-
+# Callers of the RunPod image send the rate of the model's own frames, too, and there is no video of these alone.
+_OWN, _FINAL = "frame_rate", "final_frame_rate"
 _PLACE = {"filename": "", "subfolder": "", "type": "output"}
 
 
@@ -106,17 +104,13 @@ def load(path: Path) -> dict[str, Workflow]:
     workflows = {}
     problems = []
     for entry in json.loads(path.read_text(encoding="utf-8")):
-        fields = entry["fields"]
-        workflow = Workflow(
-            entry["name"],
-            entry["graph"],
-            fields,
-            entry["output"],
-            entry.get("defaults", {}),
-            tuple(entry.get("required", [IMAGE] if IMAGE in fields else [])),
-        )
+        settings = {name: tuple(place) for name, place in entry["settings"].items()}
+        fields: dict[str, tuple[str, str] | None] = {name: settings[name] for name in FIELDS if name in settings}
+        if _FINAL in fields:
+            fields.setdefault(_OWN, None)
+        output = settings.get(PREFIX, ("",))[0]
+        workflow = workflows[entry["name"]] = Workflow(entry["name"], entry["graph"], fields, output)
         problems += [f"{workflow.name}: {problem}" for problem in workflow.problems()]
-        workflows[workflow.name] = workflow
     if problems or not workflows:
         raise WorkflowError("; ".join(problems) or f"{path.name} has no workflows")
     return workflows
