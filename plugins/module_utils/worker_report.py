@@ -83,11 +83,19 @@ def _unit_problem(unit: str, state: Mapping[str, Any]) -> str:
         return f"{unit} has no unit file on the host: deploy"
     if state["active"] != "active":
         return f"{unit} is {state['active']}: see journalctl -u {unit} on the host, then deploy again"
-    return "" if state["enabled"] == "enabled" else f"{unit} does not start at boot ({state['enabled']}): deploy again"
+    # The workers of a service are static: it starts them.
+    return (
+        ""
+        if state["enabled"] in {"enabled", "static"}
+        else f"{unit} does not start at boot ({state['enabled']}): deploy again"
+    )
 
 
-def worker_report(root: Path, units: Sequence[str], url: str, proc: Path = Path("/proc")) -> dict[str, Any]:
-    """Read the state of a worker."""
+def worker_report(
+    root: Path, units: Sequence[str], workers: Mapping[str, str], proc: Path = Path("/proc")
+) -> dict[str, Any]:
+    """Read the state of a host: its services, and its workers, which are addresses of ComfyUI by unit."""
+    units = list(dict.fromkeys([*units, *workers]))
     current = _link(root / "current")
     report: dict[str, Any] = {
         "current": current,
@@ -105,11 +113,16 @@ def worker_report(root: Path, units: Sequence[str], url: str, proc: Path = Path(
         "versions": {},
         "devices": [],
     }
-    try:
-        stats = ComfyUIClient(url, timeout_s=10).system_stats()
-        report.update(versions=versions(stats), devices=devices(stats))
-    except ComfyUIError as error:
-        report["api_error"] = str(error)
+    errors = []
+    for unit, url in workers.items():
+        try:
+            stats = ComfyUIClient(url, timeout_s=10).system_stats()
+        except ComfyUIError as error:
+            errors.append(str(error) if len(workers) == 1 else f"{unit}: {error}")
+            continue
+        report["versions"] = report["versions"] or versions(stats)
+        report["devices"].extend(devices(stats))
+    report["api_error"] = "; ".join(errors)
     return report
 
 

@@ -18,6 +18,11 @@ options:
     description: Address of ComfyUI as the host reaches it.
     type: str
     default: http://127.0.0.1:8188
+  others:
+    description: Addresses of further workers of the host, which render the picture of kind V(image).
+    type: list
+    elements: str
+    default: []
   kind:
     description:
       - V(image) renders one picture. It computes on the GPU where there is one, needs no model and is done at once.
@@ -101,6 +106,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "default": "http://127.0.0.1:8188"},
+            "others": {"type": "list", "elements": "str", "default": []},
             "kind": {"type": "str", "choices": list(KINDS), "default": "image"},
             "dest": {"type": "path"},
             "output_dir": {"type": "path"},
@@ -115,7 +121,7 @@ def main() -> None:
     if params["dest"] and not module.check_mode and not Path(params["dest"]).parent.is_dir():
         module.fail_json(msg=f"dest: the folder {Path(params['dest']).parent} is not there. Make it first")
     try:
-        client = ComfyUIClient(params["url"])
+        client, *others = (ComfyUIClient(url) for url in [params["url"], *params["others"]])
     except ValueError as error:
         module.fail_json(msg=f"url: {error}")
     result: dict[str, Any] = {"changed": bool(params["dest"]), "rendered": False, "reason": "", "seconds": 0.0}
@@ -128,6 +134,10 @@ def main() -> None:
     if not canary.ok:
         result["changed"] = False
         module.fail_json(msg=f"ComfyUI at {client.url} is not healthy: {canary.reason}", **result)
+    for other in others:
+        if reason := run_canary(other, "image", params["timeout"]).reason:
+            result.update(changed=False, reason=f"{other.url}: {reason}")
+            module.fail_json(msg=f"ComfyUI at {other.url} is not healthy: {reason}", **result)
     if params["dest"] and canary.video is not None:
         _write(module, Path(params["dest"]), canary.video)
     module.exit_json(**result)

@@ -17,13 +17,13 @@ options:
     type: path
     required: true
   units:
-    description: The worker's services.
+    description: The host's services.
     type: list
     elements: str
     required: true
-  url:
-    description: Address of ComfyUI, on this host.
-    type: str
+  workers:
+    description: Addresses of ComfyUI on this host, by unit. These are added to O(units).
+    type: dict
     required: true
   allow_remote:
     description: Services may listen on addresses that others can reach.
@@ -45,7 +45,8 @@ EXAMPLES = r"""
   wanmetal.comfyui.worker_report:
     root: /opt/wanmetal
     units: [comfyui.service]
-    url: http://127.0.0.1:8188
+    workers:
+      comfyui.service: http://127.0.0.1:8188
   register: worker
 """
 
@@ -107,13 +108,13 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "required": True},
             "units": {"type": "list", "elements": "str", "required": True},
-            "url": {"type": "str", "required": True},
+            "workers": {"type": "dict", "required": True},
             "allow_remote": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
-    report = worker_report(Path(params["root"]), params["units"], params["url"])
+    report = worker_report(Path(params["root"]), params["units"], params["workers"])
     module.exit_json(changed=False, report=report, problems=problems(report, params["allow_remote"]))
 
 

@@ -8,45 +8,39 @@ from typing import Any
 UNIT = "comfyui.service"
 
 
-def devices(gpus: Sequence[Mapping[str, Any]]) -> list[str]:
-    """UUIDs of what can be given to a worker of its own: GPUs, and the slices of those that MIG has cut up."""
-    found: list[str] = []
-    for gpu in gpus:
-        slices = [str(part["uuid"]) for part in gpu.get("mig_devices") or []]
-        found.extend(slices or ([str(gpu["uuid"])] if gpu.get("uuid") else []))
-    return found
-
-
-def count(instances: int | str, gpus: Sequence[Mapping[str, Any]], visible: object = None) -> int:
+def count(instances: int | str, devices: Sequence[Mapping[str, Any]], visible: object = None) -> int:
     """Number of workers. With ``auto`` one for each device, or one alone where the operator has chosen devices."""
     if str(instances) != "auto":
         return int(instances)
-    return 1 if visible is not None else max(1, len(devices(gpus)))
+    return 1 if visible is not None else max(1, len(devices))
 
 
 def workers(
     instances: int | str,
-    gpus: Sequence[Mapping[str, Any]],
+    devices: Sequence[Mapping[str, Any]],
     *,
     port: int,
     base_url: str,
+    output: str,
     visible: object = None,
 ) -> list[dict[str, Any]]:
-    """The workers of a host, each with ``name``, ``unit``, ``port``, ``url`` and ``device``.
+    """The workers of a host, each with ``name``, ``unit``, ``port``, ``url``, ``output`` and ``device``.
 
     A single one is the service itself and sees every GPU. Of several, each has a port of its own and one device; where
     there are more workers than devices, they share them in turn.
     """
-    number = count(instances, gpus, visible)
+    number = count(instances, devices, visible)
     if number == 1:
-        return [{"name": "", "unit": UNIT, "port": port, "url": f"{base_url}:{port}", "device": ""}]
-    known = [] if visible is not None else devices(gpus)
+        alone = {"name": "", "unit": UNIT, "port": port, "url": f"{base_url}:{port}", "output": output, "device": ""}
+        return [alone]
+    known = [] if visible is not None else [str(device["uuid"]) for device in devices]
     return [
         {
             "name": str(index),
             "unit": UNIT.replace(".", f"@{index}."),
             "port": port + index,
             "url": f"{base_url}:{port + index}",
+            "output": f"{output}/{index}",
             "device": known[index % len(known)] if known else "",
         }
         for index in range(number)

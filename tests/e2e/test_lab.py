@@ -164,6 +164,26 @@ def test_two_deploys_at_once() -> None:
     assert sorted(map(changed, outputs)) == [0, 1]
 
 
+def test_several_workers() -> None:
+    two = ["-e", "comfyui_instances=2"]
+    assert changed(worker.playbook("site.yml", *two)) == 1
+    assert "2 of 2 workers answer" in worker.ssh("sleep 6; systemctl status comfyui --no-pager")
+    assert worker.ssh("systemctl is-active comfyui@0 comfyui@1").split() == ["active", "active"]
+    assert changed(worker.playbook("site.yml", *two)) == 0
+    worker.ssh("sudo systemctl stop comfyui@1")
+    assert "1 of 2 workers answer; silent: comfyui@1" in worker.ssh("sleep 8; systemctl status comfyui --no-pager")
+    said = worker.playbook("playbooks/verify.yml", *two, "-e", f"verify_output_dir={OUTPUT}", ok=False)
+    assert "comfyui@1.service is inactive" in said
+    assert changed(worker.playbook("site.yml", *two)) == 1
+    assert "no problems" in worker.playbook("playbooks/verify.yml", *two, "-e", f"verify_output_dir={OUTPUT}")
+    assert changed(worker.playbook("site.yml")) == 1
+    assert worker.ssh("systemctl is-active comfyui comfyui@0 comfyui@1", ok=False).split() == [
+        "active",
+        *["inactive"] * 2,
+    ]
+    assert changed(worker.playbook("site.yml")) == 0
+
+
 def test_uninstall_asks_and_keeps_the_data() -> None:
     said = worker.playbook("playbooks/uninstall.yml", ok=False)
     assert "nothing was removed" in said

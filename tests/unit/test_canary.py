@@ -144,7 +144,7 @@ def test_the_module(tmp_path: Path) -> None:
     dest = tmp_path / "canary.mp4"
     fake = Fake()
     with serve(fake) as url:
-        image = run_module("canary", {"url": url})
+        image = run_module("canary", {"url": url, "others": [url]})
         planned = run_module("canary", {"url": url, "kind": "video", "dest": str(dest)}, check=True)
         assert not dest.exists()
         video = run_module("canary", {"url": url, "kind": "video", "dest": str(dest), "mode": "0640"})

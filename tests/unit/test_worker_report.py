@@ -206,7 +206,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
 
     root, proc = host(tmp_path)
     with serve(Fake(special={"/system_stats": stats})) as url:
-        report = worker_report(root, ["comfyui.service", "other.service"], url, proc)
+        report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, proc)
     assert report == {
         "current": "r1",
         "previous": "r2",
@@ -224,7 +224,9 @@ def test_a_host_is_read(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("systemctl")
 def test_an_empty_host_is_read_too(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
-    report = worker_report(tmp_path, ["comfyui.service", "other.service"], "http://127.0.0.1:9", tmp_path)
+    report = worker_report(
+        tmp_path, ["comfyui.service", "other.service"], {"comfyui.service": "http://127.0.0.1:9"}, tmp_path
+    )
     assert (report["current"], report["previous"], report["releases"], report["release"]) == ("", "", [], {})
     assert "does not answer" in report["api_error"]
     assert (report["versions"], report["devices"]) == ({}, [])
