@@ -74,6 +74,12 @@ def parse_source(source: str, text: str) -> list[Requirement]:
     return found
 
 
+def without(lines: Iterable[str], packages: Iterable[str]) -> list[str]:
+    """Return the lines of a requirements file but those that ask for some packages."""
+    unwanted = {normalised(name) for name in packages}
+    return [line for line in lines if not ((match := _NAME.match(line)) and normalised(match.group()) in unwanted)]
+
+
 def read_group(pyproject: str, group: str) -> list[str]:
     """Return the requirements of a dependency group of a pyproject.toml."""
     try:
@@ -171,6 +177,7 @@ def command(uv: str, python: str, sources: Sequence[str], target: Target) -> lis
         *(["--upgrade"] if target.upgrade else [f"--upgrade-package={name}" for name in target.upgrade_packages]),
         f"--python-version={target.python_version}",
         f"--python={python}",
+        *(["--only-binary=:all:"] if target.only_binary else []),
         "--generate-hashes",
         "--no-header",
         "--quiet",
@@ -188,6 +195,7 @@ class Target:
     overrides: tuple[str, ...] = ()
     upgrade: bool = False
     upgrade_packages: tuple[str, ...] = ()
+    only_binary: bool = False
 
 
 def write_sources(folder: Path, sources: Sequence[tuple[str, str]], target: Target) -> list[Requirement]:
@@ -205,9 +213,9 @@ def write_sources(folder: Path, sources: Sequence[tuple[str, str]], target: Targ
     return requirements
 
 
-def header(names: Sequence[str], target: Target) -> str:
+def header(names: Sequence[str], target: Target, note: str = "") -> str:
     """Return the first lines of a lock."""
     return (
         "# Made by playbooks/lock.yml: change its sources, not this file.\n"
         f"# Python {target.python_version}, {target.platform or 'every platform'}, from: {', '.join(names)}\n"
-    )
+    ) + (f"# {note}\n" if note else "")

@@ -15,11 +15,12 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ COMPLETE = "release.json"
 
 SETTINGS = "settings.json"
 """The settings that a release was last proven with, secrets included: in its folder, readable by root alone."""
+
+ENVIRONMENT_COMPLETE = "complete"
+"""The same for the Python environment of releases."""
+
+_ENVIRONMENT = re.compile(r"comfyui-[0-9a-f]{12}")
 
 LAST_LINES = 40
 """Of the journal, in the message of a failure."""
@@ -198,6 +204,26 @@ class Host:
     def _folders(self, complete: bool) -> list[Path]:
         paths = (self.root / "releases").glob("*")
         return [path for path in paths if path.is_dir() and (path / COMPLETE).is_file() == complete]
+
+    # -- environments: each may serve several releases, which link to it
+    def environments(self) -> list[str]:
+        """The environments of releases that are complete."""
+        return sorted(path.name for path in self._environment_folders() if (path / ENVIRONMENT_COMPLETE).is_file())
+
+    def unused_environments(self, without: Collection[str] = ()) -> list[str]:
+        """Environments that no release but those in ``without`` links to, builds under way included."""
+        links = [path / "venv" for path in (self.root / "releases").glob("*") if path.name not in without]
+        used = {link.readlink().parent.name for link in links if link.is_symlink()}
+        return sorted(path.name for path in self._environment_folders() if path.name not in used)
+
+    def _environment_folders(self) -> list[Path]:
+        paths = (self.root / "environments").glob("comfyui-*")
+        return [path for path in paths if _ENVIRONMENT.fullmatch(path.name)]
+
+    def remove_environment(self, name: str) -> None:
+        folder = self.root / "environments" / name
+        (folder / ENVIRONMENT_COMPLETE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
 
     def remove_release(self, release: str) -> None:
         folder = self.release_dir(release)
@@ -448,7 +474,7 @@ class Switch:
         return outcome
 
     def prune(self, keep: int, check: bool = False) -> list[str]:
-        """Remove the oldest releases beyond ``keep``, and what is left of builds that were cut off.
+        """Remove the oldest releases beyond ``keep``, what builds that were cut off have left, and unused environments.
 
         The running, the proven and the previous release stay.
         """
@@ -458,9 +484,13 @@ class Switch:
             self.host.proven().get("release", ""),
         }
         gone = releases_to_remove(self.host.built_at(), keep, needed) + self.host.abandoned()
-        for release in gone if not check else []:
-            self.host.remove_release(release)
-        return gone
+        environments = self.host.unused_environments(without=gone)
+        if not check:
+            for release in gone:
+                self.host.remove_release(release)
+            for environment in environments:
+                self.host.remove_environment(environment)
+        return gone + environments
 
     def _prove(self, target: Target, outcome: Outcome) -> None:
         self._refuse_broken_unit(target)

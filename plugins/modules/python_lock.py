@@ -39,6 +39,11 @@ options:
         type: list
         elements: str
         default: []
+      leave_out:
+        description: Packages whose requirements in the file are not heeded.
+        type: list
+        elements: str
+        default: []
   constraints:
     description: Requirements that limit versions without asking for a package.
     type: list
@@ -51,6 +56,14 @@ options:
     type: list
     elements: str
     default: []
+  note:
+    description: A further line of the lock's header.
+    type: str
+    default: ""
+  only_binary:
+    description: Whether packages that would be built from their sources are refused.
+    type: bool
+    default: false
   python_version:
     description: The Python to resolve for, such as V(3.12). With every platform it is the lowest one.
     type: str
@@ -130,6 +143,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.python_lock impor
     header,
     parse_lock,
     read_group,
+    without,
     write_sources,
 )
 
@@ -148,12 +162,15 @@ def main() -> None:
                     "file": {"type": "path"},
                     "group": {"type": "str"},
                     "requirements": {"type": "list", "elements": "str", "default": []},
+                    "leave_out": {"type": "list", "elements": "str", "default": []},
                 },
                 "required_by": {"group": "file"},
                 "required_one_of": [["file", "requirements"]],
             },
             "constraints": {"type": "list", "elements": "str", "default": []},
             "overrides": {"type": "list", "elements": "str", "default": []},
+            "note": {"type": "str", "default": ""},
+            "only_binary": {"type": "bool", "default": False},
             "python_version": {"type": "str", "required": True},
             "platform": {"type": "str", "default": ""},
             "upgrade": {"type": "bool", "default": False},
@@ -193,6 +210,7 @@ def _resolve(module: AnsibleModule, folder: Path, before: str) -> str:
         tuple(params["overrides"]),
         params["upgrade"],
         tuple(params["upgrade_packages"]),
+        params["only_binary"],
     )
     sources = [(one["name"], _text(one)) for one in params["sources"]]
     requirements = write_sources(folder, sources, target)
@@ -210,14 +228,15 @@ def _resolve(module: AnsibleModule, folder: Path, before: str) -> str:
     )
     if done.returncode:
         raise LockError(conflict(done.stderr, requirements))
-    return header(names, target) + lock.read_text(encoding="utf-8")
+    return header(names, target, params["note"]) + lock.read_text(encoding="utf-8")
 
 
 def _text(source: dict[str, Any]) -> str:
     lines: list[str] = list(source["requirements"])
     if source["file"]:
         text = Path(source["file"]).read_text(encoding="utf-8-sig")
-        lines += read_group(text, source["group"]) if source["group"] else text.splitlines()
+        found = read_group(text, source["group"]) if source["group"] else text.splitlines()
+        lines += without(found, source["leave_out"])
     return "\n".join(lines)
 
 

@@ -12,6 +12,8 @@ description:
     runs and its API answers, nothing is done.
   - Otherwise it waits for running jobs, installs the settings, points C(current) to the release, restarts the
     service, waits for its API and renders a graph whose pixels it looks at.
+  - Then it compares the node types that ComfyUI offers with those that the packs of the release promise, in its
+    C(release.json). One that is missing is told with what the log says of it.
   - A release that does not pass is taken back. The release that was proven last is put in its place, with the settings
     that it was proven with, and the task fails with the last lines of the journal.
   - A run that was cut off is finished by the next one.
@@ -73,8 +75,9 @@ options:
     default: given
   workers:
     description:
-      - What renders, as addresses of APIs on this host, by unit. One worker is the service itself. Several have units of
-        their own, which the service starts and which are part of it, such as C(comfyui@0.service).
+      - What renders, as addresses of APIs on this host, by unit.
+      - One worker is the service itself. Several have units of their own, which the service starts and which are part
+        of it, such as C(comfyui@0.service).
     type: dict
     required: true
   drain_timeout:
@@ -161,8 +164,13 @@ cut_off:
   description: Jobs that the restart cut off.
   returned: success
   type: int
+environments:
+  description: Complete Python environments of releases on the host, C(comfyui-<hash>).
+  returned: success
+  type: list
+  elements: str
 removed:
-  description: Old releases, and leftovers of builds that were cut off, that were removed or would be.
+  description: Old releases, leftovers of builds that were cut off, and unused environments, removed or to be removed.
   returned: success
   type: list
   elements: str
@@ -177,6 +185,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client im
     ComfyUIClient,
     ComfyUIError,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import look_at_packs
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import (
     ConfigFile,
     Health,
@@ -220,7 +229,10 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
 
     def prove(worker: Worker) -> Health:
         result = run_canary(client(worker), "image", params["canary_timeout"])
-        return Health(result.ok, result.reason)
+        if not result.ok:
+            return Health(False, result.reason)
+        wrong = look_at_packs(host.release_dir(host.link("current")), client(worker), worker.unit).problems
+        return Health(not wrong, "; ".join(wrong))
 
     def busy(worker: Worker) -> int:
         try:
@@ -241,6 +253,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
                 "reasons": ["the release is not built yet"],
                 "built": False,
                 "restart_needed": True,
+                "environments": host.environments(),
             }
             if module._diff:
                 result["diff"] = switch.diff(switch.target(release, config, workers))
@@ -260,7 +273,12 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
     outcome = switch.run(target, check=module.check_mode)
     outcome.removed = switch.prune(params["keep"], check=module.check_mode)
     outcome.changed = outcome.changed or bool(outcome.removed)
-    result = as_result(outcome) | {"release": release, "generation": target.generation, "built": True}
+    result = as_result(outcome) | {
+        "release": release,
+        "generation": target.generation,
+        "built": True,
+        "environments": host.environments(),
+    }
     if outcome.diff and module._diff:
         result["diff"] = outcome.diff
     return result

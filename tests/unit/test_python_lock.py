@@ -19,6 +19,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.python_lock impor
     parse_lock,
     parse_source,
     read_group,
+    without,
     write_sources,
 )
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
@@ -151,6 +152,7 @@ def test_other_failures_are_told_as_they_are(said: str) -> None:
         (Target("3.12", "linux"), ["--python-platform=linux", "--python-version=3.12"], ["--universal", "--upgrade"]),
         (Target("3.11"), ["--universal"], ["--constraints=constraints", "--overrides=overrides"]),
         (Target("3.11", constraints=("a<1",)), ["--constraints=constraints"], []),
+        (Target("3.11", only_binary=True), ["--only-binary=:all:"], []),
         (Target("3.11", overrides=("a",)), ["--overrides=overrides"], []),
         (Target("3.11", upgrade=True, upgrade_packages=("a",)), ["--upgrade"], ["--upgrade-package=a"]),
         (Target("3.11", upgrade_packages=("a", "b")), ["--upgrade-package=a", "--upgrade-package=b"], ["--upgrade"]),
@@ -183,6 +185,19 @@ def test_names_of_sources(tmp_path: Path, names: list[str]) -> None:
 
 def test_header() -> None:
     assert header(["a", "b"], Target("3.12")).endswith("# Python 3.12, every platform, from: a, b\n")
+    assert header(["a"], Target("3.12"), "Node packs: x 1").endswith("from: a\n# Node packs: x 1\n")
+
+
+@pytest.mark.parametrize(
+    ("packages", "left"),
+    [
+        ([], ["torch", "fvcore>=0.1", "# fvcore", "trimesh[easy]"]),
+        (["FVcore", "trimesh"], ["torch", "# fvcore"]),
+        (["tri-mesh", "torch_x"], ["torch", "fvcore>=0.1", "# fvcore", "trimesh[easy]"]),
+    ],
+)
+def test_what_is_left_out_of_a_file(packages: list[str], left: list[str]) -> None:
+    assert without(["torch", "fvcore>=0.1", "# fvcore", "trimesh[easy]"], packages) == left
 
 
 class Index:

@@ -836,6 +836,45 @@ def test_leftovers_of_builds_go_after_a_day(worker: FakeHost) -> None:
     assert not worker.release_dir("old").exists()
 
 
+def environment(host: FakeHost, name: str, *releases: str, complete: bool = True) -> Path:
+    folder = host.root / "environments" / name
+    (folder / "venv").mkdir(parents=True)
+    if complete:
+        (folder / "complete").touch()
+    for release in releases:
+        host.release_dir(release).mkdir(exist_ok=True)
+        (host.release_dir(release) / "venv").symlink_to(f"../../environments/{name}/venv")
+    return folder
+
+
+def test_an_environment_goes_with_the_last_release_that_uses_it(worker: FakeHost) -> None:
+    shared = environment(worker, "comfyui-000000000001", "r1", "r2")
+    alone = environment(worker, "comfyui-000000000002", "r3")
+    under_way = environment(worker, "comfyui-000000000003", "r5", complete=False)
+    left = environment(worker, "comfyui-000000000004", complete=False)
+    others = [environment(worker, name) for name in ("comfyui-api-000000000005", "jupyterlab-000000000006")]
+    deploy(worker, "r2", "two")
+    assert worker.environments() == ["comfyui-000000000001", "comfyui-000000000002"]
+    assert switch_of(worker).prune(1, check=True) == ["r3", "comfyui-000000000002", "comfyui-000000000004"]
+    assert alone.is_dir()
+    assert switch_of(worker).prune(1) == ["r3", "comfyui-000000000002", "comfyui-000000000004"]
+    assert not alone.exists()
+    assert not left.exists()
+    assert all(folder.is_dir() for folder in [shared, under_way, *others])
+    assert switch_of(worker).prune(1) == []
+
+
+def test_half_an_environment_is_none(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(_: Path) -> None:
+        raise Killed
+
+    environment(worker, "comfyui-000000000001")
+    monkeypatch.setattr(shutil, "rmtree", cut_off)
+    with pytest.raises(Killed):
+        worker.remove_environment("comfyui-000000000001")
+    assert worker.environments() == []
+
+
 def test_half_a_release_is_none(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut_off(_: Path) -> None:
         raise Killed

@@ -1,0 +1,105 @@
+"""Filter ``wanmetal.comfyui.node_packs``."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: node_packs
+short_description: Tell what the node packs of a release mean to others
+version_added: 0.1.0
+author: The wanmetal team
+description:
+  - Gives the packs of a variant and those that an operator adds, with what is checked out, locked, linked and promised.
+  - Addresses are rewritten by the mirrors.
+positional: variant
+options:
+  _input:
+    description: The lock C(custom_nodes).
+    type: dict
+    required: true
+  variant:
+    description: The variant.
+    type: str
+    required: true
+  extra:
+    description: The packs that an operator adds, as in the role's O(custom_nodes_extra).
+    type: list
+    elements: dict
+    default: []
+  mirrors:
+    description: How addresses are rewritten, as with the filter P(wanmetal.comfyui.mirror#filter).
+    type: list
+    elements: dict
+    default: []
+  folder:
+    description: The folder that the packs are in, ComfyUI's C(custom_nodes).
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Check out the packs of variant wan
+  wanmetal.comfyui.git_checkouts:
+    cache_dir: /var/cache/wanmetal/git
+    checkouts: >-
+      {{ lookup('wanmetal.comfyui.lock', 'custom_nodes')
+         | wanmetal.comfyui.node_packs('wan', folder='/srv/ComfyUI/custom_nodes') | map(attribute='checkout') }}
+"""
+
+RETURN = r"""
+_value:
+  description: The packs.
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name of its folder.
+      type: str
+    origin:
+      description: Its address.
+      type: str
+    label:
+      description: Name and commit, as in the header of a Python lock.
+      type: str
+    release:
+      description: What a release records of it, C(commit) and C(node_types), the types that it promises.
+      type: dict
+    checkout:
+      description: Its entry for M(wanmetal.comfyui.git_checkouts).
+      type: dict
+    folders:
+      description:
+        - Folders in it that lead to the data, each with C(link), the path, C(pack), C(inside), the path in the pack,
+          and C(kind), V(models) for weights that it reads and V(cache) for what it writes.
+      type: list
+      elements: dict
+    sources:
+      description: Its entries for M(wanmetal.comfyui.python_lock).
+      type: list
+      elements: dict
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import PackError, packs
+
+
+def _node_packs(
+    lock: dict[str, Any],
+    variant: str,
+    extra: list[dict[str, Any]] | None = None,
+    mirrors: object = (),
+    folder: str = "",
+) -> list[dict[str, Any]]:
+    try:
+        return packs(lock, variant, extra or [], mirrors, folder)
+    except (PackError, TypeError, ValueError) as error:
+        raise AnsibleFilterError(f"node_packs: {error}") from error
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"node_packs": _node_packs}

@@ -1,0 +1,111 @@
+"""The node packs of a release, as the lock and the operator name them, and what each means to others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REQUIREMENTS_FILE = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*\.txt")
+_HEADER = re.compile(r"^# Node packs: (.+)$", re.MULTILINE)
+
+_PACK: dict[str, Any] = {
+    "repository": "",
+    "commit": "",
+    "licence": "",
+    "requirements": [],
+    "packages": [],
+    "without": [],
+    "folders": {},
+    "models": [],
+    "node_types": [],
+}
+
+
+class PackError(Exception):
+    """What is wrong with the packs, with what to do."""
+
+
+def wrong_entry(entry: Mapping[str, Any], shipped: Sequence[str] = ()) -> str:
+    """What is wrong with a pack of an operator, or an empty text."""
+    name, commit = str(entry.get("name", "")), str(entry.get("commit", ""))
+    if not _NAME.fullmatch(name) or name.startswith("websocket_image_save"):
+        return f"the name {name!r}, which is no folder name of letters, digits, '.', '_' and '-'"
+    if name in shipped:
+        return f"{name}, which the variant has already"
+    if not _COMMIT.fullmatch(commit):
+        return f"{name} at commit {commit!r}, which is not the 40 hexadecimal digits of one"
+    if not re.match(r"(https?|file|ssh|git)://[^\s/]*/?\S+$", str(entry.get("repository", ""))):
+        return f"{name} from {str(entry.get('repository', ''))!r}, which is no address of a repository"
+    if re.match(r"\w+://[^/]*:[^/]*@", str(entry.get("repository"))):
+        return f"{name} from an address with a password (not shown)"
+    files = [file for file in entry.get("requirements") or [] if not _REQUIREMENTS_FILE.fullmatch(file) or ".." in file]
+    if files:
+        return f"{name} with the requirements {files[0]!r}, which is no *.txt file in it"
+    return ""
+
+
+def packs(
+    lock: Mapping[str, Any],
+    variant: str,
+    extra: Sequence[Mapping[str, Any]] = (),
+    mirrors: object = (),
+    folder: str = "",
+) -> list[dict[str, Any]]:
+    """Return the packs of a variant and those of the operator; paths are below ``folder``."""
+    variants = lock["variants"]
+    if variant not in variants:
+        raise PackError(f"there is no variant {variant!r}; there are: {', '.join(variants)}")
+    shipped = variants[variant]
+    entries = [{"name": name, **lock["packs"][name]} for name in shipped]
+    for entry in extra:
+        if wrong := wrong_entry(entry, [one["name"] for one in entries]):
+            raise PackError(f"custom_nodes_extra holds {wrong}")
+        entries.append(dict(entry))
+    return [_pack({**_PACK, **entry}, mirrors, folder) for entry in entries]
+
+
+def _pack(entry: Mapping[str, Any], mirrors: object, folder: str) -> dict[str, Any]:
+    name, commit = entry["name"], entry["commit"]
+    url = rewrite(entry["repository"], mirrors)
+    dest = f"{folder}/{name}"
+    return {
+        "name": name,
+        "origin": url,
+        "label": label(name, commit),
+        "release": {"commit": commit, "node_types": sorted(entry["node_types"])},
+        "checkout": {"name": name, "repository": url, "commit": commit, "dest": dest, "submodules": True},
+        "folders": [
+            {"link": f"{dest}/{inside}", "kind": kind, "pack": name, "inside": inside}
+            for inside, kind in sorted(entry["folders"].items())
+        ],
+        "sources": [
+            {
+                "name": name if number == 0 else f"{name}-{number + 1}",
+                **({"file": f"{dest}/{file}"} if file else {}),
+                "requirements": entry["packages"] if number == 0 else [],
+                "leave_out": entry["without"],
+            }
+            for number, file in enumerate(entry["requirements"] or ([""] if entry["packages"] else []))
+        ],
+    }
+
+
+def label(name: str, commit: str) -> str:
+    """A pack, as the header of a lock names it."""
+    return f"{name} {commit[:12]}"
+
+
+def lock_problem(text: str, wanted: Sequence[str]) -> str:
+    """How the packs that a Python lock was made with differ from those of a release, or an empty text."""
+    match = _HEADER.search(text)
+    made_with = match[1].split(", ") if match else []
+    lacks = [one for one in wanted if one not in made_with]
+    strange = [one for one in made_with if one not in wanted]
+    return "; ".join(
+        f"{what} {', '.join(found)}" for what, found in (("made without", lacks), ("made with", strange)) if found
+    )
