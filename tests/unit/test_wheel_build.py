@@ -18,7 +18,7 @@ def index() -> dict[str, str]:
     """Where uv finds packages: it does not read pip's settings."""
     if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
         return {}
-    pip = [ROOT / ".venv/uv/bin/pip", "config", "get", "global.index-url"]
+    pip = [str(ROOT / ".venv/uv/bin/pip"), "config", "get", "global.index-url"]
     found = subprocess.run(pip, capture_output=True, text=True, check=False).stdout.strip()
     return {"UV_DEFAULT_INDEX": found} if found else {}
 

@@ -1,0 +1,163 @@
+"""The self-test of SageAttention and the program around it, with right and wrong kernels, on torch without a GPU.
+
+Torch is gigabytes: WANMETAL_TORCH names a Python that has it, or else one of the lab's releases is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SELF_TEST = ROOT / "roles/sageattention/files/attention_check.py"
+CHECK = ROOT / "tests/gpu/check.py"
+LAB = Path(os.environ.get("WANMETAL_LAB_DIR") or "~/.cache/wanmetal/lab").expanduser()
+
+
+def torch_python() -> Path | None:
+    """A Python with torch that this machine can run."""
+    named = [
+        os.environ.get("WANMETAL_TORCH", ""),
+        *map(str, sorted(LAB.glob("store/hosts/*/**/releases/*/venv/bin/python"))),
+    ]
+    for python in filter(None, named):
+        if subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode == 0:
+            return Path(python)
+    return None
+
+
+PYTHON = torch_python()
+pytestmark = pytest.mark.skipif(PYTHON is None, reason="no Python with torch: name one in WANMETAL_TORCH")
+
+RIGHT = """
+import torch
+def sageattn(q, k, v, tensor_layout="HND", is_causal=False, **_):
+    if tensor_layout == "NHD":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+    return out.transpose(1, 2) if tensor_layout == "NHD" else out
+"""
+# Each of these is right but for one thing.
+STAND_INS = {
+    "right": ("", ""),
+    # 8 bits: what a good kernel loses
+    "coarse": ("v = (v / v.abs().max() * 127).round() / 127 * v.abs().max()", ""),
+    "nan": ("", "out[..., 0] = float('nan')"),
+    "black": ("", "out = out * 0"),
+    "noise": ("", "out = torch.randn_like(out)"),
+    "doubled": ("", "out = out * 2"),
+    "crash": ("raise RuntimeError('no kernel image is available')", ""),
+    "wrong type": ("", "out = out.float()"),
+    "tail": ("", "out[:, :, -100:] = 0"),  # the last, incomplete block of tokens
+    "slow": ("import time; time.sleep(0.2)", ""),
+}
+REASONS = {
+    "nan": "the result has NaN or infinite numbers",
+    "black": "the relative error is 1.000",
+    "noise": "the relative error is",
+    "doubled": "the relative error is 1.0",
+    "crash": "RuntimeError: no kernel image is available",
+    "wrong type": "the result is (1, 256, 2, 128) torch.float32",
+    "tail": "the relative error is",
+    "slow": "times as fast as torch's own attention, and at least 0.5 is wanted",
+}
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    before, after = STAND_INS[request.param]
+    text = RIGHT.replace("    out = torch", f"    {before or 'pass'}\n    out = torch").replace(
+        "    return", f"    {after or 'pass'}\n    return"
+    )
+    (tmp_path / "sageattention.py").write_text(text)
+    return tmp_path
+
+
+def run(program: Path, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    assert PYTHON is not None
+    return subprocess.run(
+        [PYTHON, program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def self_test(path: Path, min_speedup: str = "0") -> tuple[int, dict[str, Any]]:
+    done = run(
+        SELF_TEST,
+        path,
+        *("--device=cpu", "--heads=2", "--text=64", f"--min-speedup={min_speedup}", "--lengths", "256", "1000"),
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("stand_in", ["right", "coarse"], indirect=True)
+def test_good_kernels_pass(stand_in: Path) -> None:
+    status, told = self_test(stand_in)
+    assert (status, told["passed"], told["reasons"]) == (0, True, [])
+    assert 0 < told["worst_error"] < 0.1
+    assert {(case["dtype"], case["layout"]) for case in told["cases"]} == {
+        ("bfloat16", "NHD"),
+        ("float16", "NHD"),
+        ("bfloat16", "HND"),
+    }
+    assert (1000, 64) in {(case["tokens"], case["context"]) for case in told["cases"]}
+
+
+@pytest.mark.parametrize("stand_in", [name for name in REASONS if name != "slow"], indirect=True)
+def test_wrong_kernels_do_not(stand_in: Path, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.params["stand_in"]
+    status, told = self_test(stand_in)
+    assert (status, told["passed"]) == (1, False)
+    assert any(REASONS[name] in reason for reason in told["reasons"]), told["reasons"]
+
+
+@pytest.mark.parametrize("stand_in", ["slow"], indirect=True)
+def test_slow_kernels_do_not(stand_in: Path) -> None:
+    status, told = self_test(stand_in, "0.5")
+    assert (status, told["passed"]) == (1, False)
+    assert REASONS["slow"] in told["reasons"][0]
+
+
+def test_a_package_that_is_not_there_is_told(tmp_path: Path) -> None:
+    status, told = self_test(tmp_path)
+    assert (status, told["passed"]) == (1, False)
+    assert told["reasons"] == ["it cannot be imported: ModuleNotFoundError: No module named 'sageattention'"]
+
+
+@pytest.mark.parametrize(("stand_in", "status"), [("right", 0), ("nan", 1)], indirect=["stand_in"])
+def test_check(stand_in: Path, status: int) -> None:
+    written = stand_in / "check.json"
+    done = run(CHECK, stand_in, "--device=cpu", "--tiny", "--heads=2", f"--json={written}")
+    assert done.returncode == status, done.stderr
+    told = json.loads(written.read_text())
+    assert told["self_test"]["passed"] is (status == 0)
+    assert [row["way"] for row in told["rows"]] == [
+        *("torch, its own choice", "torch, flash", "torch, cuDNN", "SageAttention"),
+    ]
+    assert all(row["seconds"] > 0 for row in told["rows"] if not row["problem"])
+    assert "| tiny | 300 | SageAttention |" in done.stdout
+
+
+def test_check_without_sageattention(tmp_path: Path) -> None:
+    done = run(CHECK, tmp_path, "--device=cpu", "--tiny", "--heads=2")
+    assert done.returncode == 0, done.stderr
+    assert "not there, so not tested" in done.stdout
+
+
+def test_the_shapes_are_those_of_wan() -> None:
+    code = (
+        f"import runpy; found = runpy.run_path({str(CHECK)!r});"
+        "print([found['tokens'](*size) for size in found['VIDEOS'].values()], found['operations'](32760, 40))"
+    )
+    assert PYTHON is not None
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[32760, 75600] 21979496448000.0\n", done.stderr
