@@ -151,7 +151,7 @@ def _notes(cards: Sequence[Gpu], driver: Gpu, branch: str) -> list[str]:
     notes = []
     if driver["loaded"] and driver["loaded"].partition(".")[0] != branch:
         notes.append(
-            f"driver {driver['loaded']} is of another branch than nvidia_driver_branch: {branch}; it stays, since it works"
+            f"driver {driver['loaded']} is not of nvidia_driver_branch: {branch}; it stays as long as it works"
         )
     lost = [card for card in cards if card["architecture"] in NEED_OPEN]
     if lost and _modules(cards) == "proprietary":

@@ -326,6 +326,7 @@ _OWNED_FLAGS = {
     "--user-directory": "wanmetal_data_dir",
     "--database-url": "wanmetal_data_dir",
     "--disable-api-nodes": "comfyui_partner_nodes",
+    "--use-sage-attention": "sageattention_enabled",
     **dict.fromkeys(_VRAM_FLAGS, "comfyui_vram_mode"),
     "--cpu": "wanmetal_accelerator",
 }
@@ -374,10 +375,13 @@ def _bad_values(_: ReadFile, environment: Mapping[str, object]) -> str:
     return f"something else in {', '.join(wrong)} (values are not shown)" if wrong else ""
 
 
-def _owned_names(_: ReadFile, environment: Mapping[str, object], tcmalloc: bool) -> str:
-    owned = {"HOME", *(["LD_PRELOAD"] if tcmalloc else [])}
+def _owned_names(_: ReadFile, environment: Mapping[str, object], tcmalloc: bool, sageattention: bool) -> str:
+    owned = {"HOME", *(["LD_PRELOAD"] if tcmalloc else []), *(["PYTHONPATH"] if sageattention else [])}
     return ", ".join(name for name in map(str, environment) if name in owned or name.startswith("WANMETAL_"))
 
+
+_OLDEST_BRANCH = 570
+"""The first that runs CUDA 12.8."""
 
 _SYSTEM_FOLDERS = {
     *("/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root", "/sbin", "/srv"),
@@ -518,8 +522,8 @@ RULES: tuple[Rule, ...] = (
         "comfyui_environment",
         _owned_names,
         "names that nothing else sets",
-        "remove the entry; LD_PRELOAD needs comfyui_tcmalloc: false",
-        ("comfyui_tcmalloc",),
+        "remove the entry; LD_PRELOAD needs comfyui_tcmalloc: false, and PYTHONPATH sageattention_enabled: false",
+        ("comfyui_tcmalloc", "sageattention_enabled"),
     ),
     Rule(
         "comfyui_listen",
@@ -555,6 +559,32 @@ RULES: tuple[Rule, ...] = (
         "set comfyui_ip_allow: [any], or comfyui_partner_nodes: false",
         ("comfyui_partner_nodes",),
     ),
+    Rule(
+        "nvidia_driver_branch",
+        lambda _, branch: (
+            shown(branch) if not re.fullmatch(r"[5-9]\d\d", branch) or int(branch) < _OLDEST_BRANCH else ""
+        ),
+        f"the number of a branch from {_OLDEST_BRANCH} on, without what comes after its dot",
+        'for example nvidia_driver_branch: "580", the last one for Maxwell, Pascal and Volta',
+    ),
+    _between("nvidia_driver_reboot_timeout", 60, 7200, "seconds"),
+    Rule(
+        "sageattention_architectures",
+        _entries(lambda entry: not re.fullmatch(r"\d{1,2}\.\d", entry)),
+        "compute capabilities such as 8.9 and 12.0, in quotes",
+        'correct the entry, for example sageattention_architectures: ["8.9", "12.0"]',
+    ),
+    Rule(
+        "sageattention_build_memory_max",
+        _matches(r"\d+[KMGT]?|\d{1,3}%|infinity"),
+        "a size such as 32G, a percentage, or infinity",
+        "for example sageattention_build_memory_max: 80%, which is the default",
+    ),
+    _between("sageattention_build_threads", 0, 1024, "threads"),
+    _between("sageattention_build_timeout", 60, 86400, "seconds"),
+    _between("sageattention_test_timeout", 10, 86400, "seconds"),
+    _between("sageattention_max_error", 0.0001, 1, "of the norm"),
+    _between("sageattention_min_speedup", 0, 100, "times"),
     _between("comfyui_max_upload_mb", 1, 1_000_000, "MB"),
     _between("comfyui_start_timeout", 10, 3600, "seconds"),
     _between("comfyui_drain_timeout", 0, 86400, "seconds"),

@@ -184,7 +184,7 @@ def test_pinning_and_headers_come_with_the_vendor_s_packages(tmp_path: Path) -> 
     ("found", "branch", "notes"),
     [
         (HOSTS["one"], "580", []),
-        (HOSTS["one"], "570", ["driver 580.95.05 is of another branch than nvidia_driver_branch: 570"]),
+        (HOSTS["one"], "570", ["driver 580.95.05 is not of nvidia_driver_branch: 570"]),
         (HOSTS["mixed"], "580", ["NVIDIA GB20x [10de:2b85] needs open kernel modules"]),
     ],
 )
