@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""Whether SageAttention computes what torch's own attention does, without NaN, and not slower.
+
+Run it with the Python that the worker has, and with the folder of SageAttention in PYTHONPATH. It prints one line of
+JSON with ``passed``, ``reasons`` and ``cases``, and ends with 0 where all is well, with 1 where SageAttention did not
+pass, and with 3 where the card had no memory left for the test, which says nothing about SageAttention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+HEAD_DIM = 128
+LENGTHS = (1024, 7800, 32760)
+"""Tokens of Wan: one frame of 480p has 1,560, five have 7,800, and 81 frames (21 after the VAE) have 32,760."""
+TEXT = 512
+"""Tokens of a prompt, which the cross-attention looks at."""
+MAX_ERROR = 0.1
+"""Kernels of 8 bits differ from float32 by about 0.02 to 0.05 of the norm; wrong ones by about 1."""
+NO_MEMORY = 3
+
+Attention = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor", str], "torch.Tensor"]
+"""Takes q, k, v and their layout: HND (batch, heads, tokens, dimension), or NHD (batch, tokens, heads, dimension)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attention that is computed both ways."""
+
+    tokens: int
+    context: int
+    heads: int
+    dtype: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a case: the error as a part of the norm, and the seconds that each way took."""
+
+    case: Case
+    finite: bool
+    error: float
+    seconds: float
+    torch_seconds: float
+    problem: str = ""
+
+    @property
+    def speedup(self) -> float:
+        return self.torch_seconds / self.seconds if self.seconds else 0.0
+
+
+def cases(lengths: Sequence[int], heads: int, text: int) -> list[Case]:
+    """Self-attention at each length, cross-attention at the longest, and the layout that ComfyUI uses less."""
+    found = [Case(n, n, heads, dtype, "NHD") for n in lengths for dtype in ("bfloat16", "float16")]
+    found.append(Case(max(lengths), text, heads, "bfloat16", "NHD"))
+    found.append(Case(min(lengths), min(lengths), heads, "bfloat16", "HND"))
+    return found
+
+
+def reasons(measured: Sequence[Measured], max_error: float, min_speedup: float) -> list[str]:
+    """Why SageAttention is not to be used; empty where it passed. The speed counts where the work is most."""
+    found = []
+    for one in measured:
+        case = one.case
+        where = f"{case.tokens} tokens on {case.context}, {case.dtype}, {case.layout}"
+        if one.problem:
+            found.append(f"{where}: {one.problem}")
+        elif not one.finite:
+            found.append(f"{where}: the result has NaN or infinite numbers")
+        elif not one.error <= max_error:
+            found.append(f"{where}: the relative error is {one.error:.3f}, and {max_error:g} is allowed")
+    if found or not measured:
+        return found or ["nothing was measured"]
+    longest = max(measured, key=lambda one: one.case.tokens * one.case.context)
+    if longest.speedup < min_speedup:
+        found.append(
+            f"at {longest.case.tokens} tokens it is {longest.speedup:.2f} times as fast as torch's own attention, "
+            f"and at least {min_speedup:g} is wanted"
+        )
+    return found
+
+
+def torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str) -> torch.Tensor:
+    """Torch's own attention."""
+    if layout == "NHD":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2) if layout == "NHD" else out
+
+
+def sage_attention() -> Attention:
+    """SageAttention, called as ComfyUI calls it."""
+    from sageattention import sageattn
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str) -> torch.Tensor:
+        out: torch.Tensor = sageattn(q, k, v, is_causal=False, tensor_layout=layout)
+        return out
+
+    return attention
+
+
+def inputs(case: Case, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random q, k and v. Each channel of k gets an offset, as Wan's have, which careless quantisation stumbles over."""
+    generator = torch.Generator(device=device).manual_seed(case.tokens + case.context)
+    dtype = getattr(torch, case.dtype)
+
+    def draw(tokens: int) -> torch.Tensor:
+        shape = (1, tokens, case.heads, HEAD_DIM) if case.layout == "NHD" else (1, case.heads, tokens, HEAD_DIM)
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
+
+    q, k, v = draw(case.tokens), draw(case.context), draw(case.context)
+    k = k + torch.randn(HEAD_DIM, generator=generator, device=device)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def seconds(work: Callable[[], Any], device: str, at_least: int = 5) -> float:
+    """Median time of a call, after a first one that compiles and warms up."""
+    work()
+    times = []
+    for _ in range(at_least):
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def measure(case: Case, attention: Attention, device: str) -> Measured:
+    """Compute a case both ways."""
+    q, k, v = inputs(case, device)
+    expected = torch_attention(q.float(), k.float(), v.float(), case.layout)
+    try:
+        found = attention(q, k, v, case.layout)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as raised:  # whatever a kernel says, it is the answer
+        return Measured(case, False, math.inf, 0.0, 0.0, f"{type(raised).__name__}: {raised}".splitlines()[0][:300])
+    if found.shape != expected.shape or found.dtype != q.dtype:
+        told = f"the result is {tuple(found.shape)} {found.dtype}, not {tuple(expected.shape)} {q.dtype}"
+        return Measured(case, False, math.inf, 0.0, 0.0, told)
+    finite = bool(torch.isfinite(found).all())
+    error = float((found.float() - expected).norm() / expected.norm()) if finite else math.inf
+    return Measured(
+        case,
+        finite,
+        error,
+        seconds(lambda: attention(q, k, v, case.layout), device),
+        seconds(lambda: torch_attention(q, k, v, case.layout), device),
+    )
+
+
+def result(measured: Sequence[Measured], max_error: float, min_speedup: float, name: str) -> dict[str, Any]:
+    """What the program prints. Infinite errors are null, since JSON has no word for them."""
+    why = reasons(measured, max_error, min_speedup)
+    longest = max(measured, key=lambda one: one.case.tokens * one.case.context, default=None)
+    return {
+        "passed": not why,
+        "reasons": why,
+        "device": name,
+        "torch": torch.__version__,
+        "speedup": round(longest.speedup, 3) if longest else 0.0,
+        "worst_error": max((one.error for one in measured if math.isfinite(one.error)), default=None),
+        "cases": [
+            {
+                **asdict(one.case),
+                "finite": one.finite,
+                "error": one.error if math.isfinite(one.error) else None,
+                "seconds": one.seconds,
+                "torch_seconds": one.torch_seconds,
+                "problem": one.problem,
+            }
+            for one in measured
+        ],
+    }
+
+
+def device_name(device: str) -> str:
+    """The card's name."""
+    return str(torch.cuda.get_device_name(device)) if device.startswith("cuda") else device
+
+
+def self_test(
+    device: str, lengths: Sequence[int], heads: int, text: int, max_error: float, min_speedup: float
+) -> dict[str, Any]:
+    """The whole test; the result of ``result``."""
+    try:
+        attention = sage_attention()
+    except Exception as error:
+        reason = f"it cannot be imported: {type(error).__name__}: {error}".splitlines()[0][:300]
+        return {**result([], max_error, min_speedup, device_name(device)), "reasons": [reason]}
+    measured = [measure(case, attention, device) for case in cases(lengths, heads, text)]
+    return result(measured, max_error, min_speedup, device_name(device))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens, default: those of Wan")
+    parser.add_argument("--heads", type=int, default=8, help="default: 8; Wan 14B has 40, which takes longer")
+    parser.add_argument("--text", type=int, default=TEXT, help=f"tokens of the prompt, default: {TEXT}")
+    parser.add_argument("--max-error", type=float, default=MAX_ERROR, help=f"default: {MAX_ERROR}")
+    parser.add_argument("--min-speedup", type=float, default=1.0, help="times as fast as torch, default: 1")
+    options = parser.parse_args(arguments)
+    try:
+        told = self_test(
+            options.device, options.lengths, options.heads, options.text, options.max_error, options.min_speedup
+        )
+    except torch.OutOfMemoryError as error:
+        print(f"the card has no memory left for the test: {error}", file=sys.stderr)
+        return NO_MEMORY
+    print(json.dumps(told))
+    return 0 if told["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
