@@ -40,7 +40,7 @@ def installed(report: Mapping[str, Any]) -> dict[str, str]:
 def summary(
     name: str, report: Mapping[str, Any], changed: int, stages: Mapping[str, int], state: Path, video: Path
 ) -> str:
-    ports = [socket["port"] for socket in report["sockets"] if socket["unit"] == "comfyui.service"]
+    ports = [socket["port"] for socket in report["sockets"] if re.fullmatch(r"comfyui(@\d+)?\.service", socket["unit"])]
     ssh = f"ssh -F {shlex.quote(str(state / 'ssh_config'))}"
     drawn = report["canary"].get("details", {})
     size = f"{drawn['width']}x{drawn['height']}, {drawn['frames']} frames" if drawn else ""
