@@ -17,6 +17,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import mirrors
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, shown, told
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -461,6 +462,48 @@ def _bad_locks(_: ReadFile, folder: str) -> str:
     return "" if locks else f"{shown(folder)}, which holds neither *.yml nor python/*.txt"
 
 
+def _bad_packs(_: ReadFile, entries: Sequence[Mapping[str, Any]], variant: str) -> str:
+    lock = locks.load("custom_nodes")
+    names = list(lock["variants"][variant])
+    found = []
+    for entry in entries:
+        found.append(custom_nodes.wrong_entry(entry, names))
+        names.append(str(entry["name"]))
+    return "; ".join(filter(None, found))
+
+
+_WORKFLOWS = ROLES.parent / "files/workflows/index.json"
+
+
+def _bad_workflows(read: ReadFile, entries: Sequence[object]) -> str:
+    index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
+    found = [] if entries else ["none"]
+    for entry in entries:
+        if isinstance(entry, str):
+            found += [] if entry in index else [shown(entry)]
+        elif not isinstance(entry, Mapping) or not entry.keys() >= {"name", "graph", "settings"}:
+            found.append(shown(entry))
+        elif read(str(entry["graph"])) is None:
+            found.append(f"{shown(entry['graph'])}, which is no file on the controller")
+    return ", ".join(found)
+
+
+def _packs_missing(_: ReadFile, enabled: bool, entries: Sequence[object], variant: str) -> str:
+    index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
+    names = [entry for entry in entries if isinstance(entry, str) and index.get(entry, {}).get("packs")]
+    return f"wanmetal_variant: base with {', '.join(names)}" if enabled and variant == "base" and names else ""
+
+
+def _half_a_bucket(_: ReadFile, endpoint: str, *parts: str) -> str:
+    if not endpoint:
+        return ""
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint):
+        return shown(endpoint)
+    names = ("handler_bucket_key_id", "handler_bucket_secret", "handler_bucket_name")
+    missing = [name for name, part in zip(names, parts, strict=True) if not part]
+    return f"a bucket without {', '.join(missing)}" if missing else ""
+
+
 RULES: tuple[Rule, ...] = (
     _own_folder("wanmetal_root"),
     _own_folder("wanmetal_data_dir"),
@@ -480,7 +523,7 @@ RULES: tuple[Rule, ...] = (
             "a name of small letters, digits, _ and -, at most 31, and not root",
             f"choose a name of its own, such as {name}: wanmetal",
         )
-        for name in ("wanmetal_user", "wanmetal_group")
+        for name in ("wanmetal_user", "wanmetal_group", "handler_user")
     ),
     Rule(
         "wanmetal_mirrors",
@@ -585,6 +628,13 @@ RULES: tuple[Rule, ...] = (
     _between("sageattention_test_timeout", 10, 86400, "seconds"),
     _between("sageattention_max_error", 0.0001, 1, "of the norm"),
     _between("sageattention_min_speedup", 0, 100, "times"),
+    Rule(
+        "custom_nodes_extra",
+        _bad_packs,
+        "packs that the variant does not have, each with a name for its folder, a repository and a whole commit",
+        "correct the entry: docs/custom-nodes.md shows one",
+        ("wanmetal_variant",),
+    ),
     _between("comfyui_max_upload_mb", 1, 1_000_000, "MB"),
     _between("comfyui_start_timeout", 10, 3600, "seconds"),
     _between("comfyui_drain_timeout", 0, 86400, "seconds"),
@@ -650,4 +700,65 @@ RULES: tuple[Rule, ...] = (
         "a script on the controller that begins with #!, found as Ansible finds files",
         'correct the path (a sure one is "{{ inventory_dir }}/before-start.sh"), or leave it empty',
     ),
+    Rule(
+        "handler_workflows",
+        _bad_workflows,
+        "names of workflows in files/workflows, or your own with name, graph (a file) and settings; one at least",
+        "correct the entry; playbooks and docs/handler.md tell the names",
+    ),
+    Rule(
+        "handler_enabled",
+        _packs_missing,
+        "a variant with the node packs of the handler's workflows",
+        "set wanmetal_variant: wan, or handler_workflows to workflows of ComfyUI's own nodes",
+        ("handler_workflows", "wanmetal_variant"),
+    ),
+    Rule(
+        "handler_bucket_endpoint",
+        _half_a_bucket,
+        "an http(s) address without a user, and with it the key, its id and the bucket's name",
+        "set all of handler_bucket_endpoint, _key_id, _secret and _name, or none",
+        ("handler_bucket_key_id", "handler_bucket_secret", "handler_bucket_name"),
+    ),
+    Rule(
+        "handler_image_allow",
+        _entries(lambda entry: _not_a_network(entry) or entry in {"any", "localhost", "link-local", "multicast"}),
+        "networks such as 10.0.0.0/8, or single addresses",
+        "correct the entry: a network has zeros after its prefix",
+    ),
+    Rule(
+        "handler_environment",
+        _bad_names,
+        "names of letters, digits and _, none of them beginning with a digit",
+        "rename the entry",
+    ),
+    Rule(
+        "handler_environment",
+        _bad_values,
+        "a text or a number on one line as each value",
+        'quote words such as "true" and "yes"; a text of several lines belongs into a file',
+    ),
+    Rule(
+        "handler_environment",
+        lambda _, environment: ", ".join(
+            name for name in map(str, environment) if name.startswith(("HANDLER_", "BUCKET_", "COMFYUI_", "PYTHON"))
+        ),
+        "names that nothing else sets",
+        "use the setting handler_… of that name",
+    ),
+    Rule(
+        "handler_memory_max",
+        _matches(r"infinity|[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%"),
+        "infinity, bytes with K, M, G or T behind them, or a share such as 90%",
+        "for example handler_memory_max: 4G",
+    ),
+    _between("handler_concurrency", 1, 16, "jobs"),
+    _between("handler_queue", 1, 10_000, "jobs"),
+    _between("handler_job_timeout", 10, 86_400, "seconds"),
+    _between("handler_keep_hours", 1, 8760, "hours"),
+    _between("handler_image_timeout", 1, 600, "seconds"),
+    _between("handler_image_mb", 1, 200, "MB"),
+    _between("handler_image_megapixels", 1, 200, "million pixels"),
+    _between("handler_inline_mb", 1, 200, "MB"),
+    _between("handler_bucket_link_hours", 1, 168, "hours"),
 )

@@ -225,6 +225,21 @@ def test_comfyui_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert service.health()[0] is False
 
 
+def test_a_job_waits_for_comfyui(tmp_path: Path) -> None:
+    with scripted() as (fake, url), serving(tmp_path, url) as service:
+        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
+        service.accept("one", GOOD)
+        until(lambda: ((service.get("one") or {}).get("progress") or {}).get("stage") == "comfyui")
+        del fake.special["/queue"]
+        assert (service.wait("one", 5) or {})["status"] == "COMPLETED"
+
+
+def test_a_job_does_not_wait_for_comfyui_for_ever(tmp_path: Path) -> None:
+    with scripted() as (fake, url), serving(tmp_path, url, job_s=0.2) as service:
+        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
+        assert "does not answer" in done(service)["output"]["error"]
+
+
 def test_a_job_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, job_s=0.4) as service:
         job = done(service)

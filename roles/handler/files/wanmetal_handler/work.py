@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import images, output, receipt, request, video
-from .comfyui_client import ComfyUIClient, ComfyUIError
+from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
 from .failure import JobError
 from .fetch import Network
 from .watching import Cancelled, Progress, Run
@@ -28,6 +28,7 @@ class Limits:
     """What a job may cost."""
 
     job_s: float = 1800.0
+    comfyui_s: float = 120.0
     image_s: float = 30.0
     image_bytes: int = 20_000_000
     image_pixels: int = 40_000_000
@@ -76,6 +77,7 @@ class Worker:
             seconds[title] = seconds.get(title, 0.0) + time.monotonic() - started
 
         workflow, values = self.check(given)
+        self._await_comfyui(min(deadline, time.monotonic() + self.limits.comfyui_s), progress, stop)
         try:
             pictures: dict[str, bytes] = {}
             for which in [name for name in request.IMAGES if name in values]:
@@ -97,6 +99,23 @@ class Worker:
             self.clean(name)
         made_with = receipt.make(self.sources, workflow, graph, pictures, data, seconds, self.machine())
         return {"video_url": address, "metadata": metadata, "receipt": made_with}
+
+    def _await_comfyui(self, deadline: float, progress: Progress, stop: threading.Event) -> None:
+        """A restart of ComfyUI delays jobs, and fails none that has not begun."""
+        while True:
+            try:
+                self.client.queue()
+            except NoAnswerError as error:
+                if time.monotonic() >= deadline:
+                    raise JobError("comfyui", str(error)) from error
+                progress({"stage": "comfyui"})
+                stop.wait(0.5)
+            except ComfyUIError as error:
+                raise JobError("comfyui", str(error)) from error
+            else:
+                return
+            if stop.is_set():
+                raise Cancelled
 
     def _image(self, text: str, deadline: float) -> bytes:
         limits = self.limits
