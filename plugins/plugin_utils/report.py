@@ -24,6 +24,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     rows.append(
         ("listens on", ", ".join(f"{s['address']}:{s['port']}" for s in report.get("sockets", [])) or "nothing")
     )
+    if report.get("attention"):
+        rows.append(("attention", report["attention"]))
     rows.append(("canary", _canary(report.get("canary", {}))))
     width = max(len(name) for name, _ in rows)
     lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]

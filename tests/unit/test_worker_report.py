@@ -284,6 +284,7 @@ def test_report_lines() -> None:
         ({"canary": {**CANARY, "reason": "one colour"}}, "  canary           failed: one colour"),
         ({"canary": {**CANARY, "details": {"largest_deviation": 1}}}, "  canary           image, right pixels, 1.2 s"),
         ({"problems": ["a is b"]}, "  PROBLEM: a is b"),
+        ({"attention": "torch's own; no GPU"}, "  attention        torch's own; no GPU"),
     ],
 )
 def test_a_line(change: dict[str, Any], line: str) -> None:
