@@ -21,7 +21,7 @@ COLLECTION = "wanmetal.comfyui"
 FIRST = ("wanmetal", "comfyui")
 """Roles that come first in the list of settings; the others follow by name."""
 
-FOR_ONE_RUN = ("comfyui_rollback_to", "wanmetal_serial", "wanmetal_uninstall_data")
+FOR_ONE_RUN = ("comfyui_rollback_to", "sageattention_retry", "wanmetal_serial", "wanmetal_uninstall_data")
 """Settings that belong to a command rather than to a host."""
 
 HEAD = (
