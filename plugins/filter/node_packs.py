@@ -68,8 +68,8 @@ _value:
       type: dict
     folders:
       description:
-        - Folders in it that lead to the data, each with C(link), the path, C(pack), C(inside), the path in the pack,
-          and C(kind), V(models) for weights that it reads and V(cache) for what it writes.
+        - Folders in it that lead to the data, each with C(link), the path, C(kind), V(models) for
+          weights that it reads and V(cache) for what it writes, and their names there, C(pack) and C(cache).
       type: list
       elements: dict
     sources:

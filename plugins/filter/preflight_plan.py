@@ -58,6 +58,10 @@ options:
         description: Addresses that have to answer. They count only if something is fetched.
         type: list
         elements: str
+      problems:
+        description: What a role finds wrong itself, each with C(what), C(found), C(needed) and C(mend).
+        type: list
+        elements: dict
 """
 
 EXAMPLES = r"""

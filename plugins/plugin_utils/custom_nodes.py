@@ -43,6 +43,9 @@ def wrong_entry(entry: Mapping[str, Any], shipped: Sequence[str] = ()) -> str:
         return f"{name} from {str(entry.get('repository', ''))!r}, which is no address of a repository"
     if re.match(r"\w+://[^/]*:[^/]*@", str(entry.get("repository"))):
         return f"{name} from an address with a password (not shown)"
+    kinds = [kind for kind in (entry.get("folders") or {}).values() if kind not in ("models", "cache")]
+    if kinds:
+        return f"{name} with a folder of the kind {kinds[0]!r}, which is neither models nor cache"
     files = [file for file in entry.get("requirements") or [] if not _REQUIREMENTS_FILE.fullmatch(file) or ".." in file]
     if files:
         return f"{name} with the requirements {files[0]!r}, which is no *.txt file in it"
@@ -80,7 +83,7 @@ def _pack(entry: Mapping[str, Any], mirrors: object, folder: str) -> dict[str, A
         "release": {"commit": commit, "node_types": sorted(entry["node_types"])},
         "checkout": {"name": name, "repository": url, "commit": commit, "dest": dest, "submodules": True},
         "folders": [
-            {"link": f"{dest}/{inside}", "kind": kind, "pack": name, "inside": inside}
+            {"link": f"{dest}/{inside}", "kind": kind, "pack": name, "cache": f"{name}/{inside}"}
             for inside, kind in sorted(entry["folders"].items())
         ],
         "sources": [

@@ -29,6 +29,7 @@ _PART: dict[str, Any] = {
     "driver": {},
     "restarts": [],
     "urls": [],
+    "problems": [],
 }
 
 
@@ -56,6 +57,7 @@ def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "gpu": [part["gpu"] for part in full if part["gpu"]],
         "driver": next((part["driver"] for part in full if part["driver"]), {}),
         "restarts": _once(unit for part in full for unit in part["restarts"]),
+        "problems": [entry for part in full for entry in part["problems"]],
         # What is there already is not fetched, so nobody has to answer for it.
         "urls": _once(url for part in full if part["fetch"] for url in part["urls"]),
     }
@@ -71,6 +73,7 @@ def _once(items: Iterator[str]) -> list[str]:
 def problems(plan: Plan, state: State, *, skip: Collection[str] = (), allow_untested_os: bool = False) -> list[Problem]:
     """Everything about the host that keeps the plan from working."""
     found = [
+        *(Problem("settings", **entry) for entry in plan["problems"]),
         *([] if allow_untested_os else _system(state)),
         *_systemd(state["systemd"]),
         *_disk(plan["disk"], state["filesystems"]),

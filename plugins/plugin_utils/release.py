@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-RECIPE = 1
+RECIPE = 2
 """Raised when releases are built in another way, so that hosts build theirs anew."""
 
 

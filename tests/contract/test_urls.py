@@ -40,8 +40,8 @@ KEY_FILES = re.compile(r"{{ __\w+_key_file }}|/[\w./-]+")
 OWN_SERVICES = ("comfyui_url",)
 """Addresses of what runs on the host itself."""
 
-MODELS = re.compile(r"wanmetal\.comfyui\.model_plan\((?!versions=\w+\))")
-"""This filter rewrites the addresses of models itself. A plan of CivitAI versions alone has none yet."""
+MODELS = re.compile(r"wanmetal\.comfyui\.(?:model_plan\((?!versions=\w+\))|node_packs\()")
+"""These filters rewrite the addresses in their locks themselves. A plan of CivitAI versions alone has none yet."""
 
 PLAN = re.compile(r"__preflight_plan\.\w+")
 """A plan's parts are put together from variables that are checked here; its own keys are no lock's."""
@@ -113,9 +113,9 @@ class Sources:
 
     def problems(self) -> list[str]:
         found = [
-            f"{name}: model_plan without the mirrors"
+            f"{name}: addresses of a lock without the mirrors"
             for name, text in self.definitions
-            if MODELS.search(text) and "mirrors=wanmetal_mirrors" not in text
+            if MODELS.search(text) and not re.search(r"mirrors=(wanmetal|lock)_mirrors", text)
         ]
         for path, task in self.tasks:
             at = f"{path}: {task.get('name')}"
@@ -174,7 +174,7 @@ def test_a_filter_that_is_left_out_is_seen(tmp_path: Path, name: str, number: in
 def test_models_without_mirrors_are_seen(tmp_path: Path) -> None:
     path = copy(tmp_path) / "roles/wan_models/tasks/plan.yml"
     path.write_text(path.read_text(encoding="utf-8").replace("mirrors=wanmetal_mirrors", "mirrors=[]"))
-    assert Sources(tmp_path).problems() == ["__wan_models_planned: model_plan without the mirrors"]
+    assert Sources(tmp_path).problems() == ["__wan_models_planned: addresses of a lock without the mirrors"]
 
 
 def add_task(text: str) -> Callable[[Path], None]:

@@ -251,8 +251,8 @@ def test_what_a_pack_means_to_others() -> None:
             "submodules": True,
         },
         "folders": [
-            {"link": "/c/one/cache", "kind": "cache", "pack": "one", "inside": "cache"},
-            {"link": "/c/one/ckpts", "kind": "models", "pack": "one", "inside": "ckpts"},
+            {"link": "/c/one/cache", "kind": "cache", "pack": "one", "cache": "one/cache"},
+            {"link": "/c/one/ckpts", "kind": "models", "pack": "one", "cache": "one/ckpts"},
         ],
         "sources": [
             {"name": "one", "file": "/c/one/a.txt", "requirements": ["onnx"], "leave_out": ["fvcore"]},
@@ -279,6 +279,7 @@ def test_a_pack_may_name_its_packages_alone() -> None:
         ({"commit": COMMIT[:12]}, "mine at commit"),
         ({"repository": "mine.git"}, "mine from 'mine.git', which is no address"),
         ({"repository": "https://me:hunter2@example.com/x"}, "mine from an address with a password (not shown)"),
+        ({"folders": {"ckpts": "/srv"}}, "mine with a folder of the kind '/srv'"),
         ({"requirements": ["/etc/passwd"]}, "mine with the requirements '/etc/passwd'"),
         ({"requirements": ["../requirements.txt"]}, "mine with the requirements '../requirements.txt'"),
     ],

@@ -34,6 +34,9 @@ def test_an_empty_plan_has_every_key() -> None:
     assert preflight_problems(plan, STATE) == ""
 
 
+WRONG_LOCK = {"what": "the lock", "found": "an old one", "needed": "a new one", "mend": "make it"}
+
+
 def test_parts_are_merged() -> None:
     first = {
         "release": "1-a",
@@ -48,6 +51,7 @@ def test_parts_are_merged() -> None:
         "driver": {"action": "none"},
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
+        "problems": [WRONG_LOCK],
     }
     second = {"memory_mb": 20, "restarts": ["b.service"], "urls": ["https://never"], "fetch": []}
     third = {"fetch": [{"what": "y", "url": ""}], "urls": ["https://b"]}
@@ -61,6 +65,7 @@ def test_parts_are_merged() -> None:
         "driver": {"action": "none"},
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
+        "problems": [WRONG_LOCK],
     }
 
 
@@ -140,6 +145,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
         [("disk", "filesystem /", "mounted read-only")],
     ),
     ({}, {"filesystems": {"/opt/wanmetal": {**ROOT, "read_only": True}}}, []),
+    ({"problems": [WRONG_LOCK]}, {}, [("settings", "the lock", "an old one")]),
     ({"memory_mb": 16000}, {}, []),
     ({"memory_mb": 16001}, {}, [("memory", "memory", "16.8 GB")]),
     ({"gpu": "x", "driver": {"action": "install"}}, {}, []),
