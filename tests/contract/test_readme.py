@@ -148,8 +148,11 @@ def ssh(words: list[str]) -> None:
     assert tunnels == [f"{port}:127.0.0.1:{port}"]
 
 
+UNITS = {path.name.partition(".")[0] for path in house.ROOT.glob("roles/*/templates/*.service.j2")}
+
+
 def unit(words: list[str]) -> None:
-    assert "comfyui" in words or words[0] in ("--failed", "list-jobs") or words == ["status"]
+    assert UNITS & {*words} or words[0] in ("--failed", "list-jobs") or words == ["status"]
 
 
 def known_file(words: list[str]) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import FLAGS, PROFILES, plan
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import FLAGS, ID_LISTS, PROFILES, plan
 
-CATALOGUE: dict[str, Any] = yaml.safe_load(
-    (Path(__file__).resolve().parents[2] / "files/locks/models.yml").read_text(encoding="utf-8")
-)
+ROOT = Path(__file__).resolve().parents[2]
+CATALOGUE: dict[str, Any] = yaml.safe_load((ROOT / "files/locks/models.yml").read_text(encoding="utf-8"))
 FIELDS = ["name", "folder", "urls", "bytes", "sha256", "task", "precision", "parameters", "licence", "vram_gb"]
 
 
@@ -59,3 +58,29 @@ def test_below_24_gb_no_14b_model_is_planned() -> None:
     for entry in plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile="small")["files"]:
         kept = CATALOGUE["files"][entry["id"]]
         assert kept["parameters"] != "14B" or kept["folder"] == "loras", entry["id"]
+
+
+# The document
+
+
+def size(name: str, profile: str) -> str:
+    entries = [CATALOGUE["files"][entry["id"]] for entry in plan(CATALOGUE, sets=[name], profile=profile)["files"]]
+    total = sum(entry["bytes"] or entry["about_bytes"] for entry in entries)
+    about = "about " if any(entry["bytes"] is None for entry in entries) else ""
+    return f"{about}{total / 1e9:.1f} GB" if entries else "nothing"
+
+
+def row(name: str) -> str:
+    sizes = " | ".join(size(name, profile) for profile in PROFILES)
+    return f"| `{name}` | {CATALOGUE['sets'][name]['description']} | {sizes} |"
+
+
+def test_the_table_of_sets_is_current() -> None:
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    shown = [line for line in text.split("\n") if line.startswith("| `")]
+    assert shown == [row(name) for name in CATALOGUE["sets"]]
+
+
+def test_the_fields_and_flags_are_named() -> None:
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    assert [name for name in [*FIELDS, *FLAGS, *ID_LISTS, *PROFILES] if f"`{name}`" not in text] == []
