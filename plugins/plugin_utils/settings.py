@@ -488,6 +488,23 @@ def _bad_workflows(read: ReadFile, entries: Sequence[object]) -> str:
     return ", ".join(found)
 
 
+def _bad_own_workflows(read: ReadFile, entries: Sequence[str]) -> str:
+    found = []
+    for entry in entries:
+        content = read(entry)
+        if content is None:
+            found.append(f"{shown(entry)}, which is no file on the controller")
+            continue
+        try:
+            data = json.loads(content)
+        except ValueError:
+            found.append(f"{shown(entry)}, which is no JSON")
+            continue
+        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+            found.append(f"{shown(entry)}, which is not in the form in which the browser saves workflows")
+    return "; ".join(found)
+
+
 def _packs_missing(_: ReadFile, enabled: bool, entries: Sequence[object], variant: str) -> str:
     index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
     names = [entry for entry in entries if isinstance(entry, str) and index.get(entry, {}).get("packs")]
@@ -699,6 +716,12 @@ RULES: tuple[Rule, ...] = (
         _bad_script,
         "a script on the controller that begins with #!, found as Ansible finds files",
         'correct the path (a sure one is "{{ inventory_dir }}/before-start.sh"), or leave it empty',
+    ),
+    Rule(
+        "workflows_extra",
+        _bad_own_workflows,
+        "files on the controller that ComfyUI's browser page has saved, found as Ansible finds files",
+        "correct the path, or save the workflow with Save rather than Export (API)",
     ),
     Rule(
         "handler_workflows",

@@ -82,9 +82,7 @@ def to_api(workflow: Mapping[str, Any], schemas: Schemas) -> dict[str, Any]:
             if source is not None:
                 inputs[slot["name"]] = [source.node, source.slot] if source.node else source.value
         title = node.get("title") or node["type"]
-        api[scope.prefix + str(node["id"])] = {
-            "inputs": inputs, "class_type": node["type"], "_meta": {"title": title}
-        }
+        api[scope.prefix + str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     for node in api.values():  # what a link leads to may not be there: it was muted, or exists in the browser only
         node["inputs"] = {
             name: value for name, value in node["inputs"].items() if not _is_link(value) or value[0] in api
@@ -309,7 +307,9 @@ class _Everywhere:
             return None
         for link in self._saved or []:
             if str(link["downstream"]) == str(node["id"]) and link["downstream_slot"] == index:
-                return _resolve(scope, Link(str(link["upstream"]), link["upstream_slot"], str(link["type"])), frozenset())
+                return _resolve(
+                    scope, Link(str(link["upstream"]), link["upstream_slot"], str(link["type"])), frozenset()
+                )
         return None
 
     def _offered(self) -> Iterator[tuple[Callable[[Node, Mapping[str, Any]], bool], Source]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import pack
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_convert
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, files_of_set
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_schemas import CORE, Input, NodeType, Schemas
@@ -18,6 +19,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_schemas 
 FOLDER = Path(__file__).resolve().parents[2] / "files" / "workflows"
 INDEX = FOLDER / "index.json"
 
+_BROWSER = "user/default/workflows"
 _MODEL_FILE = re.compile(r".+\.(safetensors|sft|pth|pt|ckpt|bin|onnx|gguf)", re.IGNORECASE)
 _BROWSER_TYPES = {"*", "COMBO"}
 
@@ -229,7 +231,11 @@ class Choice:
 
 
 def choose(
-    entry: Mapping[str, Any], name: str, files: Sequence[Mapping[str, Any]], packs: Sequence[str], catalogue: Mapping[str, Any]
+    entry: Mapping[str, Any],
+    name: str,
+    files: Sequence[Mapping[str, Any]],
+    packs: Sequence[str],
+    catalogue: Mapping[str, Any],
 ) -> Choice:
     """Choose the models of a workflow among the files that a host has or will have."""
     there = {str(file["id"]) for file in files}
@@ -276,3 +282,42 @@ def written(workflow: Mapping[str, Any]) -> str:
 def as_api(workflow: Mapping[str, Any], schemas: Schemas) -> dict[str, Any]:
     """Return a workflow in API format."""
     return workflow_convert.to_api(workflow, schemas)
+
+
+def for_host(
+    files: Sequence[Mapping[str, Any]], packs: Sequence[str], catalogue: Mapping[str, Any], extra: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the files that a host gets, packed, and what it does not get, with the reason."""
+    choices = [choose(entry, name, files, packs, catalogue) for name, entry in index().items()]
+    placed: dict[str, bytes] = {}
+    for one in choices:
+        if one.fits:
+            text = written(with_models(load(one.name, "ui"), one.replaced))
+            placed[f"{_BROWSER}/{one.name}.json"] = text.encode()
+    if placed:
+        placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((FOLDER / "input").iterdir())}
+    for path, text in extra.items():
+        placed[f"{_BROWSER}/{Path(path).name}"] = _own(path, text).encode()
+    return {
+        "names": [one.name for one in choices if one.fits],
+        "left_out": {one.name: _why_not(one) for one in choices if not one.fits},
+        "archive": pack(placed),
+    }
+
+
+def _own(path: str, text: str) -> str:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"workflows_extra names {path}, which is no JSON: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+        raise ValueError(
+            f"workflows_extra names {path}, which is not in the format in which the browser saves workflows"
+        )
+    return text
+
+
+def _why_not(choice: Choice) -> str:
+    reasons = [f"the node pack {', '.join(choice.packs)}"] if choice.packs else []
+    reasons += [f"the model {', '.join(choice.missing)}"] if choice.missing else []
+    return "lacks " + " and ".join(reasons)

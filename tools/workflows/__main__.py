@@ -73,7 +73,9 @@ def main() -> int:
     old = [file for kind in ("ui", "api") for file in (workflows.FOLDER / kind).glob("*.json") if file not in files]
     stale = [file for file, text in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
     for file in [*stale, *old]:
-        print(f"{'not current' if arguments.check else 'written' if file in files else 'removed'}: {file.relative_to(ROOT)}")
+        print(
+            f"{'not current' if arguments.check else 'written' if file in files else 'removed'}: {file.relative_to(ROOT)}"
+        )
     if arguments.check:
         return 1 if stale or old else 0
     for file in stale:

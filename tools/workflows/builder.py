@@ -179,7 +179,11 @@ class Workflow:
         known = self._schemas[node.type]
         for index, name in enumerate(self._slots(node)):
             one = known.input(name)
-            slot: dict[str, Any] = {"name": name, "type": one.type if one else "*", "link": coming.get((node.id, index))}
+            slot: dict[str, Any] = {
+                "name": name,
+                "type": one.type if one else "*",
+                "link": coming.get((node.id, index)),
+            }
             if one and one.widget:
                 slot["widget"] = {"name": name}
             shown["inputs"].append(slot)
@@ -244,4 +248,3 @@ class Workflow:
         if node.type in {"LoadImage", "SaveImage", "LoadVideo", "SaveVideo", "VHS_LoadVideo"}:
             height += 260
         return NODE_WIDTH, height + 20
-

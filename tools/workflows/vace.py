@@ -25,9 +25,7 @@ def vace(w: Workflow, base: Base, plus: Node, minus: Node, size: Size, **given: 
 def finish(w: Workflow, base: Base, given: Node) -> None:
     """Sample, cut off what the reference image took, decode and save."""
     with w.group("Sampling"):
-        latent = parts.sample(
-            w, base.model, given["positive"], given["negative"], given["latent"], steps=20, cfg=6.0
-        )
+        latent = parts.sample(w, base.model, given["positive"], given["negative"], given["latent"], steps=20, cfg=6.0)
         trimmed = w.add("TrimVideoLatent", "Without the reference", samples=latent, trim_amount=given["trim_latent"])
         frames = parts.decode(w, trimmed, base.vae)
     with w.group("Result"):
@@ -92,7 +90,9 @@ def depth_pose(w: Workflow) -> None:
             resolution=512,
         )  # fmt: skip
         poses = pose(w, frames)
-        both = w.add("ImageBlend", "Strength of pose", image1=depth, image2=poses, blend_factor=0.5, blend_mode="screen")
+        both = w.add(
+            "ImageBlend", "Strength of pose", image1=depth, image2=poses, blend_factor=0.5, blend_mode="screen"
+        )
         given = vace(w, base, plus, minus, size, control_video=both, reference_image=image["IMAGE"])
     finish(w, base, given)
 

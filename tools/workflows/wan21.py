@@ -300,9 +300,7 @@ def sdxl_helper(w: Workflow) -> None:
             "LoraLoaderModelOnly", "LoRA for few steps", model=checkpoint["MODEL"],
             lora_name=Model("sdxl-lightning-8step-lora"), strength_model=1.0,
         )  # fmt: skip
-        control = w.add(
-            "ControlNetLoader", "ControlNet", control_net_name=Model("xinsir-controlnet-union-sdxl-promax")
-        )
+        control = w.add("ControlNetLoader", "ControlNet", control_net_name=Model("xinsir-controlnet-union-sdxl-promax"))
         union = w.add(
             "SetUnionControlNetType", "Kind of control", control_net=control, type="canny/lineart/anime_lineart/mlsd"
         )

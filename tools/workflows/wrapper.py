@@ -110,7 +110,16 @@ def from_image(w: Workflow, vae: Node, width: int, height: int) -> Node:
 
 
 def sample(
-    w: Workflow, model: Node, embeds: Node, text: Node, vae: Node, *, steps: int, cfg: float, shift: float, **more: object
+    w: Workflow,
+    model: Node,
+    embeds: Node,
+    text: Node,
+    vae: Node,
+    *,
+    steps: int,
+    cfg: float,
+    shift: float,
+    **more: object,
 ) -> Output:
     """Make the frames."""
     with w.group("Sampling"):
@@ -201,9 +210,7 @@ def v2v(w: Workflow) -> None:
         latent = w.add("WanVideoEncode", "Video to latent", vae=vae, image=video["IMAGE"])
         size_settings(w)
         embeds = w.add("WanVideoEmptyEmbeds", "Size", width=832, height=480, num_frames=81)
-    frames = sample(
-        w, model, embeds, text, vae, steps=20, cfg=6.0, shift=5.0, samples=latent, denoise_strength=0.6
-    )
+    frames = sample(w, model, embeds, text, vae, steps=20, cfg=6.0, shift=5.0, samples=latent, denoise_strength=0.6)
     with w.group("Result"):
         parts.save(w, frames)
 

@@ -1,0 +1,173 @@
+"""Files that are placed for users, and that belong to them from the moment they change one."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import grp
+import hashlib
+import json
+import os
+import pwd
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class UserFilesError(Exception):
+    """What keeps files from being placed, with what to do."""
+
+
+@dataclass
+class Changes:
+    """Paths by what is done with them. ``kept`` are users' own by now; nothing is done with them."""
+
+    add: list[str] = field(default_factory=list)
+    renew: list[str] = field(default_factory=list)
+    remove: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.add or self.renew or self.remove)
+
+
+def pack(files: Mapping[str, bytes]) -> str:
+    """Pack files by their paths into a text."""
+    listed = {path: base64.b64encode(data).decode() for path, data in sorted(files.items())}
+    return base64.b64encode(zlib.compress(json.dumps(listed).encode(), 9)).decode()
+
+
+def unpack(text: str) -> dict[str, bytes]:
+    """Unpack what ``pack`` has made. Paths that lead elsewhere are refused."""
+    if not text:
+        return {}
+    try:
+        listed = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
+        files = {str(path): base64.b64decode(data, validate=True) for path, data in listed.items()}
+    except (ValueError, zlib.error, AttributeError) as error:
+        raise UserFilesError(f"the archive cannot be read: {error}") from error
+    for path in files:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise UserFilesError(f"the archive holds {path!r}, which leads out of the folder")
+    return files
+
+
+def digest(data: bytes) -> str:
+    """Return the hash by which a file is known again."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def decide(wanted: Mapping[str, str], placed: Mapping[str, str], found: Mapping[str, str | None]) -> Changes:
+    """Compare hashes: those that are wanted, those that were placed once, and those that are there."""
+    changes = Changes()
+    for path in sorted({*wanted, *placed}):
+        new, old, here = wanted.get(path), placed.get(path), found.get(path)
+        if here == new:
+            continue
+        if here is None:
+            changes.add.append(path)
+        elif here != old:
+            if new is not None:
+                changes.kept.append(path)
+        elif new is None:
+            changes.remove.append(path)
+        else:
+            changes.renew.append(path)
+    return changes
+
+
+def place(root: Path, archive: str, state: Path, user: str, *, check: bool) -> Changes:
+    """Place files below ``root`` as ``user``, and remember in ``state`` which they were."""
+    files = unpack(archive)
+    placed = _remembered(state)
+    if not files and not placed:
+        return Changes()
+    wanted = {path: digest(data) for path, data in files.items()}
+    with _as_user(user):
+        found = {path: _hash(root / path) for path in {*wanted, *placed}}
+    changes = decide(wanted, placed, found)
+    if check:
+        return changes
+    with _as_user(user):
+        for path in [*changes.add, *changes.renew]:
+            _write(root / path, files[path])
+        for path in changes.remove:
+            (root / path).unlink(missing_ok=True)
+    # a file that a user has changed is known by what was placed, so that it counts as changed later, too
+    now = {path: placed[path] if path in changes.kept and path in placed else hash_ for path, hash_ in wanted.items()}
+    if now != placed:
+        _remember(state, now)
+    return changes
+
+
+def _remembered(state: Path) -> dict[str, str]:
+    try:
+        data = json.loads(state.read_text(encoding="utf-8"))
+        return {str(path): str(hash_) for path, hash_ in data["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserFilesError(
+            f"{state} is damaged ({error}). Remove it; files that are there stay as they are"
+        ) from error
+
+
+def _remember(state: Path, files: Mapping[str, str]) -> None:
+    if not files:
+        state.unlink(missing_ok=True)
+        return
+    new = state.with_name(f".{state.name}.new")
+    new.write_text(json.dumps({"files": dict(sorted(files.items()))}, indent=1), encoding="utf-8")
+    new.chmod(0o644)
+    new.replace(state)
+
+
+def _hash(path: Path) -> str | None:
+    try:
+        return digest(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError:
+        return ""  # somebody's own, and kept
+    except OSError as error:
+        raise UserFilesError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    new = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        new.write_bytes(data)
+        new.chmod(0o640)
+        new.replace(path)
+    except OSError as error:
+        raise UserFilesError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _as_user(name: str) -> Iterator[None]:
+    """Work with the rights of a user: in folders that are theirs, links could lead root anywhere."""
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError as error:
+        raise UserFilesError(f"there is no user {name}") from error
+    if account.pw_uid == os.geteuid():
+        yield
+        return
+    back: list[Callable[[], None]] = []
+    groups, group = os.getgroups(), os.getegid()
+    try:
+        os.setgroups([one.gr_gid for one in grp.getgrall() if name in one.gr_mem])
+        back.append(lambda: os.setgroups(groups))
+        os.setegid(account.pw_gid)
+        back.append(lambda: os.setegid(group))
+        os.seteuid(account.pw_uid)
+        back.append(lambda: os.seteuid(0))
+        yield
+    finally:
+        for step in reversed(back):
+            step()

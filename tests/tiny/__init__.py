@@ -1,0 +1,1 @@
+"""Tiny models, and the shipped workflows made small enough for them."""
