@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient, ComfyUIError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import look_at_packs
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host_state import listeners
 
 _PROPERTIES = {
@@ -66,6 +67,7 @@ def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
     elif report["proven"].get("release") != report["current"]:
         proven = report["proven"].get("release") or "none"
         found.append(f"release {report['current']} runs, but {proven} was proven: deploy again")
+    found.extend(report["custom_nodes_problems"])
     open_sockets = [s for s in report["sockets"] if not ip_address(s["address"]).is_loopback]
     if not allow_remote:
         found.extend(
@@ -112,6 +114,8 @@ def worker_report(
         "api_error": "",
         "versions": {},
         "devices": [],
+        "custom_nodes": {},
+        "custom_nodes_problems": [],
     }
     errors = []
     for unit, url in workers.items():
@@ -122,6 +126,11 @@ def worker_report(
             continue
         report["versions"] = report["versions"] or versions(stats)
         report["devices"].extend(devices(stats))
+        look = look_at_packs(root / "current", ComfyUIClient(url, timeout_s=10), unit)
+        report["custom_nodes"] = look.packs
+        report["custom_nodes_problems"] += [
+            text for text in look.problems if text not in report["custom_nodes_problems"]
+        ]
     report["api_error"] = "; ".join(errors)
     return report
 

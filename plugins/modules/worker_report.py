@@ -86,6 +86,13 @@ report:
       description: What ComfyUI renders on. Memory is in bytes.
       type: list
       elements: dict
+    custom_nodes:
+      description: The node packs of the release by name, each with its commit and the seconds that its import took.
+      type: dict
+    custom_nodes_problems:
+      description: Packs that could not be imported, and node types that they promise and do not offer.
+      type: list
+      elements: str
     api_error:
       description: Why ComfyUI does not answer, or an empty string.
       type: str

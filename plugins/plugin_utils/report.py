@@ -20,6 +20,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         ),
         ("renders on", ", ".join(_device(device) for device in report.get("devices", [])) or "unknown"),
     ]
+    if packs := report.get("custom_nodes"):
+        rows.append(("node packs", ", ".join(_pack(name, pack) for name, pack in packs.items())))
     rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
     rows.append(
         ("listens on", ", ".join(f"{s['address']}:{s['port']}" for s in report.get("sockets", [])) or "nothing")
@@ -37,6 +39,11 @@ def _made_from(release: Mapping[str, Any]) -> str:
     return (
         f"ComfyUI {release.get('comfyui')} by {release.get('source')}, {release.get('variant')}, {release.get('lane')}"
     )
+
+
+def _pack(name: str, pack: Mapping[str, Any]) -> str:
+    seconds = pack.get("seconds")
+    return name + ("" if seconds is None else f" {seconds:.1f} s")
 
 
 def _device(device: Mapping[str, Any]) -> str:

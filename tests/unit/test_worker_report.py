@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import worker_report as module
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import Look
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import (
     devices,
     problems,
@@ -114,6 +116,7 @@ HEALTHY: dict[str, Any] = {
     "units": {"comfyui.service": RUNNING},
     "sockets": [{"unit": "comfyui.service", "address": "127.0.0.1", "port": 8188}],
     "api_error": "",
+    "custom_nodes_problems": [],
 }
 
 
@@ -143,6 +146,7 @@ def socket(address: str) -> dict[str, Any]:
             ["systemd tells nothing of a.service: see systemctl status a.service on the host"],
         ),
         ({"api_error": "refused"}, False, ["ComfyUI does not answer: refused"]),
+        ({"custom_nodes_problems": ["a lacks X"]}, False, ["a lacks X"]),
         ({"current": ""}, False, ["no release is current: deploy"]),
         ({"proven": {}}, False, ["release r1 runs, but none was proven: deploy again"]),
         ({"proven": {"release": "r0"}}, False, ["release r1 runs, but r0 was proven: deploy again"]),
@@ -218,7 +222,30 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "api_error": "",
         "versions": VERSIONS,
         "devices": devices(STATS),
+        "custom_nodes": {},
+        "custom_nodes_problems": [],
     }
+
+
+@pytest.mark.usefixtures("systemctl")
+def test_packs_are_read_of_each_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stats(handler: Handler) -> None:
+        reply(handler, json.dumps(STATS).encode(), 200)
+
+    seen: list[str] = []
+
+    def look(folder: Path, _: object, unit: str) -> Look:
+        seen.append(unit)
+        assert folder.name == "current"
+        return Look({"a": {"commit": "c", "seconds": 1.5}}, ["a lacks X"])
+
+    monkeypatch.setattr(module, "look_at_packs", look)
+    root, proc = host(tmp_path)
+    with serve(Fake(special={"/system_stats": stats})) as url:
+        report = worker_report(root, [], {"comfyui.service": url, "other.service": url}, proc)
+    assert seen == ["comfyui.service", "other.service"]
+    assert report["custom_nodes"] == {"a": {"commit": "c", "seconds": 1.5}}
+    assert report["custom_nodes_problems"] == ["a lacks X"]
 
 
 @pytest.mark.usefixtures("systemctl")
@@ -284,6 +311,10 @@ def test_report_lines() -> None:
         ({"canary": {**CANARY, "reason": "one colour"}}, "  canary           failed: one colour"),
         ({"canary": {**CANARY, "details": {"largest_deviation": 1}}}, "  canary           image, right pixels, 1.2 s"),
         ({"problems": ["a is b"]}, "  PROBLEM: a is b"),
+        (
+            {"custom_nodes": {"a": {"seconds": 1.52}, "b": {"seconds": None}}},
+            "  node packs       a 1.5 s, b",
+        ),
         ({"attention": "torch's own; no GPU"}, "  attention        torch's own; no GPU"),
     ],
 )

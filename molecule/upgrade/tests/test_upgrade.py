@@ -36,7 +36,7 @@ def test_current_release_is_the_proven_one(host: Any) -> None:
 
 
 def test_second_release_costs_little_disk(host: Any) -> None:
-    both = host.check_output(f"du -sc --block-size=1M {ROOT}/releases/0.3.75-* {ROOT}/releases/0.3.52-*")
+    both = host.check_output(f"du -sc --block-size=1M {ROOT}/environments/comfyui-*")
     sizes = [int(line.split()[0]) for line in both.splitlines()]
     assert sizes[-1] < sizes[0] * 1.2
 
