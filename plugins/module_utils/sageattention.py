@@ -58,7 +58,16 @@ def look(
 
     What has failed is left alone until GPUs, driver or compiler are others, or ``retry`` asks for it.
     """
-    told = {"method": method["name"], "key": "", "path": "", "reason": "", "log": "", "speedup": 0.0, "error": None}
+    told = {
+        "method": method["name"],
+        "version": method["version"],
+        "key": "",
+        "path": "",
+        "reason": "",
+        "log": "",
+        "speedup": 0.0,
+        "error": None,
+    }
     if reason := unsupported(method, here["architectures"]):
         return {**told, "state": UNSUPPORTED, "reason": reason}
     fitting = [
@@ -76,7 +85,7 @@ def look(
 
 def _of_folder(folder: Mapping[str, Any], here: Mapping[str, Any], nvcc: str, retry: bool) -> dict[str, Any]:
     wheel, proof, failure = folder["wheel"], folder["proof"], folder["failure"]
-    told = {"key": folder["key"], "path": f"{folder['path']}/site", "version": wheel.get("version", "")}
+    told = {"key": folder["key"], "path": f"{folder['path']}/site"}
     if not wheel:
         again = retry or failure.get("transient") or failure.get("nvcc", "") != nvcc
         reason, log = failure.get("reason", ""), failure.get("log", "")
@@ -114,7 +123,7 @@ def sentence(told: Sequence[Mapping[str, Any]], active: Mapping[str, Any], idle:
         if not active or told.index(one) < told.index(active)
     ]
     if active:
-        text = f"SageAttention, {active['method']}, {active['speedup']:.2f} times as fast as torch's own"
+        text = f"SageAttention {active['version']}, {active['speedup']:.2f} times as fast as torch's own"
         return text + (f"; {'; '.join(why)}" if why else "")
     return f"torch's own; {idle or '; '.join(why) or 'no method is asked for'}"
 

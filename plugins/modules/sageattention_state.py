@@ -25,6 +25,10 @@ options:
         description: Name for people, and in O(leave_out).
         type: str
         required: true
+      version:
+        description: Version of SageAttention that it gives.
+        type: str
+        required: true
       base:
         description: What a variant is made from, apart from architectures, as a hash.
         type: str
@@ -72,6 +76,7 @@ EXAMPLES = r"""
     nvcc: /usr/local/cuda-12.8/bin/nvcc
     methods:
       - name: source-2.2
+        version: 2.2.0
         base: 0a1b2c3d4e5f
         architectures: ["8.9", "9.0"]
 """
@@ -146,6 +151,7 @@ def main() -> None:
     """Run as a module."""
     method = {
         "name": {"type": "str", "required": True},
+        "version": {"type": "str", "required": True},
         "base": {"type": "str", "required": True},
         "architectures": {"type": "list", "elements": "str", "required": True},
     }

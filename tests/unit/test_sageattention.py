@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import release_switch, sageattention
 
-SOURCE = {"name": "source-2.2", "base": "aaa", "architectures": ["8.0", "8.9", "9.0"]}
-TRITON = {"name": "triton-1.0.6", "base": "bbb", "architectures": ["8.0", "8.9", "9.0"]}
+SOURCE = {"name": "source-2.2", "version": "2.2.0", "base": "aaa", "architectures": ["8.0", "8.9", "9.0"]}
+TRITON = {"name": "triton-1.0.6", "version": "1.0.6", "base": "bbb", "architectures": ["8.0", "8.9", "9.0"]}
 HERE = {"gpus": ["RTX 4090"], "architectures": ["8.9"], "driver": "580.65.06"}
 WHEEL = {"base": "aaa", "architectures": ["8.9"], "version": "2.2.0"}
 PROOF = {"passed": True, "gpus": ["RTX 4090"], "driver": "580.65.06", "speedup": 1.7, "worst_error": 0.04}
@@ -79,7 +79,7 @@ def test_choose(states: list[str], leave_out: list[str], active: str, following:
 
 
 def told(state: str, method: str = "source-2.2", reason: str = "", log: str = "") -> dict[str, Any]:
-    return {"method": method, "state": state, "reason": reason, "log": log, "speedup": 1.7}
+    return {"method": method, "version": "2.2.0", "state": state, "reason": reason, "log": log, "speedup": 1.7}
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def told(state: str, method: str = "source-2.2", reason: str = "", log: str = ""
             [told("proven")],
             told("proven"),
             "",
-            "SageAttention, source-2.2, 1.70 times as fast as torch's own",
+            "SageAttention 2.2.0, 1.70 times as fast as torch's own",
         ),
         (
             [told("failed", reason="no compiler"), told("proven", "triton-1.0.6")],
             told("proven", "triton-1.0.6"),
             "",
-            "SageAttention, triton-1.0.6, 1.70 times as fast as torch's own; source-2.2: no compiler",
+            "SageAttention 2.2.0, 1.70 times as fast as torch's own; source-2.2: no compiler",
         ),
     ],
 )
