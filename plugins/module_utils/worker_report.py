@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ _PROPERTIES = {
     "ActiveEnterTimestamp": "since",
     "MemoryCurrent": "memory_bytes",
 }
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _NUMBERS = {"main_pid", "restarts", "memory_bytes"}
 
 
@@ -62,6 +66,11 @@ def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
     found = [text for unit, state in report["units"].items() if (text := _unit_problem(unit, state))]
     if report["api_error"]:
         found.append(f"ComfyUI does not answer: {report['api_error']}")
+    found.extend(
+        f"{unit} does not answer: {error}; see journalctl -u {unit} on the host"
+        for unit, error in report["services"].items()
+        if error
+    )
     if not report["current"]:
         found.append("no release is current: deploy")
     elif report["proven"].get("release") != report["current"]:
@@ -94,10 +103,17 @@ def _unit_problem(unit: str, state: Mapping[str, Any]) -> str:
 
 
 def worker_report(
-    root: Path, units: Sequence[str], workers: Mapping[str, str], proc: Path = Path("/proc")
+    root: Path,
+    units: Sequence[str],
+    workers: Mapping[str, str],
+    services: Mapping[str, str],
+    proc: Path = Path("/proc"),
 ) -> dict[str, Any]:
-    """Read the state of a host: its services, and its workers, which are addresses of ComfyUI by unit."""
-    units = list(dict.fromkeys([*units, *workers]))
+    """Read the state of a host.
+
+    ``workers`` are addresses of ComfyUI, and ``services`` addresses that have to answer, both by unit.
+    """
+    units = list(dict.fromkeys([*units, *workers, *services]))
     current = _link(root / "current")
     report: dict[str, Any] = {
         "current": current,
@@ -111,6 +127,7 @@ def worker_report(
             for entry in listeners(proc)
             if entry["unit"] in units
         ],
+        "services": {unit: _answer(url) for unit, url in services.items()},
         "api_error": "",
         "versions": {},
         "devices": [],
@@ -133,6 +150,17 @@ def worker_report(
         ]
     report["api_error"] = "; ".join(errors)
     return report
+
+
+def _answer(url: str) -> str:
+    """Why an address on this host does not answer with status 200, or an empty string."""
+    try:
+        with _DIRECT.open(url, timeout=10) as answer:
+            return "" if answer.status == HTTPStatus.OK else f"HTTP status {answer.status}"
+    except urllib.error.HTTPError as error:
+        return f"HTTP status {error.code}"
+    except OSError as error:
+        return str(getattr(error, "reason", error))
 
 
 def _show(units: Sequence[str]) -> str:

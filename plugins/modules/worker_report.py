@@ -25,6 +25,10 @@ options:
     description: Addresses of ComfyUI on this host, by unit. These are added to O(units).
     type: dict
     required: true
+  services:
+    description: Addresses that have to answer with status 200, by unit. These are added to O(units).
+    type: dict
+    default: {}
   allow_remote:
     description: Services may listen on addresses that others can reach.
     type: bool
@@ -93,6 +97,9 @@ report:
       description: Packs that could not be imported, and node types that they promise and do not offer.
       type: list
       elements: str
+    services:
+      description: Of each service that was asked, why it does not answer, or an empty string.
+      type: dict
     api_error:
       description: Why ComfyUI does not answer, or an empty string.
       type: str
@@ -116,12 +123,13 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "units": {"type": "list", "elements": "str", "required": True},
             "workers": {"type": "dict", "required": True},
+            "services": {"type": "dict", "default": {}},
             "allow_remote": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
-    report = worker_report(Path(params["root"]), params["units"], params["workers"])
+    report = worker_report(Path(params["root"]), params["units"], params["workers"], params["services"])
     module.exit_json(changed=False, report=report, problems=problems(report, params["allow_remote"]))
 
 

@@ -23,6 +23,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     if packs := report.get("custom_nodes"):
         rows.append(("node packs", ", ".join(_pack(name, pack) for name, pack in packs.items())))
     rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
+    rows += [(f"asked {unit}", error or "ready") for unit, error in report.get("services", {}).items()]
     rows.append(
         ("listens on", ", ".join(f"{s['address']}:{s['port']}" for s in report.get("sockets", [])) or "nothing")
     )
