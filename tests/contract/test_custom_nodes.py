@@ -1,0 +1,69 @@
+"""The lock of the node packs agrees with all that stands beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import lock_problem, packs, wrong_entry
+from ansible_collections.wanmetal.comfyui.tests.contract import house
+
+LOCKS = house.ROOT / "files/locks"
+LOCK: dict[str, Any] = house.read(LOCKS / "custom_nodes.yml")
+SCHEMAS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in (LOCKS / "schemas").glob("*.json")}
+PYTHON_LOCKS = [
+    path for variant in LOCK["variants"] for path in sorted((LOCKS / "python").glob(f"{variant}-*-py*.txt"))
+]
+PACKS = list(LOCK["packs"])
+
+
+@pytest.mark.parametrize("path", PYTHON_LOCKS, ids=lambda path: path.name)
+def test_python_packages_were_locked_with_these_packs(path: Path) -> None:
+    variant = path.name.partition("-")[0]
+    assert lock_problem(path.read_text(), [pack["label"] for pack in packs(LOCK, variant)]) == ""
+
+
+def test_variants_are_those_that_the_setting_offers() -> None:
+    options = house.role_file("wanmetal", "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert options["wanmetal_variant"]["choices"] == list(LOCK["variants"])
+    assert {name for names in LOCK["variants"].values() for name in names} == set(PACKS)
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_a_pack_has_all_it_needs(name: str) -> None:
+    pack = LOCK["packs"][name]
+    options = house.role_file("custom_nodes", "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    known = options["custom_nodes_extra"]["options"].keys()
+    assert pack.keys() | {"name"} <= known
+    assert wrong_entry({"name": name, **pack}) == ""
+    assert pack["licence"]
+    assert pack["requirements"]
+    assert pack["node_types"] == sorted(pack["node_types"], key=str.lower)
+    assert set(pack.get("models", [])) <= house.read(LOCKS / "models.yml")["sets"].keys()
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_schemas_are_of_the_pinned_commit(name: str) -> None:
+    assert SCHEMAS[name]["commit"] == LOCK["packs"][name]["commit"]
+    assert set(LOCK["packs"][name]["node_types"]) <= SCHEMAS[name]["types"].keys()
+
+
+def test_what_the_workflows_use_is_promised() -> None:
+    promised = {name for pack in LOCK["packs"].values() for name in pack["node_types"]}
+    of_packs = {node for name in PACKS for node in SCHEMAS[name]["types"]}
+    used = {
+        node["class_type"]
+        for path in (house.ROOT / "files/workflows/api").glob("*.json")
+        for node in json.loads(path.read_text()).values()
+    }
+    assert used & of_packs, "the workflows use no node of any pack"
+    assert used & of_packs - promised == set()
+
+
+@pytest.mark.parametrize("path", PYTHON_LOCKS, ids=lambda path: path.name)
+def test_one_opencv_and_one_onnx_runtime(path: Path) -> None:
+    names = [line.partition("==")[0] for line in path.read_text().splitlines() if "==" in line and line[0].isalpha()]
+    assert len([name for name in names if name.startswith("opencv")]) <= 1
+    assert len([name for name in names if name.startswith("onnxruntime")]) <= 1
