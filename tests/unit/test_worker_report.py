@@ -115,6 +115,7 @@ HEALTHY: dict[str, Any] = {
     "proven": {"release": "r1", "generation": "g"},
     "units": {"comfyui.service": RUNNING},
     "sockets": [{"unit": "comfyui.service", "address": "127.0.0.1", "port": 8188}],
+    "services": {"x.service": ""},
     "api_error": "",
     "custom_nodes_problems": [],
 }
@@ -144,6 +145,11 @@ def socket(address: str) -> dict[str, Any]:
             {"units": {"a.service": UNTOLD}},
             False,
             ["systemd tells nothing of a.service: see systemctl status a.service on the host"],
+        ),
+        (
+            {"services": {"x.service": "HTTP status 503", "y.service": ""}},
+            False,
+            ["x.service does not answer: HTTP status 503; see journalctl -u x.service on the host"],
         ),
         ({"api_error": "refused"}, False, ["ComfyUI does not answer: refused"]),
         ({"custom_nodes_problems": ["a lacks X"]}, False, ["a lacks X"]),
@@ -210,7 +216,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
 
     root, proc = host(tmp_path)
     with serve(Fake(special={"/system_stats": stats})) as url:
-        report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, proc)
+        report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, {}, proc)
     assert report == {
         "current": "r1",
         "previous": "r2",
@@ -219,6 +225,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "proven": {"release": "r1"},
         "units": {"comfyui.service": RUNNING, "other.service": MISSING},
         "sockets": [],
+        "services": {},
         "api_error": "",
         "versions": VERSIONS,
         "devices": devices(STATS),
@@ -242,17 +249,32 @@ def test_packs_are_read_of_each_worker(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "look_at_packs", look)
     root, proc = host(tmp_path)
     with serve(Fake(special={"/system_stats": stats})) as url:
-        report = worker_report(root, [], {"comfyui.service": url, "other.service": url}, proc)
+        report = worker_report(root, [], {"comfyui.service": url, "other.service": url}, {}, proc)
     assert seen == ["comfyui.service", "other.service"]
     assert report["custom_nodes"] == {"a": {"commit": "c", "seconds": 1.5}}
     assert report["custom_nodes_problems"] == ["a lacks X"]
 
 
 @pytest.mark.usefixtures("systemctl")
+def test_services_are_asked(tmp_path: Path) -> None:
+    def unready(handler: Handler) -> None:
+        reply(handler, b"{}", 503)
+
+    root, proc = host(tmp_path)
+    with serve(Fake(special={"/ready": lambda handler: reply(handler, b"{}", 200), "/unready": unready})) as url:
+        asked = {"a.service": f"{url}/ready", "b.service": f"{url}/unready", "c.service": "http://127.0.0.1:9/x"}
+        report = worker_report(root, [], {}, asked, proc)
+    assert report["services"]["a.service"] == ""
+    assert report["services"]["b.service"] == "HTTP status 503"
+    assert "refused" in report["services"]["c.service"]
+    assert list(report["units"]) == list(asked)
+
+
+@pytest.mark.usefixtures("systemctl")
 def test_an_empty_host_is_read_too(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     report = worker_report(
-        tmp_path, ["comfyui.service", "other.service"], {"comfyui.service": "http://127.0.0.1:9"}, tmp_path
+        tmp_path, ["comfyui.service", "other.service"], {"comfyui.service": "http://127.0.0.1:9"}, {}, tmp_path
     )
     assert (report["current"], report["previous"], report["releases"], report["release"]) == ("", "", [], {})
     assert "does not answer" in report["api_error"]
