@@ -384,6 +384,12 @@ def _owned_names(_: ReadFile, environment: Mapping[str, object], tcmalloc: bool,
 _OLDEST_BRANCH = 570
 """The first that runs CUDA 12.8."""
 
+_API_NAMES = {
+    *("ALWAYS_RESTART_COMFYUI", "CACHE_DIR", "CMD", "COMFYUI_PORT_HOST", "COMFY_HOME", "DIRECT_ADDRESS", "HOME", "HOST"),
+    *("INPUT_DIR", "LOG_LEVEL", "LRU_CACHE_SIZE_GB", "MANIFEST", "MANIFEST_JSON", "MAX_BODY_SIZE_MB", "MODEL_DIR"),
+    *("OUTPUT_DIR", "PATH", "PORT", "PREPEND_FILENAMES", "SHELL", "WORKFLOW_DIR"),
+}
+
 _SYSTEM_FOLDERS = {
     *("/", "/bin", "/boot", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/root", "/sbin", "/srv"),
     *("/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/share"),
@@ -540,7 +546,7 @@ RULES: tuple[Rule, ...] = (
             "a name of small letters, digits, _ and -, at most 31, and not root",
             f"choose a name of its own, such as {name}: wanmetal",
         )
-        for name in ("wanmetal_user", "wanmetal_group", "handler_user")
+        for name in ("wanmetal_user", "wanmetal_group", "handler_user", "comfyui_api_user", "jupyterlab_user")
     ),
     Rule(
         "wanmetal_mirrors",
@@ -562,7 +568,7 @@ RULES: tuple[Rule, ...] = (
     ),
     *(
         rule
-        for name in ("wanmetal_environment", "comfyui_environment")
+        for name in ("wanmetal_environment", "comfyui_environment", "comfyui_api_environment")
         for rule in (
             Rule(
                 name,
@@ -663,11 +669,50 @@ RULES: tuple[Rule, ...] = (
         "auto, or a number of workers from 1 to 16",
         "for example comfyui_instances: auto",
     ),
+    *(
+        Rule(
+            name,
+            _matches(r"infinity|[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%"),
+            "infinity, bytes with K, M, G or T behind them, or a share such as 90%",
+            f"for example {name}: {example}",
+        )
+        for name, example in (
+            ("comfyui_memory_max", "96G"),
+            ("comfyui_api_memory_max", "4G"),
+            ("jupyterlab_memory_max", "25%"),
+        )
+    ),
+    _between("comfyui_api_max_body_mb", 1, 500, "MB"),
+    _between("comfyui_api_cache_gb", 1, 10_000, "GB"),
     Rule(
-        "comfyui_memory_max",
-        _matches(r"infinity|[1-9][0-9]*[KMGT]?|[1-9][0-9]?%|100%"),
-        "infinity, bytes with K, M, G or T behind them, or a share such as 90%",
-        "for example comfyui_memory_max: 96G",
+        "comfyui_api_sha256",
+        lambda _, sha256, source: (
+            f"{shown(sha256)} with comfyui_api_source: binary"
+            if source == "binary" and not re.fullmatch(r"[0-9a-f]{64}", sha256)
+            else ""
+        ),
+        "the sha256 of the file that is fetched: its makers publish none",
+        "fetch it on a machine that you trust, look at it with sha256sum, and set comfyui_api_sha256; or leave "
+        "comfyui_api_source: source, whose hashes are known",
+        ("comfyui_api_source",),
+    ),
+    Rule(
+        "comfyui_api_ip_deny",
+        _entries(_not_a_network),
+        "networks such as 10.0.0.0/8, single addresses, or any, localhost, link-local, multicast",
+        "correct the entry: a network has zeros after its prefix, so 10.1.2.0/24 and not 10.1.2.3/24",
+    ),
+    Rule(
+        "comfyui_api_ip_deny",
+        lambda _, networks: ", ".join(entry for entry in networks if entry in {"any", "localhost", "127.0.0.0/8"}),
+        "networks that do not hold this host, since ComfyUI is on it",
+        "remove the entry",
+    ),
+    Rule(
+        "comfyui_api_environment",
+        lambda _, environment: ", ".join(name for name in map(str, environment) if name in _API_NAMES),
+        "names that no setting makes",
+        "remove the entry, or use the setting comfyui_api_… for it",
     ),
     Rule(
         "comfyui_extra_args",
