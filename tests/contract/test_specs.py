@@ -32,7 +32,6 @@ PLAYED_ELSEWHERE = {
     "verify": "default",
     "nvidia_driver": "gpu",
     "cuda_toolkit": "gpu",
-    "sageattention": "gpu",
     "custom_nodes": "nodes",
     "workflows": "nodes",
     "comfyui_api": "services",
@@ -43,7 +42,12 @@ KEYWORDS = {
     *("always", "become", "block", "changed_when", "check_mode", "delegate_to", "diff", "environment", "failed_when"),
     *("name", "no_log", "notify", "register", "rescue", "run_once", "tags", "vars", "when"),
 }
-NO_WORK = {"ansible.builtin.import_role", "ansible.builtin.import_tasks", "ansible.builtin.include_tasks"}
+NO_WORK = {
+    "ansible.builtin.import_role",
+    "ansible.builtin.include_role",
+    "ansible.builtin.import_tasks",
+    "ansible.builtin.include_tasks",
+}
 
 
 def specs(role: str) -> dict[str, Any]:
