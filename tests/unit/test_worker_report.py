@@ -115,7 +115,7 @@ HEALTHY: dict[str, Any] = {
     "proven": {"release": "r1", "generation": "g"},
     "units": {"comfyui.service": RUNNING},
     "sockets": [{"unit": "comfyui.service", "address": "127.0.0.1", "port": 8188}],
-    "services": {"x.service": ""},
+    "services": {},
     "api_error": "",
     "custom_nodes_problems": [],
 }
@@ -262,12 +262,12 @@ def test_services_are_asked(tmp_path: Path) -> None:
 
     root, proc = host(tmp_path)
     with serve(Fake(special={"/ready": lambda handler: reply(handler, b"{}", 200), "/unready": unready})) as url:
-        asked = {"a.service": f"{url}/ready", "b.service": f"{url}/unready", "c.service": "http://127.0.0.1:9/x"}
+        asked = {"comfyui.service": f"{url}/ready", "other.service": f"{url}/unready"}
         report = worker_report(root, [], {}, asked, proc)
-    assert report["services"]["a.service"] == ""
-    assert report["services"]["b.service"] == "HTTP status 503"
-    assert "refused" in report["services"]["c.service"]
+    assert report["services"] == {"comfyui.service": "", "other.service": "HTTP status 503"}
     assert list(report["units"]) == list(asked)
+    report = worker_report(root, ["comfyui.service"], {}, {"other.service": "http://127.0.0.1:9/x"}, proc)
+    assert "refused" in report["services"]["other.service"]
 
 
 @pytest.mark.usefixtures("systemctl")
@@ -327,6 +327,8 @@ def test_report_lines() -> None:
         ({"devices": []}, "  renders on       unknown"),
         ({"devices": [{"name": "cpu", "memory_bytes": None}]}, "  renders on       cpu"),
         ({"units": {"comfyui.service": MISSING}}, "  comfyui.service  inactive (dead), no unit file"),
+        ({"services": {"x.service": ""}}, "  asked x.service  ready"),
+        ({"services": {"x.service": "refused"}}, "  asked x.service  refused"),
         ({"sockets": []}, "  listens on       nothing"),
         ({"canary": {}}, "  canary           not rendered"),
         ({"canary": {"rendered": False, "reason": "no answer"}}, "  canary           failed: no answer"),
