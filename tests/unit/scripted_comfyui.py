@@ -11,43 +11,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Handler, reply, serve
 
-GRAPH: dict[str, dict[str, Any]] = {
-    "1": {"class_type": "LoadImage", "inputs": {"image": ""}, "_meta": {"title": "Start image"}},
-    "2": {"class_type": "PrimitiveString", "inputs": {"value": "a fox"}, "_meta": {"title": "Prompt"}},
-    "3": {
-        "class_type": "ImageScale",
-        "inputs": {"image": ["1", 0], "width": 64, "height": 64, "upscale_method": "nearest-exact", "crop": "disabled"},
-        "_meta": {"title": "Size"},
-    },
-    "4": {"class_type": "RepeatImageBatch", "inputs": {"image": ["3", 0], "amount": 5}, "_meta": {"title": "Frames"}},
-    "5": {"class_type": "CreateVideo", "inputs": {"images": ["4", 0], "fps": 16.0}, "_meta": {"title": "Video"}},
-    "7": {"class_type": "PrimitiveInt", "inputs": {"value": 1}, "_meta": {"title": "Seed"}},
-    "6": {
-        "class_type": "SaveVideo",
-        "inputs": {"video": ["5", 0], "filename_prefix": "x", "format": "mp4", "codec": "h264"},
-        "_meta": {"title": "Save"},
-    },
-}
+HOME = Path(__file__).resolve().parents[2] / "molecule/services"
+GRAPH: dict[str, dict[str, Any]] = json.loads((HOME / "still.json").read_text(encoding="utf-8"))
 """Core nodes only, so that a real ComfyUI renders it, too: an image in, a video of it out."""
 
 WORKFLOW: dict[str, Any] = {
     "name": "still",
     "graph": GRAPH,
-    "settings": {
-        "image": ["Start image", "image"],
-        "positive_prompt": ["Prompt", "value"],
-        "width": ["Size", "width"],
-        "height": ["Size", "height"],
-        "num_frames": ["Frames", "amount"],
-        "final_frame_rate": ["Video", "fps"],
-        "seed": ["Seed", "value"],
-        "video": ["Start image", "image"],
-        "filename_prefix": ["Save", "filename_prefix"],
-    },
+    "settings": json.loads((HOME / "still-settings.json").read_text(encoding="utf-8"))
+    | {"video": ["Start image", "x"]},
 }
 
 

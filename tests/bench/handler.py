@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""What the handler adds to a graph that is posted to ComfyUI directly; run on a host that has both.
+
+    ssh HOST sudo python3 - < tests/bench/handler.py
+
+The handler's first workflow has to be that of molecule/services: an image in, a video of five frames out.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+COMFYUI, HANDLER = 8188, 8388
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
+RUNS, HOLD_S = 60, 60.0
+
+
+def call(port: int, method: str, path: str, body: Any = None) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection.request(method, path, body and json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse().read()
+    connection.close()
+    return json.loads(answer) if answer[:1] in {b"{", b"["} else answer
+
+
+def direct(graph: dict[str, Any], number: int) -> float:
+    """Post the graph, wait for its end, and get the video."""
+    for node in graph.values():
+        if "filename_prefix" in node["inputs"]:
+            node["inputs"]["filename_prefix"] = f"bench-{number}"
+        if node["class_type"] == "ImageScale":  # so that nothing comes from the cache
+            node["inputs"]["width"] = 64 + 16 * (number % 2)
+    started = time.perf_counter()
+    id_ = call(COMFYUI, "POST", "/prompt", {"prompt": graph})["prompt_id"]
+    while not (entry := call(COMFYUI, "GET", f"/history/{id_}").get(id_)):
+        time.sleep(0.002)
+    (file,) = [file for output in entry["outputs"].values() for file in output.get("images", [])]
+    call(COMFYUI, "GET", f"/view?filename={file['filename']}&subfolder={file['subfolder']}&type=output")
+    return time.perf_counter() - started
+
+
+def handled(number: int) -> tuple[float, dict[str, float]]:
+    started = time.perf_counter()
+    job = call(HANDLER, "POST", "/runsync", {"input": {"image": PIXEL, "width": 64 + 16 * (number % 2)}})
+    seconds = time.perf_counter() - started
+    if job["status"] != "COMPLETED":
+        sys.exit(f"a job failed: {job}")
+    return seconds, job["output"]["receipt"]["seconds"]
+
+
+def ms(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    return f"p50 {statistics.median(ordered) * 1000:.1f} ms, p99 {ordered[int(len(ordered) * 0.99)] * 1000:.1f} ms"
+
+
+def main() -> None:
+    unit = subprocess.run(["systemctl", "cat", "comfyui-handler"], capture_output=True, text=True, check=True).stdout
+    workflows = re.findall(r"HANDLER_WORKFLOWS=(\S+)", unit)[0]
+    with open(workflows, encoding="utf-8") as stream:  # noqa: PTH123 (as short as it gets)
+        graph = json.load(stream)[0]["graph"]
+    memory = "systemctl show comfyui-handler --property=MemoryCurrent --value"
+    at_rest = int(subprocess.run(memory.split(), capture_output=True, text=True, check=True).stdout)
+    uploaded = call(HANDLER, "POST", "/runsync", {"input": {"image": PIXEL}})
+    if uploaded["status"] != "COMPLETED":
+        sys.exit(f"a job failed: {uploaded}")
+    for node in graph.values():
+        if node["class_type"] == "LoadImage":  # a picture that is there
+            node["class_type"], node["inputs"] = "EmptyImage", {"width": 1, "height": 1, "batch_size": 1, "color": 9}
+    pairs = [(direct(graph, number), *handled(number)) for number in range(RUNS)]
+    alone, whole = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    added = [total - stages["render"] for _, total, stages in pairs]
+    print(f"direct      {ms(alone)}")
+    print(f"handler     {ms(whole)}")
+    print(f"difference  p50 {(statistics.median(whole) - statistics.median(alone)) * 1000:.1f} ms")
+    print(f"outside of the rendering stage  {ms(added)}")
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < HOLD_S:
+        handled(done)
+        done += 1
+    print(f"held {HOLD_S:.0f} s: {done / HOLD_S:.1f} jobs a second, no error")
+    print(f"memory at rest  {at_rest / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
