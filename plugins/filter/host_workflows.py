@@ -6,8 +6,8 @@ short_description: Choose the workflows that a host has the models and node pack
 version_added: 0.1.0
 author: The wanmetal team
 description:
-  - Chooses among the shipped workflows. Where a host has another file of a model than the one that a workflow names, such
-    as 16 bits in place of 8, the workflow gets that one.
+  - Chooses among the shipped workflows. Where a host has another file of a model than the one that a workflow names,
+    such as 16 bits in place of 8, the workflow gets that one.
 options:
   _input:
     description: The files that the host has or will have, each with C(id) and C(folder).
@@ -50,7 +50,8 @@ _value:
       description: Names of the others, with what they lack.
       type: dict
     archive:
-      description: Their files and those of O(extra), for M(wanmetal.comfyui.user_files), with paths below the data folder.
+      description:
+        - Their files and those of O(extra), for M(wanmetal.comfyui.user_files), with paths below the data folder.
       type: str
 """
 

@@ -26,7 +26,7 @@ options:
 EXAMPLES = r"""
 - name: Make a file for the API
   ansible.builtin.copy:
-    content: "{{ lookup('ansible.builtin.file', 'mine.json') | from_json | wanmetal.comfyui.workflow_api | to_nice_json }}"
+    content: "{{ lookup('ansible.builtin.file', 'mine.json') | from_json | wanmetal.comfyui.workflow_api | to_json }}"
     dest: mine-api.json
     mode: "0644"
   delegate_to: localhost

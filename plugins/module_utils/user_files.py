@@ -109,7 +109,7 @@ def _remembered(state: Path) -> dict[str, str]:
         return {str(path): str(hash_) for path, hash_ in data["files"].items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserFilesError(
             f"{state} is damaged ({error}). Remove it; files that are there stay as they are"
         ) from error

@@ -39,7 +39,7 @@ class Link:
 
 @dataclass
 class Scope:
-    """The nodes and links of a graph or a subgraph; a subgraph knows the node that it stands for, and that one's scope."""
+    """The nodes and links of a graph or a subgraph; a subgraph knows the node it stands for, and that one's scope."""
 
     nodes: dict[str, Node]
     links: dict[int, Link]

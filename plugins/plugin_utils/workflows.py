@@ -311,7 +311,7 @@ def _own(path: str, text: str) -> str:
     except ValueError as error:
         raise ValueError(f"workflows_extra names {path}, which is no JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 (of a file, not of an argument)
             f"workflows_extra names {path}, which is not in the format in which the browser saves workflows"
         )
     return text

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / ".ansible/collections"))
 
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflow_schemas, workflows
+
 from tools.workflows import vace, wan21, wan22, wrapper
 from tools.workflows.builder import Workflow
 from tools.workflows.parts import ALL
@@ -73,9 +74,8 @@ def main() -> int:
     old = [file for kind in ("ui", "api") for file in (workflows.FOLDER / kind).glob("*.json") if file not in files]
     stale = [file for file, text in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
     for file in [*stale, *old]:
-        print(
-            f"{'not current' if arguments.check else 'written' if file in files else 'removed'}: {file.relative_to(ROOT)}"
-        )
+        done = "written" if file in files else "removed"
+        print(f"{'not current' if arguments.check else done}: {file.relative_to(ROOT)}")
     if arguments.check:
         return 1 if stale or old else 0
     for file in stale:

@@ -99,8 +99,8 @@ def depth_pose(w: Workflow) -> None:
 
 @workflow(
     "Native-VACE-FiveInOne",
-    "VACE, five ways to guide a video: a reference image, and the movement of a video as its pose, its depth, its lines, "
-    "or as it is. One of Pose, Depth and Lines is active as it comes: Pose.",
+    "VACE, five ways to guide a video: a reference image, and the movement of a video as its pose, its depth, its "
+    "lines, or as it is. One of Pose, Depth and Lines is active as it comes: Pose.",
     "Bypass (Ctrl+B) the guide that you do not want and take the bypass off the one that you do want; with all three "
     "bypassed, the video itself guides. Mute (Ctrl+M) the reference image to go without.",
 )

@@ -190,7 +190,7 @@ def v2v(w: Workflow) -> None:
 
 @workflow(
     "Native-VideoExtension",
-    "A prompt becomes a video, and a second prompt goes on where it ends: the last frame is the start of the next part.",
+    "A prompt becomes a video, and a second prompt goes on where it ends: the last frame begins the next part.",
     "Both prompts, the size (both nodes named Size), the seeds.",
 )
 def extension(w: Workflow) -> None:
@@ -289,8 +289,8 @@ def upscale(w: Workflow) -> None:
 
 @workflow(
     "SDXL-Helper-FirstFrame",
-    "SDXL draws a first frame that fits a video: it follows the lines of the video's first frame. Use the result as the "
-    "start image of Fun Control. The checkpoint is yours to choose.",
+    "SDXL draws a first frame that fits a video: it follows the lines of the video's first frame. Use the result as "
+    "the start image of Fun Control. The checkpoint is yours to choose.",
     "Checkpoint, video, prompt; strength at Follow the lines. Eight steps and cfg 1 belong to the LoRA.",
 )
 def sdxl_helper(w: Workflow) -> None:

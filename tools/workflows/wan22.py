@@ -8,7 +8,7 @@ from tools.workflows.parts import Base, Size, workflow
 from tools.workflows.wan21 import empty
 
 _HIGH_LOW = (
-    " Wan 2.2 has two models: the one for high noise draws the first steps, the one for low noise the rest. Frames 16 a "
+    " Wan 2.2 has two models: the one for high noise draws the first steps, that for low noise the rest. 16 frames a "
     "second, in four steps."
 )
 

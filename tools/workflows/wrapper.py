@@ -13,8 +13,8 @@ VAE = Model("kj-wan2-1-vae-bf16", "wan-2-1-vae")
 VACE = Model("kj-vace-module-14b-fp8-e4m3fn", "kj-vace-module-14b-bf16")
 
 _SPEED = (
-    "With SageAttention on the host, set attention_mode of the node Diffusion model to sageattn: it takes about a third "
-    "less time. More blocks to swap need less VRAM and more time."
+    "With SageAttention on the host, set attention_mode of the node Diffusion model to sageattn: it takes less "
+    "time. More blocks to swap need less VRAM and more time."
 )
 
 
@@ -135,10 +135,11 @@ def sample(
 
 @workflow(
     "Wrapper-SelfForcing-ImageToVideo-60FPS",
-    "A picture becomes a video of 60 frames a second, in five steps: a LoRA of the Self Forcing kind takes the place of "
-    "many steps and of cfg, and RIFE puts new frames between those of the model.",
-    "Picture and prompt; Width and Height (multiples of 16), frames at Size (4n+1); the strength of the LoRA; the seed. Of 81 frames five times as many become 6.7 seconds, a third slower than the "
-    "model's own 16 frames a second; four times as many are nearly true to it.",
+    "A picture becomes a video of 60 frames a second, in five steps: a LoRA of the Self Forcing kind takes the place "
+    "of many steps and of cfg, and RIFE puts new frames between those of the model.",
+    "Picture and prompt; Width and Height (multiples of 16), frames at Size (4n+1); the LoRA's strength; the seed. "
+    "Of 81 frames five times as many become 6.7 seconds, a third slower than the model's own 16 frames a second; "
+    "four times as many are nearly true to it.",
 )
 def flagship(w: Workflow) -> None:
     model, vae = models(w, I2V_720P, parts.LIGHTX2V_I2V, 0.7)
@@ -247,8 +248,8 @@ def vace_reference(w: Workflow) -> None:
 
 @workflow(
     "Wrapper-VACE-FiveInOne",
-    "VACE, five ways to guide a video: a reference image, and the movement of a video as its pose, its depth, its lines, "
-    "or as it is. One of Pose, Depth and Lines is active as it comes: Pose.",
+    "VACE, five ways to guide a video: a reference image, and the movement of a video as its pose, its depth, its "
+    "lines, or as it is. One of Pose, Depth and Lines is active as it comes: Pose.",
     "Bypass (Ctrl+B) the guide that you do not want and take the bypass off the one that you do want; with all three "
     "bypassed, the video itself guides. Mute (Ctrl+M) the reference image to go without.",
 )

@@ -1,0 +1,109 @@
+"""From the browser's format to the API's: as the browser does it, and where it can only be refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_schemas, workflows
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_convert import ConversionError, to_api
+
+# What ComfyUI's own browser page exported, at the pinned commits, with KJNodes and Use Everywhere.
+RECORDED = Path(__file__).parents[1] / "data/workflows"
+EVERYWHERE = {"Anything Everywhere", "Anything Everywhere3", "Prompts Everywhere"}
+
+SCHEMAS = workflow_schemas.recorded()
+
+
+def untitled(api: dict[str, Any]) -> dict[str, Any]:
+    """Titles that the file does not have are the browser's own, in its language."""
+    return {
+        id_: {key: node[key] for key in ("class_type", "inputs")}
+        for id_, node in api.items()
+        if node["class_type"] not in EVERYWHERE
+    }
+
+
+@pytest.mark.parametrize("file", sorted(RECORDED.glob("*.json")), ids=lambda file: file.stem)
+def test_as_the_browser_exports(file: Path) -> None:
+    recorded = json.loads(file.read_text())
+    assert untitled(to_api(recorded["workflow"], SCHEMAS)) == untitled(recorded["api"])
+
+
+@pytest.mark.parametrize("name", workflows.index())
+def test_api_format_comes_back_as_it_is(name: str) -> None:
+    api = workflows.load(name, "api")
+    assert to_api(api, SCHEMAS) == api
+
+
+def node(id_: int, kind: str, inputs: list[tuple[str, str, int | None]], **more: Any) -> dict[str, Any]:
+    slots = [{"name": name, "type": type_, "link": link} for name, type_, link in inputs]
+    outputs = [{"name": "IMAGE", "type": "IMAGE", "links": []}]
+    return {"id": id_, "type": kind, "inputs": slots, "outputs": outputs, **more}
+
+
+def saved(*nodes: dict[str, Any], links: list[list[Any]], **more: Any) -> dict[str, Any]:
+    return {"nodes": list(nodes), "links": links, **more}
+
+
+SAVE = node(9, "SaveImage", [("images", "IMAGE", 1)], widgets_values=["out"])
+
+
+@pytest.mark.parametrize(
+    ("workflow", "message"),
+    [
+        ({"some": "thing"}, "neither nodes nor class types"),
+        (saved(SAVE, node(1, "Reroute", [("", "*", 1)]), links=[[1, 1, 0, 9, 0, "IMAGE"]]), "in a circle"),
+        (
+            saved(SAVE, node(1, "GetNode", [], widgets_values=["x"]), links=[[1, 1, 0, 9, 0, "IMAGE"]]),
+            "gets 'x', which no node sets",
+        ),
+        (
+            saved(node(1, "Strange", [("image", "IMAGE", None)], widgets_values=[3]), links=[]),
+            "nothing is known of the node type 'Strange'",
+        ),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_with_the_reason(workflow: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConversionError, match=message):
+        to_api(workflow, SCHEMAS)
+
+
+def test_values_by_the_names_in_the_file_where_the_type_is_not_known() -> None:
+    slots = [{"name": name, "type": "INT", "link": None, "widget": {"name": name}} for name in ("seed", "steps")]
+    strange = {"id": 1, "type": "Strange", "inputs": slots, "outputs": [], "widgets_values": [7, "fixed", 20]}
+    assert to_api(saved(strange, links=[]), {})["1"]["inputs"] == {"seed": 7, "steps": 20}
+
+
+def test_a_workflow_of_another_comfyui_by_what_that_one_says() -> None:
+    info = {"Strange": {"input": {"required": {"size": ["INT", {"default": 4}], "kind": [["a", "b"]]}}, "output": []}}
+    strange = node(1, "Strange", [], widgets_values=[7])
+    api = to_api(saved(strange, links=[]), workflow_schemas.from_object_info(info))
+    assert api["1"]["inputs"] == {"size": 7, "kind": "a"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "title", "linked"),
+    [
+        ({}, "Any", True),
+        ({"ue_properties": {"title_regex": "Left"}}, "Left one", True),
+        ({"ue_properties": {"title_regex": "Left"}}, "Right one", False),
+        ({"ue_properties": {"input_regex": "^mask"}}, "Any", False),
+    ],
+)
+def test_everywhere_goes_where_its_filters_let_it(properties: dict[str, Any], title: str, linked: bool) -> None:
+    ground = node(1, "EmptyImage", [], widgets_values=[64, 64, 1, 0])
+    caster = node(2, "Anything Everywhere", [("anything", "IMAGE", 1)], properties=properties)
+    target = node(3, "SaveImage", [("images", "IMAGE", None)], widgets_values=["out"], title=title)
+    api = to_api(saved(ground, caster, target, links=[[1, 1, 0, 2, 0, "IMAGE"]]), SCHEMAS)
+    assert api["3"]["inputs"].get("images") == (["1", 0] if linked else None)
+
+
+def test_links_that_use_everywhere_has_saved_are_taken() -> None:
+    ground = node(1, "EmptyImage", [], widgets_values=[64, 64, 1, 0])
+    target = node(3, "SaveImage", [("images", "IMAGE", None)], widgets_values=["out"])
+    link = {"downstream": 3, "downstream_slot": 0, "upstream": "1", "upstream_slot": 0, "type": "IMAGE"}
+    api = to_api(saved(ground, target, links=[], extra={"ue_links": [link]}), SCHEMAS)
+    assert api["3"]["inputs"]["images"] == ["1", 0]
