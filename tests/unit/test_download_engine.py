@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import survey
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import Engine
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import BusyError, exclusive
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
@@ -158,21 +159,30 @@ def test_a_link_that_expired_is_asked_for_anew(tmp_path: Path) -> None:
         assert house.right(blob)
 
 
-def test_fewer_connections_after_a_refused_link(house: House) -> None:
-    blob = house.blob("a.safetensors", 12 * MB)
-    house.origin.fail(Fault("status", "cdn", 40, 403))
-    house.origin.faults[0].times = 0
-    seen: list[int] = []
-
-    def refuse() -> None:
-        # Refuse whatever asks for more than one range at a time.
-        house.origin.faults[0].times = 3
-
-    refuse()
-    outcome = house.run([house.want(blob)], connections=16)
-    seen.append(len(house.origin.seen))
-    assert outcome.failed == []
+@pytest.mark.parametrize(("refusals", "connections"), [(0, 16), (1, 4), (2, 1)])
+def test_fewer_connections_after_a_refused_link(house: House, refusals: int, connections: int) -> None:
+    blob = house.blob("a.safetensors", 3 * MB)
+    house.origin.fail(Fault("status", "cdn", refusals, 403))
+    with exclusive(house.state) as lock:
+        engine = Engine([house.want(blob)], house.settings(connections=16), lock)
+        assert engine.run().failed == []
+    assert [job.connections for job in engine._jobs] == [connections]
     assert house.right(blob)
+
+
+def test_a_host_that_asks_to_wait_is_given_the_time(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.origin.fail(Fault("status", "hub", 1, 429, headers={"Retry-After": "2"}))
+    begun = time.monotonic()
+    assert house.run([house.want(blob)]).failed == []
+    assert time.monotonic() - begun >= 2
+
+
+def test_a_limit_holds_for_all_transfers_together(house: House) -> None:
+    blobs = [house.blob(f"{number}.safetensors", 2 * MB) for number in range(2)]
+    begun = time.monotonic()
+    assert house.run([house.want(blob) for blob in blobs], limit=MB).failed == []
+    assert time.monotonic() - begun > 2
 
 
 def test_what_is_there_is_proven_once(house: House) -> None:
