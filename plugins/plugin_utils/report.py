@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if packs := report.get("custom_nodes"):
         rows.append(("node packs", ", ".join(_pack(name, pack) for name, pack in packs.items())))
+    rows += _driver(report.get("gpu") or {})
     rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
     rows += [(f"asked {unit}", error or "ready") for unit, error in report.get("services", {}).items()]
     rows.append(
@@ -50,6 +52,19 @@ def _pack(name: str, pack: Mapping[str, Any]) -> str:
 def _device(device: Mapping[str, Any]) -> str:
     memory = device.get("memory_bytes")
     return f"{device.get('name')}" + (f" ({memory / _GIB:.0f} GiB)" if memory else "")
+
+
+def _driver(gpu: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Driver and GPUs, where the host has been asked for them."""
+    if not gpu:
+        return []
+    driver = gpu["driver"]
+    text = f"{driver['loaded']}, {driver['loaded_modules'] or 'of another machine'}" if driver["loaded"] else "none"
+    text += f", for CUDA up to {driver['cuda']}" if driver["cuda"] else ""
+    memory = [f" ({device['vram_mb'] / 1024:.0f} GiB)" if device["vram_mb"] else "" for device in gpu["devices"]]
+    devices = Counter(device["name"] + each for device, each in zip(gpu["devices"], memory, strict=True))
+    cards = ", ".join(f"{times} x {name}" if times > 1 else name for name, times in devices.items())
+    return [("driver", text), ("GPUs", cards or "none that works")]
 
 
 def _unit(state: Mapping[str, Any]) -> str:

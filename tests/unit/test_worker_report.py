@@ -350,3 +350,34 @@ def test_a_line(change: dict[str, Any], line: str) -> None:
 
 def test_nothing_known_is_told_as_such() -> None:
     assert report_lines({})[0] == "worker"
+
+
+LOADED = {"loaded": "580.95.05", "loaded_modules": "open", "cuda": "13.0"}
+L4 = {"name": "NVIDIA L4", "vram_mb": 23034}
+
+
+@pytest.mark.parametrize(
+    ("driver", "devices", "expected"),
+    [
+        (
+            LOADED,
+            [L4, L4],
+            ["driver         580.95.05, open, for CUDA up to 13.0", "GPUs           2 x NVIDIA L4 (22 GiB)"],
+        ),
+        (
+            {**LOADED, "loaded_modules": None},
+            [{"name": "A100 MIG 7g", "vram_mb": None}],
+            ["driver         580.95.05, of another machine, for CUDA up to 13.0", "GPUs           A100 MIG 7g"],
+        ),
+        (
+            {"loaded": None, "loaded_modules": None, "cuda": None},
+            [],
+            ["driver         none", "GPUs           none that works"],
+        ),
+    ],
+)
+def test_driver_and_gpus_are_reported(
+    driver: dict[str, Any], devices: list[dict[str, Any]], expected: list[str]
+) -> None:
+    lines = [line.strip() for line in report_lines({"gpu": {"driver": driver, "devices": devices}})]
+    assert [line for line in lines if line.startswith(("driver ", "GPUs "))] == expected
