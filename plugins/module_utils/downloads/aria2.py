@@ -133,9 +133,12 @@ class Aria2:
 
     def status(self) -> list[dict[str, Any]]:
         """Return all downloads, those that ended included."""
-        moving = self._call("tellActive", _STATUS)
-        waiting = self._call("tellWaiting", 0, 1000, _STATUS)
-        return [*moving, *waiting, *self._call("tellStopped", 0, 1000, _STATUS)]
+        calls = [("tellActive", _STATUS), ("tellWaiting", 0, 1000, _STATUS), ("tellStopped", 0, 1000, _STATUS)]
+        asked = [{"methodName": f"aria2.{name}", "params": [self._token, *params]} for name, *params in calls]
+        answers: list[Any] = self._post("system.multicall", asked)
+        if not all(isinstance(answer, list) for answer in answers):
+            raise Problem("network", "aria2c does not tell how far it is")
+        return [download for (downloads,) in answers for download in downloads]
 
     def forget(self, gid: str) -> None:
         """Drop a download that ended."""
@@ -150,10 +153,15 @@ class Aria2:
             time.sleep(0.02)
         self.forget(gid)
 
+    @property
+    def _token(self) -> str:
+        return f"token:{self._secret}"
+
     def _call(self, method: str, *params: object) -> Any:
-        body = json.dumps(
-            {"jsonrpc": "2.0", "id": "w", "method": f"aria2.{method}", "params": [f"token:{self._secret}", *params]}
-        )
+        return self._post(f"aria2.{method}", self._token, *params)
+
+    def _post(self, method: str, *params: object) -> Any:
+        body = json.dumps({"jsonrpc": "2.0", "id": "w", "method": method, "params": params})
         try:
             if self._rpc is None:
                 self._rpc = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
