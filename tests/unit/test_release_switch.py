@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import release_switch
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import Look
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import (
     ConfigFile,
     Health,
@@ -28,6 +29,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch im
     releases_to_remove,
     unpack,
 )
+from ansible_collections.wanmetal.comfyui.plugins.modules import release_switch as release_switch_module
 from ansible_collections.wanmetal.comfyui.plugins.modules.release_switch import _switch
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -1024,3 +1026,18 @@ def test_old_releases_go_without_a_switch(worker: FakeHost) -> None:
     foreseen = _switch(module(worker, check=True, **params), worker)
     assert foreseen["removed"] == ["r2", "r3"]
     assert foreseen["changed"]
+
+
+def test_a_release_whose_packs_are_not_whole_is_taken_back(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[tuple[str, str]] = []
+
+    def look(folder: Path, _: object, unit: str) -> Look:
+        looked.append((folder.name, unit))
+        return Look({}, ["node pack a lacks node type X: because"] if folder.name == "r2" else [])
+
+    monkeypatch.setattr(release_switch_module, "run_canary", lambda *_: SimpleNamespace(ok=True, reason=""))
+    monkeypatch.setattr(release_switch_module, "look_at_packs", look)
+    with pytest.raises(SwitchError, match=r"node pack a lacks node type X: because\. The host is back on release r1"):
+        _switch(module(worker, release="r2"), worker)
+    assert looked == [("r2", UNIT), ("r1", UNIT)]
+    assert worker.link("current") == "r1"
