@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
-from tests.worker import PROJECT, Worker, changed, run
+from tests.e2e import tiny_worker
+from tests.tiny import rendering
+from tests.worker import PROJECT, STATE, Worker, changed, run
 
 worker = Worker("lab1")
 OUTPUT = PROJECT / "lab-output"
@@ -182,6 +186,39 @@ def test_several_workers() -> None:
         *["inactive"] * 2,
     ]
     assert changed(worker.playbook("site.yml")) == 0
+
+
+@pytest.fixture(scope="module")
+def equipped() -> Iterator[tuple[ComfyUIClient, dict[str, object]]]:
+    """The worker with tiny models, and its node types."""
+    tiny_worker.equip(worker, "/srv/wanmetal/hosts/lab1")
+    with tunnel(f"ssh -F {STATE / 'ssh_config'} -N -L 18188:127.0.0.1:8188 lab1") as address:
+        client = ComfyUIClient(address, 60)
+        yield client, client.object_info()
+
+
+@pytest.mark.parametrize("name", rendering.names())
+def test_workflow_renders_with_tiny_models(name: str, equipped: tuple[ComfyUIClient, dict[str, object]]) -> None:
+    client, known = equipped
+    first = rendering.small(name, known)
+    frames = rendering.render(client, first)
+    assert len(frames) == first.frames
+    variants = {
+        "seed": rendering.small(name, known, seed=2),
+        "prompt": rendering.small(name, known, prompt="slow clouds"),
+    }
+    for what, other in variants.items():
+        if other.graph != first.graph:  # a workflow without a diffusion model has neither
+            assert rendering.render(client, other) != frames, f"another {what} makes the same video"
+
+
+def test_browser_opens_the_workflows_and_makes_the_same_for_the_api(
+    equipped: tuple[ComfyUIClient, dict[str, object]],
+) -> None:
+    for name, found in tiny_worker.browse(equipped[0].url).items():
+        assert not found["red"], name
+        assert not found["errors"], name
+        assert found["api"] == workflows.load(name, "api"), name
 
 
 def test_uninstall_asks_and_keeps_the_data() -> None:

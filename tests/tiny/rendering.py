@@ -90,9 +90,14 @@ def small(name: str, known: Mapping[str, Any], seed: int = 1, prompt: str = "") 
         _replace(graph, id_, known)
     rate = next(node for node in graph.values() if node["class_type"] == "CreateVideo")["inputs"]["fps"]
     scale = 2 if "Upscale" in name else 1
-    across = (832, 480) if name == "Upscale-32FPS" else (SIZE, SIZE)
+    if name == "Upscale-32FPS":  # which takes a video as large as it is
+        opened = next(id_ for id_, node in graph.items() if node["class_type"] == "GetVideoComponents")
+        first = next(node for node in graph.values() if node["class_type"] == "ImageFromBatch")
+        inputs = {"image": [opened, 0], "upscale_method": "area", "width": SIZE, "height": SIZE, "crop": "center"}
+        graph["small"] = {"class_type": "ImageScale", "inputs": inputs}
+        first["inputs"]["image"] = ["small", 0]
     frames = FRAMES * 2 - 1 if name == "Native-VideoExtension" else FRAMES
-    return Small(graph, frames, (across[0] * scale, across[1] * scale), 16.0 if isinstance(rate, list) else float(rate))
+    return Small(graph, frames, (SIZE * scale, SIZE * scale), 16.0 if isinstance(rate, list) else float(rate))
 
 
 def _shrink(inputs: dict[str, Any], kind: str, outpaints: bool) -> None:

@@ -10,20 +10,14 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_schemas, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_convert import ConversionError, to_api
 
-# What ComfyUI's own browser page exported, at the pinned commits, with KJNodes and Use Everywhere.
+# What ComfyUI's own browser page exported, at the pinned commits, with KJNodes.
 RECORDED = Path(__file__).parents[1] / "data/workflows"
-EVERYWHERE = {"Anything Everywhere", "Anything Everywhere3", "Prompts Everywhere"}
-
 SCHEMAS = workflow_schemas.recorded()
 
 
 def untitled(api: dict[str, Any]) -> dict[str, Any]:
     """Titles that the file does not have are the browser's own, in its language."""
-    return {
-        id_: {key: node[key] for key in ("class_type", "inputs")}
-        for id_, node in api.items()
-        if node["class_type"] not in EVERYWHERE
-    }
+    return {id_: {key: node[key] for key in ("class_type", "inputs")} for id_, node in api.items()}
 
 
 @pytest.mark.parametrize("file", sorted(RECORDED.glob("*.json")), ids=lambda file: file.stem)
@@ -82,6 +76,27 @@ def test_a_workflow_of_another_comfyui_by_what_that_one_says() -> None:
     strange = node(1, "Strange", [], widgets_values=[7])
     api = to_api(saved(strange, links=[]), workflow_schemas.from_object_info(info))
     assert api["1"]["inputs"] == {"size": 7, "kind": "a"}
+
+
+def test_everywhere_by_type_and_prompts_by_name() -> None:
+    api = to_api(json.loads((RECORDED.parent / "everywhere.json").read_text()), SCHEMAS)
+    links = {
+        (id_, name): value[0]
+        for id_, one in api.items()
+        for name, value in one["inputs"].items()
+        if isinstance(value, list)
+    }
+    assert links == {
+        ("5", "clip"): "2",
+        ("6", "clip"): "2",
+        ("9", "model"): "1",
+        ("9", "positive"): "5",
+        ("9", "negative"): "6",
+        ("9", "latent_image"): "8",
+        ("10", "samples"): "9",
+        ("10", "vae"): "3",
+        ("12", "images"): "10",
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import pack, unpack
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflow_schemas, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
+
 from tools.workflows.__main__ import made
 
 SCHEMAS = workflow_schemas.recorded()
@@ -185,7 +186,7 @@ def test_any_checkpoint_will_do_for_the_sdxl_helper() -> None:
 
 
 def test_a_host_without_models_gets_nothing_but_the_operators_own() -> None:
-    assert host([], "fp8", ALL_PACKS)["archive"] == workflows.pack({})
+    assert host([], "fp8", ALL_PACKS)["archive"] == pack({})
     given = host([], "fp8", ALL_PACKS, {"/home/me/mine.json": '{"nodes": []}'})
     assert list(unpack(given["archive"])) == ["user/default/workflows/mine.json"]
 

@@ -82,12 +82,15 @@ class Workflow:
         yield
         self._group = ""
 
-    def add(self, kind: str, title: str, /, *, bypassed: bool = False, **inputs: Any) -> Node:
-        """Add a node; an input is a value, a model, or the output of another node."""
+    def add(self, kind: str, title: str, /, **inputs: Any) -> Node:
+        """Add a node; an input is a value, a model, or the output of another node. With ``bypassed`` it passes on."""
+        bypassed = inputs.pop("bypassed", False)
         known = self._schemas[kind]
         node = Node(len(self.nodes) + 1, kind, title, self._group, outputs=known.outputs, bypassed=bypassed)
-        formats = next((one.options["formats"] for one in known.inputs if one.options.get("formats")), {})
-        offered = formats.get(inputs.get("format"))
+        formats: Mapping[str, Any] = next(
+            (one.options["formats"] for one in known.inputs if one.options.get("formats")), {}
+        )
+        offered = formats.get(str(inputs.get("format")))
         extra = [name for name, *_ in offered if isinstance(name, str)] if isinstance(offered, list) else []
         strange = [name for name in inputs if known.input(name) is None and name not in extra]
         if strange:
@@ -200,7 +203,7 @@ class Workflow:
             if one.widget:
                 values.append(node.values[one.name])
                 if one.control:
-                    values.append("randomize")
+                    values.append("randomize" if "seed" in one.name else "fixed")
         if any(one.upload for one in known.inputs):
             values.append("image")
         return values

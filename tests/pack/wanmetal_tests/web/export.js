@@ -17,8 +17,7 @@ async function open(name) {
     const red = nodes
       .filter((node) => !(node.type in LiteGraph.registered_node_types) || node.has_errors)
       .map((node) => node.type);
-    // Use Everywhere, where it is there, adds its links for jobs only
-    const { output, workflow } = await (app.ue_modified_prompt ?? app.graphToPrompt).call(app);
+    const { output, workflow } = await app.graphToPrompt();
     return { api: output, nodes: workflow.nodes.length, red, errors };
   } catch (error) {
     return { red: [], errors: [...errors, String(error.stack || error)] };
