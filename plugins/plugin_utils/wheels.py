@@ -43,12 +43,14 @@ def plan(needs: Mapping[str, Need], cached: Sequence[Mapping[str, Any]], further
     What is in the cache is taken where it has all that the host needs. The others that differ in architectures alone
     get one wheel for all of them, and for the ``further`` ones.
     """
+    # YAML makes numbers of capabilities that are not in quotes.
+    wished = [str(one) for one in further]
     planned: dict[str, Any] = {}
     groups: dict[str, dict[str, Need]] = {}
     for host, need in needs.items():
         if not need:
             continue
-        wanted = sorted_architectures([*need["architectures"], *further])
+        wanted = sorted_architectures([*map(str, need["architectures"]), *wished])
         fitting = [one for one in cached if one["base"] == need["base"] and covers(one["architectures"], wanted)]
         best = min(fitting, key=lambda one: (len(one["architectures"]), one["key"]), default=None)
         if best:
@@ -62,7 +64,7 @@ def plan(needs: Mapping[str, Need], cached: Sequence[Mapping[str, Any]], further
             groups.setdefault(need["base"], {})[host] = need
     for base, group in groups.items():
         architectures = sorted_architectures(
-            [*further, *(one for need in group.values() for one in need["architectures"])]
+            [*wished, *(str(one) for need in group.values() for one in need["architectures"])]
         )
         # The most cores; among equals the first of the play.
         builder = max(group, key=lambda host: (bool(group[host]["nvcc"]), int(group[host]["cores"])))
