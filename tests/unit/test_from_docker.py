@@ -32,10 +32,8 @@ def test_what_it_becomes_is_a_setting(name: str) -> None:
 
 
 def test_the_task_takes_each_setting() -> None:
-    task = (PROJECT / "roles/wanmetal/tasks/legacy_env.yml").read_text()
-    taken = re.findall(
-        r"^    (\w+): \"\{\{ __wanmetal_legacy_found\.settings\.(\w+) \| default\(omit\) \}\}\"$", task, re.M
-    )
+    task = (PROJECT / "playbooks/tasks/legacy_env.yml").read_text()
+    taken = re.findall(r"^    (\w+): \"\{\{ legacy_env_found\.settings\.(\w+) \| default\(omit\) \}\}\"$", task, re.M)
     assert {new for old, new in taken if old == new} == {name for old in TABLE.values() for name in old.settings}
 
 
