@@ -56,9 +56,9 @@ def test_a_real_video(host: Host) -> None:
 
 
 def test_a_node_that_fails_is_named(host: Host) -> None:
-    """A prefix of no frames: ComfyUI accepts the graph, and the node that makes the video fails."""
+    """A picture of one pixel is none that the codec takes: ComfyUI accepts the graph, and the node that saves fails."""
     job = call(host, "/runsync", {"input": {"workflow": "breaks", "image": PIXELS}})
-    assert (job["status"], job["failure"]["kind"], job["failure"]["node"]) == ("FAILED", "node", "Frame"), job
+    assert (job["status"], job["failure"]["kind"], job["failure"]["node"]) == ("FAILED", "node", "Save"), job
     assert "Traceback" not in json.dumps(job)
     assert "/var" not in json.dumps(job)
     assert left_behind(host) == ""
