@@ -137,3 +137,22 @@ def test_packs_go_again_and_the_environment_with_the_last_release_that_needs_it(
     assert not host.file(first[0]).exists
     # the way back still needs it
     assert host.file(first[1]).exists
+
+
+PLACED = f"{DATA}/user/default/workflows/Wan22-5B.json"
+
+
+def test_comfyui_lists_the_workflows_that_the_host_has_the_models_for(host: Any) -> None:
+    assert host.file(PLACED).user == "wanmetal"
+    listed = host.check_output("curl --silent --fail 'http://127.0.0.1:8188/userdata?dir=workflows'")
+    assert json.loads(listed) == ["Wan22-5B.json"]
+    assert host.file(f"{DATA}/input/wanmetal-example.png").exists
+
+
+def test_a_workflow_that_its_user_has_changed_stays_and_the_rest_goes(host: Any) -> None:
+    host.run(f"echo '{{\"nodes\": []}}' > {PLACED}")
+    assert "have been changed since they were placed" in deploy("none")
+    deploy("none", "-e", '{"workflows_enabled": false}')
+    assert host.file(PLACED).content_string == '{"nodes": []}\n'
+    assert not host.file(f"{DATA}/input/wanmetal-example.png").exists
+    assert not host.file(f"{ROOT}/workflows.json").exists
