@@ -1,0 +1,104 @@
+"""JupyterLab on a host: who may use it, what it can do, and what it does not tell."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from testinfra.host import Host
+
+UNIT = "jupyterlab"
+URL = "http://127.0.0.1:8888"
+HOME = "/var/lib/wanmetal-jupyter"
+
+
+def show(host: Host, name: str) -> str:
+    return str(host.check_output(f"systemctl show {UNIT} --property={name} --value"))
+
+
+def token(host: Host) -> str:
+    return str(host.check_output("sed -n s/^JUPYTER_TOKEN=//p /etc/wanmetal/jupyterlab.env"))
+
+
+def status(host: Host, path: str, *headers: str, method: str = "GET") -> int:
+    more = "".join(f" --header '{header}'" for header in headers)
+    asked = f"curl --silent --max-time 30 --request {method} --output /dev/null --write-out '%{{http_code}}'"
+    return int(host.check_output(f"{asked}{more} {URL}{path}"))
+
+
+def as_jupyter(host: Host, command: str) -> str:
+    """Run a command as the service runs its kernels."""
+    environment = host.file(f"/proc/{show(host, 'MainPID')}/environ").content_string.split("\0")
+    given = " ".join(
+        f"'{entry}'" for entry in environment if entry.startswith(("PATH=", "HOME=", "JUPYTER_PATH=", "WANMETAL_"))
+    )
+    return str(host.check_output(f"cd {HOME} && runuser --user wanmetal-jupyter -- env {given} {command}"))
+
+
+def test_only_the_token_opens_it(host: Host) -> None:
+    assert re.fullmatch(r"[0-9a-f]{64}", token(host))
+    assert status(host, "/api/contents") == 403
+    assert status(host, "/api/contents?token=") == 403
+    assert status(host, "/api/contents", f"Authorization: token {'0' * 64}") == 403
+    assert status(host, "/api/contents", f"Authorization: token {token(host)}") == 200
+
+
+def test_other_hosts_and_origins_are_refused(host: Host) -> None:
+    genuine = f"Authorization: token {token(host)}"
+    assert status(host, "/api/contents", genuine, "Host: attacker.example") == 403
+    assert status(host, "/api/kernels", "Origin: http://attacker.example", method="POST") == 403
+
+
+def test_the_token_is_not_shown(host: Host) -> None:
+    file = host.file("/etc/wanmetal/jupyterlab.env")
+    assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
+    for command in (
+        f"systemctl cat {UNIT}",
+        f"systemctl show {UNIT}",
+        "journalctl --no-pager --output=cat",
+        "ps axww -o args",
+        "runuser --user wanmetal -- cat /etc/wanmetal/jupyterlab.env",
+        f"runuser --user wanmetal -- cat /proc/{show(host, 'MainPID')}/environ",
+    ):
+        assert token(host) not in host.run(command).stdout, command
+
+
+def test_the_token_stays(host: Host) -> None:
+    before = token(host)
+    host.check_output(f"systemctl restart {UNIT}")
+    assert token(host) == before
+
+
+def test_the_first_notebook_runs(host: Host) -> None:
+    """It renders through the API, and its output holds the video."""
+    as_jupyter(host, "jupyter execute --output=done.ipynb start.ipynb")
+    done = host.file(f"{HOME}/done.ipynb").content_string
+    assert "data:video/mp4;base64," in done
+    host.check_output(f"rm {HOME}/done.ipynb")
+
+
+def test_the_worker_s_packages_are_there_and_cannot_be_changed(host: Host) -> None:
+    kernel = host.check_output("systemctl cat jupyterlab | grep -o 'JUPYTER_PATH=[^ ]*' | cut -d= -f2")
+    kernel += "/kernels/worker/kernel.json"
+    code = (
+        "import json, sys; line = [word for word in json.load(open(sys.argv[1]))['argv'] if 'exec_lines' in word][0]; "
+        "exec(line.partition('=')[2]); import torch, folder_paths; print(torch.__file__)"
+    )
+    place = as_jupyter(host, f'python -c "{code}" {kernel}')
+    assert "/site-packages/torch/__init__.py" in place
+    assert host.run(f"runuser --user wanmetal-jupyter -- touch {place}").rc != 0
+
+
+def test_the_unit(host: Host) -> None:
+    shown = set(host.check_output(f"systemctl show {UNIT}").splitlines())
+    assert {
+        *("User=wanmetal-jupyter", "NoNewPrivileges=yes", "ProtectSystem=strict", "CapabilityBoundingSet="),
+        *("UnitFileState=enabled", "DevicePolicy=closed"),
+    } <= shown
+    sockets = re.findall(r"LISTEN +\S+ +\S+ +(\S+):8888 ", host.check_output("ss -Hltn"))
+    assert sockets == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("path", ["/etc/wanmetal", "/var/lib/wanmetal/output", "/var/lib/wanmetal/user"])
+def test_it_does_not_reach_the_services_data(host: Host, path: str) -> None:
+    assert host.run(f"runuser --user wanmetal-jupyter -- ls {path}").rc != 0
