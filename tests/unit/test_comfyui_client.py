@@ -15,6 +15,8 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client im
     PromptTimeoutError,
 )
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Handler, reply, serve
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH as VIDEO
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scripted
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "batch_size": 1, "color": 0}}
@@ -184,3 +186,33 @@ def test_files() -> None:
         assert ComfyUIClient(url).view("a b.png", "x", "temp") == b"data"
         with pytest.raises(BadAnswerError, match=r"answered 404 for c\.png in folder output"):
             ComfyUIClient(url).view("c.png")
+
+
+def test_a_file_is_uploaded_into_a_folder_of_input() -> None:
+    with scripted() as (fake, url):
+        given = ComfyUIClient(url).upload("a.png", b"\x89PNG\r\n--x\r\n\0", "handler")
+    assert given == "handler/a.png"
+    assert fake.uploads == {"a.png": b"\x89PNG\r\n--x\r\n\0"}
+
+
+def test_an_upload_that_is_refused() -> None:
+    with scripted() as (fake, url):
+        fake.special["/upload/image"] = lambda handler: reply(handler, b'{"error": "full"}', 500)
+        with pytest.raises(BadAnswerError, match="/upload/image answered 500"):
+            ComfyUIClient(url).upload("a.png", b"x")
+
+
+def test_the_websocket_that_is_to_be_told_is_named() -> None:
+    with scripted() as (fake, url):
+        client = ComfyUIClient(url)
+        client.submit(VIDEO, client_id="me")
+        client.submit(VIDEO)
+    assert [body.get("client_id") for path, body in fake.requests if path == "POST /prompt"] == ["me", None]
+
+
+def test_a_node_s_own_account_of_its_failure_is_kept() -> None:
+    with scripted(end="error", error={"node_id": "4", "exception_type": "X"}) as (_, url):
+        client = ComfyUIClient(url)
+        with pytest.raises(PromptFailedError) as caught:
+            client.render(VIDEO, 5)
+    assert caught.value.node == {"node_id": "4", "exception_type": "X"}
