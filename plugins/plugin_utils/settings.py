@@ -685,14 +685,14 @@ RULES: tuple[Rule, ...] = (
     _between("comfyui_api_max_body_mb", 1, 500, "MB"),
     _between("comfyui_api_cache_gb", 1, 10_000, "GB"),
     Rule(
-        "comfyui_api_sha256",
+        "comfyui_api_checksum",
         lambda _, sha256, source: (
             f"{shown(sha256)} with comfyui_api_source: binary"
             if source == "binary" and not re.fullmatch(r"[0-9a-f]{64}", sha256)
             else ""
         ),
         "the sha256 of the file that is fetched: its makers publish none",
-        "fetch it on a machine that you trust, look at it with sha256sum, and set comfyui_api_sha256; or leave "
+        "fetch it on a machine that you trust, look at it with sha256sum, and set comfyui_api_checksum; or leave "
         "comfyui_api_source: source, whose hashes are known",
         ("comfyui_api_source",),
     ),
