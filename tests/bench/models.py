@@ -4,7 +4,7 @@
 Two network namespaces of its own, joined by a link of 1 Gbit/s and 50 ms (by netem, or where the kernel has none by
 link.py), and by a plain one. Needs root, iproute2 and aria2. Prints a table and writes it as JSON to
 reports/bench-models.json. Run it as:
-.venv/test/bin/python -m tests.bench.models [--quick]
+.venv/test/bin/python -m tests.bench.models
 """
 
 from __future__ import annotations
@@ -37,19 +37,25 @@ HUB = f"http://{ORIGIN}:8600"
 NAMESPACE = "WANMETAL_BENCH_NAMESPACE"
 HF = "WANMETAL_BENCH_HF"
 CONNECTIONS, PARALLEL = 8, 4
+COMPARED = ("bare aria2c", "wanmetal")
+"""The others run once."""
 SHAPE = ["netem", "delay", "25ms", "rate", "1gbit", "limit", "100000"]
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the bytes, once")
+    parser.add_argument("--large", type=int, default=4096, help="MiB of the large file")
+    parser.add_argument("--small", type=int, default=50, help="MiB of each of the fifty files")
+    parser.add_argument("--turns", type=int, default=3, help="how often the two that are compared run")
+    parser.add_argument("--real-time", action="store_true", help="before all else that a busy machine does")
+    parser.add_argument("--only-compared", action="store_true", help="leave out the original's script and hf")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache", help="where files are fetched to")
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
     if NAMESPACE not in os.environ:
         with tempfile.TemporaryDirectory() as tools:
-            os.environ[HF] = hugging_face(Path(tools))
+            os.environ[HF] = "" if options.only_compared else hugging_face(Path(tools))
             sys.exit(
                 subprocess.run(
                     ["unshare", "--net", sys.executable, "-m", "tests.bench.models", *sys.argv[1:]],
@@ -58,8 +64,10 @@ def main() -> None:
                     check=False,
                 ).returncode
             )
+    if options.real_time:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     with tempfile.TemporaryDirectory(dir="/dev/shm") as source, tempfile.TemporaryDirectory(dir=options.folder) as work:
-        print_table(measure(Path(source), Path(work), quick=options.quick))
+        print_table(measure(Path(source), Path(work), options))
 
 
 def hugging_face(folder: Path) -> str:
@@ -101,7 +109,8 @@ def network(files: Path, shaped: bool) -> Iterator[str]:
             assert link.stdout is not None
             link.stdout.readline()
             for device in ("client", "origin"):
-                run("ip", "link", "set", device, "txqueuelen", "10000")
+                # Large frames, or the link takes a core of its own away from what is measured.
+                run("ip", "link", "set", device, "txqueuelen", "10000", "mtu", "60000")
             run("ip", "link", "set", "origin", "netns", str(holder.pid))
         else:
             run("ip", "link", "add", "client", "type", "veth", "peer", "name", "origin", "netns", str(holder.pid))
@@ -220,7 +229,9 @@ class Contest:
 
     def _run(self, commands: list[list[str]], *, watch: bool = False, **environment: str) -> None:
         processes = [
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+            )
             for command in commands
         ]
         over = threading.Event()
@@ -236,10 +247,11 @@ class Contest:
 
     def _watch(self, pid: int, over: threading.Event) -> None:
         """Note the most memory that the process and its children use together, without shared pages twice."""
-        while not over.wait(0.2):
-            children = subprocess.run(["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False)
-            total = 0
-            for one in [str(pid), *children.stdout.split()]:
+        while not over.wait(0.5):
+            total, children = 0, list[str]()
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+            for one in [str(pid), *children]:
                 with contextlib.suppress(OSError, ValueError):
                     text = Path(f"/proc/{one}/smaps_rollup").read_text(encoding="utf-8")
                     total += int(text.partition("\nPss:")[2].split()[0]) * 1024
@@ -248,33 +260,39 @@ class Contest:
     def once(self, contender: Callable[[Path], None]) -> float:
         """Seconds of one run, the data safely on the disk included."""
         with tempfile.TemporaryDirectory(dir=self._work) as folder:
-            os.sync()
             begin = time.monotonic()
             contender(Path(folder))
-            os.sync()
+            for blob in self._blobs:
+                sync(next(Path(folder).rglob(blob.name)))
             return time.monotonic() - begin
 
 
-def measure(source: Path, work: Path, *, quick: bool) -> dict[str, Any]:
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk; without what others have to write."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+def measure(source: Path, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure all of it."""
-    part, repeats = (8, 1) if quick else (1, 3)
     large, small, tiny = source / "large", source / "small", source / "tiny"
     block = os.urandom(16 * MIB)
     with large.open("wb") as out:
-        for _ in range(256 // part):
+        for _ in range(options.large // 16):
             out.write(block)
-    small.write_bytes(os.urandom(50 * MIB // part))
+    small.write_bytes(os.urandom(options.small * MIB))
     tiny.write_bytes(os.urandom(10_000))
     one = [Blob("large.safetensors", file=large)]
     fifty = [Blob(f"{number:03}.safetensors", file=small) for number in range(50)]
     hundred = [Blob(f"tiny-{number:03}.safetensors", file=tiny) for number in range(100)]
     listed = [{"name": blob.name, "file": str(blob.file)} for blob in [*one, *fifty, *hundred]]
     (source / "files.json").write_text(json.dumps({"files": listed}), encoding="utf-8")
-    result: dict[str, Any] = {"quick": quick, "repeats": repeats, "rows": []}
-    for shaped in (True, False) if not os.environ.get("ONLY") else (os.environ["ONLY"] == "shaped",):
+    result: dict[str, Any] = {"large_mib": options.large, "small_mib": options.small, "rows": []}
+    for shaped in (True, False):
         with network(source / "files.json", shaped) as link:
             for title, blobs in (("one large file", one), ("50 files", fifty)):
-                result["rows"] += rows(Contest(work, blobs), title, link, repeats)
+                result["rows"] += rows(Contest(work, blobs), title, link, options)
             if not shaped:
                 result["unchanged_s"] = unchanged(Contest(work, hundred), work)
     reports = ROOT / "reports"
@@ -283,15 +301,19 @@ def measure(source: Path, work: Path, *, quick: bool) -> dict[str, Any]:
     return result
 
 
-def rows(contest: Contest, title: str, link: str, repeats: int) -> list[dict[str, Any]]:
-    """Let the contenders take turns, so that what else the machine does is spread over all."""
-    contenders = {"bare aria2c": contest.bare, "wanmetal": contest.ours, "the original's script": contest.original}
+def rows(contest: Contest, title: str, link: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Let the two that are compared take turns, so that what else the machine does is spread over both."""
+    contenders = {"bare aria2c": contest.bare, "wanmetal": contest.ours}
+    if not options.only_compared:
+        contenders["the original's script"] = contest.original
     if os.environ.get(HF):
         contenders["hf download"] = contest.hub
     times: dict[str, list[float]] = {name: [] for name in contenders}
     traffic: dict[str, int] = {}
-    for _ in range(repeats):
+    for turn in range(options.turns):
         for name, contender in contenders.items():
+            if turn and name not in COMPARED:
+                continue
             before = sent()
             times[name].append(contest.once(contender))
             print(f"{title}, {link}, {name}: {times[name][-1]:.1f} s", file=sys.stderr)
