@@ -200,6 +200,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "systemctl": unit,
     "tests/lab/lab.py": lab_host,
     "tools/docs.py": program("tools/docs.py"),
+    "tools/validate-workflows": program("tools/validate-workflows"),
     "tools/venv": venv,
 }
 

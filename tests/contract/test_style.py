@@ -43,7 +43,8 @@ def text_of(name: str) -> str:
     return (house.ROOT / name).read_bytes().decode(errors="replace")
 
 
-TEXTS = {name: text_of(name) for name in house.tracked()}
+NO_TEXTS = (".jpg", ".mp4", ".png")
+TEXTS = {name: text_of(name) for name in house.tracked() if not name.endswith(NO_TEXTS)}
 
 
 def wrong(text: str) -> list[str]:
