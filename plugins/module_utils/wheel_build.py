@@ -198,8 +198,7 @@ class Builder:
         """Start the build, unless the wheel is there or its unit runs. Says whether it did."""
         if self.wheel() or self.unit().get("ActiveState") in {"active", "activating", "deactivating"}:
             return False
-        self._run(["systemctl", "reset-failed", self.build.unit])
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._clean()
         self.build.log.unlink(missing_ok=True)
         code, text = self._run(unit_command(self.build, self._cache))
         if code:
@@ -224,11 +223,15 @@ class Builder:
         else:
             reason = ""
             self._keep(made)
-        self._run(["systemctl", "reset-failed", self.build.unit])
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._clean()
         if reason:
             return {"state": FAILED, "wheel": "", "reason": reason}
         return {"state": BUILT, "wheel": str(self.wheel()), "reason": ""}
+
+    def _clean(self) -> None:
+        self._run(["systemctl", "reset-failed", self.build.unit])
+        shutil.rmtree(self._work, ignore_errors=True)
+        (self._cache / self.build.cache).unlink(missing_ok=True)  # systemd's link to it
 
     def _keep(self, made: Path) -> None:
         if made.is_symlink():
