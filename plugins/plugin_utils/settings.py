@@ -385,7 +385,16 @@ _OLDEST_BRANCH = 570
 """The first that runs CUDA 12.8."""
 
 _API_NAMES = {
-    *("ALWAYS_RESTART_COMFYUI", "CACHE_DIR", "CMD", "COMFYUI_PORT_HOST", "COMFY_HOME", "DIRECT_ADDRESS", "HOME", "HOST"),
+    *(
+        "ALWAYS_RESTART_COMFYUI",
+        "CACHE_DIR",
+        "CMD",
+        "COMFYUI_PORT_HOST",
+        "COMFY_HOME",
+        "DIRECT_ADDRESS",
+        "HOME",
+        "HOST",
+    ),
     *("INPUT_DIR", "LOG_LEVEL", "LRU_CACHE_SIZE_GB", "MANIFEST", "MANIFEST_JSON", "MAX_BODY_SIZE_MB", "MODEL_DIR"),
     *("OUTPUT_DIR", "PATH", "PORT", "PREPEND_FILENAMES", "SHELL", "WORKFLOW_DIR"),
 }
@@ -829,4 +838,28 @@ RULES: tuple[Rule, ...] = (
     _between("handler_image_megapixels", 1, 200, "million pixels"),
     _between("handler_inline_mb", 1, 200, "MB"),
     _between("handler_bucket_link_hours", 1, 168, "hours"),
+    _between("wan_models_connections", 1, 16, "connections"),
+    _between("wan_models_parallel", 1, 64, "files"),
+    *(
+        Rule(
+            option,
+            _matches(r"(\d+[KMGTkmgt]?)?"),
+            "bytes, with K, M, G or T behind them, or nothing",
+            f"for example {option}: 50M",
+        )
+        for option in ("wan_models_limit", "wan_models_reserve")
+    ),
+    Rule(
+        "wan_models_share_address",
+        lambda _, address, share: shown(address) if (share or address) and not _address(address) else "",
+        "an address of the host that the fleet can reach, as wan_models_share is true",
+        "set it for each host, for example in host_vars, or set wan_models_share: false",
+        ("wan_models_share",),
+    ),
+    Rule(
+        "wan_models_share_allow",
+        _entries(_not_a_network),
+        "networks such as 10.0.0.0/8, or single addresses",
+        "correct the entry: a network has zeros after its prefix",
+    ),
 )
