@@ -139,7 +139,12 @@ class Build:
 def unit_command(build: Build, cache: Path = Path("/var/cache")) -> list[str]:
     """How the unit is started. It gets a user of its own, no network, and can write nowhere but into its folder."""
     work = cache / build.cache
-    environment = {**build.environment, "PYTHONPATH": ":".join(map(str, build.tools)), "HOME": str(work)}
+    environment = {
+        **build.environment,
+        "PYTHONPATH": ":".join(map(str, build.tools)),
+        "HOME": str(work),
+        "PYTHONUNBUFFERED": "1",
+    }
     properties = [
         "DynamicUser=yes",
         f"CacheDirectory={build.cache}",
