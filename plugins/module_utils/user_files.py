@@ -86,6 +86,8 @@ def place(root: Path, archive: str, state: Path, user: str, *, check: bool) -> C
     if not files and not placed:
         return Changes()
     wanted = {path: digest(data) for path, data in files.items()}
+    if check and not _exists(user):  # a host that a deploy has still to make
+        return decide(wanted, placed, {})
     with _as_user(user):
         found = {path: _hash(root / path) for path in {*wanted, *placed}}
     changes = decide(wanted, placed, found)
@@ -101,6 +103,14 @@ def place(root: Path, archive: str, state: Path, user: str, *, check: bool) -> C
     if now != placed:
         _remember(state, now)
     return changes
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _remembered(state: Path) -> dict[str, str]:

@@ -113,4 +113,6 @@ def test_the_module(tmp_path: Path) -> None:
     assert run_module("user_files", given)["changed"]
     assert not run_module("user_files", given)["changed"]
     assert json.loads(state.read_text())["files"].keys() == {"a"}
+    stranger = {**given, "owner": "nobody-of-that-name", "archive": pack({"b": b"1"})}
+    assert run_module("user_files", stranger, check=True)["added"] == ["b"]
     assert "no user" in run_module("user_files", {**given, "owner": "nobody-of-that-name"})["msg"]
