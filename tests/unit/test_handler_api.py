@@ -123,6 +123,12 @@ def test_cancel(tmp_path: Path) -> None:
         assert caller.call("POST", "/cancel/two")[0] == 404
 
 
+def test_a_post_without_a_body_needs_no_length(tmp_path: Path) -> None:
+    with api(tmp_path) as caller, socket.create_connection(("127.0.0.1", caller.port), timeout=5) as connection:
+        connection.sendall(b"POST /cancel/one HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+
+
 def test_health(tmp_path: Path) -> None:
     with api(tmp_path) as caller:
         caller.call("POST", "/runsync", {"input": GOOD})

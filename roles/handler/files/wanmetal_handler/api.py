@@ -96,10 +96,10 @@ class Endpoint(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
+        length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isascii() or not length.isdigit():
             self.close_connection = True
-            raise Refused(411, "the request needs a Content-Length")
+            raise Refused(411, "the request needs a Content-Length, as a number")
         if int(length) > self.server.most_body:
             self.close_connection = True
             raise Refused(413, f"the request has {length} bytes; at most {self.server.most_body} are taken")
