@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_ALIVE = {"active", "activating", "deactivating"}
 RUNNING, BUILT, FAILED = "running", "built", "failed"
 
 PROGRAM = r"""
@@ -21,7 +22,7 @@ from pathlib import Path
 source, work = Path(sys.argv[1]), Path(sys.argv[2])
 shutil.rmtree(work / "tree", ignore_errors=True)
 shutil.copytree(source, work / "tree", symlinks=True)
-(work / "dist").mkdir(exist_ok=True)
+(work / "part").mkdir(exist_ok=True)
 environment = os.environ
 environment.setdefault("HOME", str(work))
 environment["TMPDIR"] = str(work)
@@ -45,7 +46,8 @@ os.chdir(work / "tree")
 sys.argv = ["setup.py"]
 from setuptools import build_meta
 
-print("built", build_meta.build_wheel(str(work / "dist")), flush=True)
+print("built", build_meta.build_wheel(str(work / "part")), flush=True)
+(work / "part").rename(work / "dist")  # one that was cut off has no dist
 """
 """What runs in the unit: ``python -c PROGRAM SOURCE WORK``."""
 
@@ -199,9 +201,16 @@ class Builder:
         _, text = self._run(["systemctl", "show", self.build.unit, f"--property={names}"])
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
+    def _made(self) -> Path | None:
+        """The wheel that the unit has left."""
+        return next(iter(sorted(self._work.glob("dist/*.whl"))), None)
+
     def begin(self) -> bool:
-        """Start the build, unless the wheel is there or its unit runs. Says whether it did."""
-        if self.wheel() or self.unit().get("ActiveState") in {"active", "activating", "deactivating"}:
+        """Start the build, unless the wheel is there, or made while nobody looked, or its unit runs. Says whether it did."""
+        if self.wheel():
+            return False
+        state = self.unit().get("ActiveState")
+        if state in _ALIVE or (state != "failed" and self._made()):
             return False
         self._clean()
         self.build.log.unlink(missing_ok=True)
@@ -215,12 +224,12 @@ class Builder:
         if wheel := self.wheel():
             return {"state": BUILT, "wheel": str(wheel), "reason": ""}
         unit = self.unit()
-        if unit.get("ActiveState") in {"active", "activating", "deactivating"}:
+        if unit.get("ActiveState") in _ALIVE:
             began = int(unit.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
             done, total = objects(self._work)
             elapsed = round(time.monotonic() - began, 1) if began else 0.0
             return {"state": RUNNING, "done": done, "total": total, "elapsed_s": elapsed}
-        made = next(iter(sorted(self._work.glob("dist/*.whl"))), None)
+        made = self._made()
         failed = unit.get("ActiveState") == "failed"
         if made is None or failed:
             log = self.build.log.read_text(errors="replace") if self.build.log.exists() else ""

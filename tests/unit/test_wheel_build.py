@@ -163,7 +163,9 @@ def test_a_wheel_that_is_there_is_not_built_again(build: Build, tmp_path: Path) 
 
 def test_a_build_that_has_ended_is_taken_over(build: Build, tmp_path: Path) -> None:
     place = work(tmp_path, wheel=True)
-    told = Builder(build, Systemd(), tmp_path / "cache").wait(0)
+    builder = Builder(build, Systemd(), tmp_path / "cache")
+    assert not builder.begin()
+    told = builder.wait(0)
     assert told == {"state": "built", "wheel": str(build.dest / "thing-1.whl"), "reason": ""}
     assert (build.dest / "thing-1.whl").read_text() == "a wheel"
     assert not place.exists()
@@ -172,6 +174,7 @@ def test_a_build_that_has_ended_is_taken_over(build: Build, tmp_path: Path) -> N
 @pytest.mark.parametrize(("result", "wheel"), [("exit-code", False), ("exit-code", True), ("oom-kill", True)])
 def test_a_build_that_failed_leaves_no_wheel(build: Build, tmp_path: Path, result: str, wheel: bool) -> None:
     place = work(tmp_path, wheel)
+    assert Builder(build, Systemd("failed", result), tmp_path / "elsewhere").begin()
     build.log.write_text("x.cu(3): error: no\n")
     told = Builder(build, Systemd("failed", result), tmp_path / "cache").wait(0)
     assert told["state"] == "failed"
