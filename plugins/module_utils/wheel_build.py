@@ -206,7 +206,7 @@ class Builder:
         return next(iter(sorted(self._work.glob("dist/*.whl"))), None)
 
     def begin(self) -> bool:
-        """Start the build, unless the wheel is there, or made while nobody looked, or its unit runs. Says whether it did."""
+        """Start the build, unless its wheel is there or its unit runs. Says whether it did."""
         if self.wheel():
             return False
         state = self.unit().get("ActiveState")
