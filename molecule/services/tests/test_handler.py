@@ -86,7 +86,7 @@ def test_jobs_outlive_a_restart_of_the_service_and_of_comfyui(host: Host) -> Non
 def test_cancel(host: Host) -> None:
     ids = [f"cancel-{time.monotonic_ns()}-{n}" for n in range(2)]
     for id_ in ids:
-        call(host, "/run", {"id": id_, **request(width=512, height=512, num_frames=401)})
+        call(host, "/run", {"id": id_, **request(width=256, height=256, num_frames=201)})
     assert [call(host, f"/cancel/{id_}", method="POST")["status"] for id_ in reversed(ids)] == ["CANCELLED"] * 2
     assert call(host, "/runsync", request(seed=10))["status"] == "COMPLETED"
 
