@@ -251,7 +251,7 @@ def _ports(typed: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _between(option: str, low: int, high: int, unit: str) -> Rule:
+def _between(option: str, low: float, high: float, unit: str) -> Rule:
     return Rule(
         option,
         lambda _, value: "" if low <= value <= high else f"{value} {unit}",
