@@ -5,7 +5,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: apt_mend
 short_description: Say what a failure of apt means for a driver or a toolkit
-version_added: 0.2.0
+version_added: 0.1.0
 author: The wanmetal team
 description:
   - Knows packages that are gone, packages on hold, wrong keys, repositories that do not answer, locks and full disks.

@@ -5,7 +5,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: comfyui_worker_files
 short_description: The environment files of workers
-version_added: 0.2.0
+version_added: 0.1.0
 author: The wanmetal team
 description:
   - Makes what each of several workers has for itself, its port and its device, for the option C(config) of

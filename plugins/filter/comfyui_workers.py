@@ -5,7 +5,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: comfyui_workers
 short_description: The workers of a host, one for each GPU
-version_added: 0.2.0
+version_added: 0.1.0
 author: The wanmetal team
 description:
   - Tells how many processes of ComfyUI a host has, with the unit, the port and the device of each.

@@ -5,7 +5,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: driver_plan
 short_description: Decide what has to be done for a host's NVIDIA driver
-version_added: 0.2.0
+version_added: 0.1.0
 author: The wanmetal team
 description:
   - Decides from what M(wanmetal.comfyui.gpu_info) found.

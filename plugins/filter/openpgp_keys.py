@@ -5,7 +5,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: openpgp_keys
 short_description: Fingerprints of the keys in an armored file
-version_added: 0.2.0
+version_added: 0.1.0
 author: The wanmetal team
 description:
   - Computes the fingerprints from the bytes of the keys, so that a file which was fetched can be compared with a pinned
