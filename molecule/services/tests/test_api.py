@@ -338,9 +338,8 @@ def test_secrets_are_there(host: Host) -> None:
 
 def test_the_examples(host: Host) -> None:
     for name, graph in {"graph": video("a/b"), "image-graph": video(image="start.png"), "long-graph": slow()}.items():
-        host.check_output(
-            f"mkdir -p /srv/services/examples; cat > /srv/services/examples/{name}.json <<'END'\n{json.dumps(graph)}\nEND"
-        )
+        file = f"/srv/services/examples/{name}.json"
+        host.check_output(f"mkdir -p $(dirname {file}); cat > {file} <<'END'\n{json.dumps(graph)}\nEND")
     host.check_output("cp /srv/services/start.png /srv/services/examples/; rm -f /srv/services/examples/*.mp4")
     told, python = "", ""  # what they print; all Python so far
     for language, block in re.findall(r"(?ms)^```(bash|python)\n(.*?)^```", DOCUMENT):

@@ -20,10 +20,12 @@ def token(host: Host) -> str:
     return str(host.check_output("sed -n s/^JUPYTER_TOKEN=//p /etc/wanmetal/jupyterlab.env"))
 
 
-def status(host: Host, path: str, *headers: str) -> int:
+def status(host: Host, path: str, *headers: str, data: str = "") -> int:
+    """Of a GET, or of a POST where there are data."""
     more = "".join(f" --header '{header}'" for header in headers)
     asked = "curl --silent --max-time 30 --output /dev/null --write-out '%{http_code}'"
-    return int(host.check_output(f"{asked}{more} {URL}{path}"))
+    posted = f"--data '{data}' " if data else ""
+    return int(host.check_output(f"{asked}{more} {posted}{URL}{path}"))
 
 
 def as_jupyter(host: Host, command: str) -> str:
@@ -46,7 +48,15 @@ def test_only_the_token_opens_it(host: Host) -> None:
 def test_other_hosts_and_origins_are_refused(host: Host) -> None:
     genuine = f"Authorization: token {token(host)}"
     assert status(host, "/api/contents", genuine, "Host: attacker.example") == 403
-    assert status(host, "/api/contents", genuine, "Origin: http://attacker.example") == 404
+    # Who has the token is let in from anywhere; a browser that is logged in does not send it by itself.
+    assert (
+        status(host, "/api/kernels", "Origin: http://attacker.example", "Content-Type: application/json", data="{}")
+        == 404
+    )
+    assert (
+        status(host, "/api/kernels", "Origin: http://127.0.0.1:8888", "Content-Type: application/json", data="{}")
+        == 403
+    )
 
 
 def test_the_token_is_not_shown(host: Host) -> None:
