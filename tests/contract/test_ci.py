@@ -37,7 +37,7 @@ def test_workflows_may_only_read_and_end_in_time() -> None:
 
 def test_every_step_of_the_tests_is_run() -> None:
     runs = "\n".join(step.get("run", "") for _, step in steps())
-    run = {word for words in re.findall(r"(?m)^\./test (.+)$", runs) for word in words.split()}
+    run = {word for words in re.findall(r"(?m)^\./test (.+)$", runs) for word in words.split() if word != "--full"}
     every = set(re.findall(r"(?m)^all='(.*)'$", (house.ROOT / "test").read_text())[0].split())
     assert run == every
 
