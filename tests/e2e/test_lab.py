@@ -204,6 +204,7 @@ def equipped() -> Iterator[tuple[ComfyUIClient, dict[str, object]]]:
         yield client, client.object_info()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rendering.names())
 def test_workflow_renders_with_tiny_models(name: str, equipped: tuple[ComfyUIClient, dict[str, object]]) -> None:
     client, known = equipped
@@ -219,6 +220,7 @@ def test_workflow_renders_with_tiny_models(name: str, equipped: tuple[ComfyUICli
             assert rendering.render(client, other) != frames, f"another {what} makes the same video"
 
 
+@pytest.mark.slow
 def test_browser_opens_the_workflows_and_makes_the_same_for_the_api(
     equipped: tuple[ComfyUIClient, dict[str, object]],
 ) -> None:
