@@ -98,7 +98,7 @@ def test_the_service_is_kept_small(host: Host) -> None:
     assert host.service(UNIT).is_enabled
     pid = re.findall(r"^MainPID=(\d+)$", shown, re.MULTILINE)[0]
     assert "CapBnd:\t0000000000000000" in host.check_output(f"cat /proc/{pid}/status")
-    sockets = re.findall(rf"LISTEN \S+ \S+ (\S+) .*pid={pid},", host.check_output("ss -Hltnp"))
+    sockets = re.findall(rf"LISTEN +\S+ +\S+ +(\S+) .*pid={pid},", host.check_output("ss -Hltnp"))
     assert sockets == ["127.0.0.1:8388"]
 
 
