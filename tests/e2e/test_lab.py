@@ -204,7 +204,6 @@ def equipped() -> Iterator[tuple[ComfyUIClient, dict[str, object]]]:
         yield client, client.object_info()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", rendering.names())
 def test_workflow_renders_with_tiny_models(name: str, equipped: tuple[ComfyUIClient, dict[str, object]]) -> None:
     client, known = equipped
