@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 
 MARKER = "wanmetal-marker"
 

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+BROWSER = "user/default/workflows"
+"""Where ComfyUI's browser page looks for workflows, below the data folder."""
+
 
 class UserFilesError(Exception):
     """What keeps files from being placed, with what to do."""
@@ -103,6 +106,16 @@ def place(root: Path, archive: str, state: Path, user: str, *, check: bool) -> C
     if now != placed:
         _remember(state, now)
     return changes
+
+
+def untouched(root: Path, state: Path) -> dict[str, bytes]:
+    """Return the files that are as they were placed, by their paths."""
+    found = {}
+    for path, hash_ in _remembered(state).items():
+        file = root / path
+        if file.is_file() and not file.is_symlink() and digest(data := file.read_bytes()) == hash_:
+            found[path] = data
+    return found
 
 
 def _exists(user: str) -> bool:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import pack
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_convert
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, pack, unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import CORE, NodeType, Schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, files_of_set
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_schemas import CORE, Input, NodeType, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import told
 
 FOLDER = Path(__file__).resolve().parents[2] / "files" / "workflows"
 INDEX = FOLDER / "index.json"
 
-_BROWSER = "user/default/workflows"
 _MODEL_FILE = re.compile(r".+\.(safetensors|sft|pth|pt|ckpt|bin|onnx|gguf)", re.IGNORECASE)
-_BROWSER_TYPES = {"*", "COMBO"}
 
 
 @dataclass(frozen=True)
@@ -55,90 +55,6 @@ def model_name(entry: Mapping[str, Any]) -> str:
     if folder.startswith("node_ckpts/"):
         return str(entry["name"])
     return "/".join([*folder.split("/")[1:], str(entry["name"])])
-
-
-# -- validation
-
-
-def problems(api: Mapping[str, Any], schemas: Schemas) -> list[str]:
-    """Return what ComfyUI would refuse in a graph in API format, a line each."""
-    found = [line for id_, node in api.items() for line in _node_problems(id_, node, api, schemas)]
-    if not any(schemas[node["class_type"]].ends for node in api.values() if node["class_type"] in schemas):
-        found.append("nothing is saved or shown at its end")
-    return found
-
-
-def _node_problems(id_: str, node: Mapping[str, Any], api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
-    kind = node["class_type"]
-    who = f"node {id_} ({(node.get('_meta') or {}).get('title') or kind})"
-    known = schemas.get(kind)
-    if known is None:
-        yield f"{who}: the node type {kind} is not known"
-        return
-    given = node["inputs"]
-    for one in known.inputs:
-        if one.name in given:
-            yield from (f"{who}: {line}" for line in _input_problems(one, given[one.name], api, schemas))
-        elif not one.optional:
-            yield f"{who}: the input {one.name} is missing"
-    dynamic = {name for one in known.inputs for name in _format_inputs(one, given)}
-    strange = [name for name in given if known.input(name) is None and name not in dynamic]
-    if strange:
-        yield f"{who}: {kind} has no input {', '.join(strange)}"
-
-
-def _format_inputs(one: Input, given: Mapping[str, Any]) -> Iterator[str]:
-    chosen = given.get(one.name)
-    offered = (one.options.get("formats") or {}).get(chosen) if isinstance(chosen, str) else None
-    # a format that is a mapping changes no inputs
-    for name, *_ in offered if isinstance(offered, list) else []:
-        if isinstance(name, str):
-            yield name
-
-
-def _input_problems(one: Input, value: Any, api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
-    if isinstance(value, list):
-        yield from _link_problems(one, value, api, schemas)
-        return
-    if not one.widget:
-        yield f"{one.name} must be linked, found {value!r}"
-    elif one.type in ("INT", "FLOAT"):
-        yield from _number_problems(one, value)
-    elif one.type == "BOOLEAN" and not isinstance(value, bool):
-        yield f"{one.name} must be true or false, found {value!r}"
-    elif one.type == "STRING" and not isinstance(value, str):
-        yield f"{one.name} must be text, found {value!r}"
-    elif one.type == "COMBO" and one.choices is not None and value not in one.choices:
-        yield f"{one.name} must be one of {', '.join(map(str, one.choices))}, found {value!r}"
-
-
-def _number_problems(one: Input, value: Any) -> Iterator[str]:
-    right = isinstance(value, int if one.type == "INT" else int | float) and not isinstance(value, bool)
-    if not right:
-        yield f"{one.name} must be a number, found {value!r}"
-        return
-    least, most = one.options.get("min"), one.options.get("max")
-    if (least is not None and value < least) or (most is not None and value > most):
-        yield f"{one.name} must be {least} to {most}, found {value}"
-
-
-def _link_problems(one: Input, value: list[Any], api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
-    if len(value) != 2 or not isinstance(value[0], str) or not isinstance(value[1], int):
-        yield f"{one.name} is a list, and no link"
-        return
-    origin = api.get(value[0])
-    if origin is None:
-        yield f"{one.name} is linked to node {value[0]}, which is not there"
-        return
-    known = schemas.get(origin["class_type"])
-    if known is None:
-        return
-    if not 0 <= value[1] < len(known.outputs):
-        yield f"{one.name} is linked to output {value[1]} of {known.name}, which has {len(known.outputs)}"
-        return
-    kind = known.outputs[value[1]][0]
-    if not set(kind.split(",")) & set(one.type.split(",")) and not {kind, one.type} & _BROWSER_TYPES:
-        yield f"{one.name} wants {one.type}, and is linked to {kind} of {known.name}"
 
 
 # -- needs
@@ -279,11 +195,6 @@ def written(workflow: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(f'"{key}": {text}' for key, text in rows.items()) + "\n}\n"
 
 
-def as_api(workflow: Mapping[str, Any], schemas: Schemas) -> dict[str, Any]:
-    """Return a workflow in API format."""
-    return workflow_convert.to_api(workflow, schemas)
-
-
 def for_host(
     files: Sequence[Mapping[str, Any]], packs: Sequence[str], catalogue: Mapping[str, Any], extra: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -293,11 +204,11 @@ def for_host(
     for one in choices:
         if one.fits:
             text = written(with_models(load(one.name, "ui"), one.replaced))
-            placed[f"{_BROWSER}/{one.name}.json"] = text.encode()
+            placed[f"{BROWSER}/{one.name}.json"] = text.encode()
     if placed:
         placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((FOLDER / "input").iterdir())}
     for path, text in extra.items():
-        placed[f"{_BROWSER}/{Path(path).name}"] = _own(path, text).encode()
+        placed[f"{BROWSER}/{Path(path).name}"] = _own(path, text).encode()
     return {
         "names": [one.name for one in choices if one.fits],
         "left_out": {one.name: _why_not(one) for one in choices if not one.fits},
@@ -321,3 +232,115 @@ def _why_not(choice: Choice) -> str:
     reasons = [f"the node pack {', '.join(choice.packs)}"] if choice.packs else []
     reasons += [f"the model {', '.join(choice.missing)}"] if choice.missing else []
     return "lacks " + " and ".join(reasons)
+
+
+# -- whether what a host gets is right
+
+_NEEDED = "a workflow that the pinned ComfyUI and node packs take"
+_REMOVE = "remove it from workflows_extra"
+_SAVE = f"mend it in the browser and save it again, or {_REMOVE}"
+_OURS = "it comes with wanmetal, so please report it; preflight_skip: [workflows] goes on"
+_SHOWN = 5
+_TEMPLATE = re.compile(r"\{(?=[{%#])")
+
+
+@dataclass(frozen=True)
+class Release:
+    """The node types of a release: those that are known by its commits, and those that it is trusted to have."""
+
+    schemas: Schemas
+    trusted: frozenset[str]
+
+    @classmethod
+    def of(cls, packs: Mapping[str, Mapping[str, Any]], comfyui: str) -> Release:
+        """Take what is recorded of these commits. Of others it is known which types there are, and no more."""
+        recorded, commits = workflow_schemas.recorded(), workflow_schemas.commits()
+        here = {CORE: comfyui, **{name: str(pack["commit"]) for name, pack in packs.items()}}
+        same = {pack for pack, commit in here.items() if commits.get(pack) == commit}
+        promised = {kind for pack, entry in packs.items() if pack not in same for kind in entry["node_types"]}
+        others = {kind for kind, one in recorded.items() if one.pack in here.keys() - same}
+        return cls({kind: one for kind, one in recorded.items() if one.pack in same}, frozenset(promised | others))
+
+
+def part(
+    archive: str,
+    files: Sequence[Mapping[str, Any]],
+    packs: Mapping[str, Mapping[str, Any]],
+    comfyui: str,
+    catalogue: Mapping[str, Any],
+    own: Sequence[str],
+) -> dict[str, Any]:
+    """Return the part of preflight's plan: what is wrong with the workflows that a host gets, and what they lack."""
+    paths = {Path(path).name: path for path in own}
+    placed = {path: data for path, data in unpack(archive).items() if path.startswith(BROWSER)}
+    problems: list[dict[str, str]] = []
+    notes: list[str] = []
+    release = Release.of(packs, comfyui) if placed else Release({}, frozenset())
+    for path, data in placed.items():
+        name = Path(path).name
+        found = list(_wrong(data, release))
+        if len(found) > _SHOWN:
+            more = len(found) - _SHOWN + 1
+            found[_SHOWN - 1 :] = [(f"{more} further things", _NEEDED, _SAVE)]
+        problems += [
+            {
+                "kind": "workflows",
+                "what": f"workflow {paths.get(name, name)}",
+                "found": what,
+                "needed": needed,
+                "mend": mend if name in paths else _OURS,
+            }
+            for what, needed, mend in found
+        ]
+        if name in paths and not found:
+            notes += _lacks(name, data, files, catalogue)
+    return {
+        "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
+        "notes": [_plain(note) for note in notes],
+    }
+
+
+def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
+    """What is found, what is needed and how to mend it."""
+    recorded = workflow_schemas.recorded()
+    try:
+        api = workflow_check.read(json.loads(data), recorded)
+    except (ValueError, ConversionError) as error:
+        yield str(error), _NEEDED, _SAVE
+        return
+    strange: dict[str, str] = {}
+    for id_, node in api.items():
+        kind = str(node["class_type"])
+        if kind not in release.schemas and kind not in release.trusted:
+            strange.setdefault(kind, workflow_check.named(id_, node))
+    for kind, who in strange.items():
+        found = f"{who}: the node type {kind}"
+        if kind in recorded:
+            pack_ = recorded[kind].pack
+            yield found, f"the node pack {pack_}, which has it", f"set wanmetal_variant: wan, or {_REMOVE}"
+        else:
+            mend = f"name its pack in custom_nodes_extra, with {kind} under node_types, or {_REMOVE}"
+            yield found, "a node type of ComfyUI, or of a node pack of this host", mend
+    for line in workflow_check.problems(api, release.schemas, {*release.trusted, *strange}):
+        yield line, _NEEDED, _SAVE
+
+
+def _lacks(name: str, data: bytes, files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]) -> Iterator[str]:
+    """Models of a workflow that nothing fetches. They may be on the host all the same."""
+    schemas = workflow_schemas.recorded()
+    needed = needs(workflow_check.read(json.loads(data), schemas), schemas, catalogue)
+    here = {model_name(file) for file in files if file.get("name")}
+    known = [id_ for id_ in needed.models if model_name(catalogue["files"][id_]) not in here]
+    # names of what CivitAI offers are known when it is fetched
+    strange = [one for one in needed.unknown if one not in here] if all(file.get("name") for file in files) else []
+    if not known and not strange:
+        return
+    models = ", ".join([*(model_name(catalogue["files"][id_]) for id_ in known), *strange])
+    ways = [f"wan_models_sets: {', '.join(sets_for(known, catalogue))}"] if known else []
+    ways += ["wan_models_files"] if strange else []
+    yield f"{name} needs {models}, which nothing fetches ({' and '.join(ways)}): it has to be there by other ways"
+
+
+def _plain(text: str) -> str:
+    """A text for people, of a file that somebody else may have made: short, and no template."""
+    return _TEMPLATE.sub("{ ", told(text))

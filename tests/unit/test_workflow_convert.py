@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_schemas, workflows
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_convert import ConversionError, to_api
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError, to_api
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
 # What ComfyUI's own browser page exported, at the pinned commits, with KJNodes.
 RECORDED = Path(__file__).parents[1] / "data/workflows"

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import pack, unpack
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflow_schemas, workflows
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
 
 from tools.workflows.__main__ import made
@@ -37,7 +38,7 @@ def test_schemas_are_of_the_pinned_commits(file: Path) -> None:
 @pytest.mark.parametrize("name", INDEX)
 def test_comfyui_would_take_it(name: str) -> None:
     api = workflows.load(name, "api")
-    assert workflows.problems(api, SCHEMAS) == []
+    assert workflow_check.problems(api, SCHEMAS) == []
     needs = workflows.needs(api, SCHEMAS, CATALOGUE)
     assert needs.unknown == ()
     assert needs.sets
@@ -116,12 +117,12 @@ def changed(**inputs: Any) -> dict[str, Any]:
     ],
 )
 def test_what_comfyui_would_refuse_is_named(inputs: dict[str, Any], message: str) -> None:
-    found = workflows.problems(changed(**inputs), SCHEMAS)
+    found = workflow_check.problems(changed(**inputs), SCHEMAS)
     assert any(message in line and "Sampler" in line for line in found), found
 
 
 def test_a_type_that_is_not_known_and_a_graph_without_end() -> None:
-    found = workflows.problems({"1": {"class_type": "Magic", "inputs": {}}}, SCHEMAS)
+    found = workflow_check.problems({"1": {"class_type": "Magic", "inputs": {}}}, SCHEMAS)
     assert found == ["node 1 (Magic): the node type Magic is not known", "nothing is saved or shown at its end"]
 
 

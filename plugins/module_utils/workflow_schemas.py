@@ -65,6 +65,15 @@ def recorded(folder: Path = FOLDER) -> Schemas:
     return found
 
 
+def commits(folder: Path = FOLDER) -> dict[str, str]:
+    """Return the commits that the schemas were recorded with, by pack."""
+    return {file.stem: _commit(file) for file in sorted(folder.glob("*.json"))}
+
+
+def _commit(file: Path) -> str:
+    return str(json.loads(file.read_text(encoding="utf-8"))["commit"])
+
+
 def from_object_info(info: Mapping[str, Any], marker: str = "") -> dict[str, NodeType]:
     """Read the answer of /object_info. Choices are not fixed where they are empty, or hold a file named ``marker``."""
     return {name: _node(name, entry, marker) for name, entry in info.items()}
