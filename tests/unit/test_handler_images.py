@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import fetch, images
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import images
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
 from PIL import Image
 
@@ -222,4 +222,4 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert fetch.is_public(ipaddress.ip_address(address)) is public
+    assert images.is_public(ipaddress.ip_address(address)) is public

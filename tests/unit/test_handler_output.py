@@ -9,14 +9,22 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import Bucket, deliver
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import deliver
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Settings
 
 REFUSAL = b"<Error><Code>%s</Code><Message>no, s3cret</Message></Error>"
+BUCKET: dict[str, Any] = {
+    "bucket_access_key_id": "key-id",
+    "bucket_secret_access_key": "s3cret",
+    "bucket_name": "videos",
+    "bucket_region": "eu-west-1",
+    "link_hours": 2,
+}
 PART = 5 * 1024 * 1024
 
 
 @contextmanager
-def storage(*refusals: tuple[int, bytes]) -> Iterator[tuple[Bucket, dict[str, Any]]]:
+def storage(*refusals: tuple[int, bytes]) -> Iterator[tuple[Settings, dict[str, Any]]]:
     """An S3 service that refuses the first requests."""
     told: dict[str, Any] = {"requests": [], "parts": {}, "refusals": list(refusals)}
 
@@ -49,7 +57,8 @@ def storage(*refusals: tuple[int, bytes]) -> Iterator[tuple[Bucket, dict[str, An
     server.daemon_threads, server.block_on_close = True, False
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield Bucket(f"http://127.0.0.1:{server.server_port}", "key-id", "s3cret", "videos", "eu-west-1", 2), told
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield Settings(bucket_endpoint_url=url, **BUCKET), told
     finally:
         server.shutdown()
         server.server_close()
@@ -57,13 +66,13 @@ def storage(*refusals: tuple[int, bytes]) -> Iterator[tuple[Bucket, dict[str, An
 
 def test_a_video_goes_to_the_bucket_and_a_signed_link_comes_back() -> None:
     with storage() as (bucket, told):
-        link = deliver(b"video", "x_00001_.MP4", "job-1", bucket, 0)
+        link = deliver(b"video", "x_00001_.MP4", "job-1", bucket)
         assert told["requests"] == [("PUT", "/videos/job-1.mp4")]
         assert told["type"] == "video/mp4"
         assert b"video" in told["parts"]["/videos/job-1.mp4"]
         assert "key-id" in told["auth"]
         assert "eu-west-1" in told["auth"]
-        assert link.startswith(f"{bucket.endpoint}/videos/job-1.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256")
+        assert link.startswith(f"{bucket.bucket_endpoint_url}/videos/job-1.mp4?X-Amz-Algorithm=AWS4-HMAC-SHA256")
         assert "X-Amz-Expires=7200" in link
         assert "s3cret" not in link
 
@@ -71,7 +80,7 @@ def test_a_video_goes_to_the_bucket_and_a_signed_link_comes_back() -> None:
 def test_a_large_video_goes_in_parts() -> None:
     video = bytes(range(256)) * (2 * PART // 256 + 100)
     with storage() as (bucket, told):
-        deliver(video, "x.mp4", "job-1", bucket, 0)
+        deliver(video, "x.mp4", "job-1", bucket)
         sent = sorted(told["parts"].items(), key=lambda item: item[0].partition("partNumber=")[2])
         assert b"".join(data for _, data in sent) == video
         assert len(sent) > 1
@@ -79,7 +88,7 @@ def test_a_large_video_goes_in_parts() -> None:
 
 def test_a_refusal_that_passes_is_tried_again() -> None:
     with storage((503, REFUSAL % b"SlowDown"), (500, REFUSAL % b"InternalError")) as (bucket, told):
-        deliver(b"video", "x.mp4", "job-1", bucket, 0)
+        deliver(b"video", "x.mp4", "job-1", bucket)
         assert len(told["requests"]) == 3
 
 
@@ -89,7 +98,7 @@ def test_a_refusal_that_passes_is_tried_again() -> None:
 )
 def test_a_refusal_is_told_by_its_code_alone(refusal: tuple[int, bytes], code: str) -> None:
     with storage(*[refusal] * 9) as (bucket, _), pytest.raises(JobError) as caught:
-        deliver(b"video", "x.mp4", "job-1", bucket, 0)
+        deliver(b"video", "x.mp4", "job-1", bucket)
     assert str(caught.value) == f"the bucket did not take the video: {code}"
     assert caught.value.kind == "bucket"
 
@@ -98,15 +107,15 @@ def test_a_service_that_is_not_there() -> None:
     with storage() as (bucket, _):
         pass
     with pytest.raises(JobError, match="the bucket did not take the video: "):
-        deliver(b"video", "x.mp4", "job-1", bucket, 0)
+        deliver(b"video", "x.mp4", "job-1", bucket)
 
 
 def test_without_a_bucket_the_video_is_in_the_answer() -> None:
-    text = deliver(b"video", "x.mp4", "job-1", None, 5)
+    text = deliver(b"video", "x.mp4", "job-1", Settings(inline_mb=0.000005))
     assert text == f"data:video/mp4;base64,{base64.b64encode(b'video').decode()}"
-    assert deliver(b"", "x.webm", "job-1", None, 5) == "data:video/webm;base64,"
+    assert deliver(b"", "x.webm", "job-1", Settings(inline_mb=0.000005)) == "data:video/webm;base64,"
 
 
 def test_a_video_that_is_too_large_for_an_answer() -> None:
     with pytest.raises(JobError, match=r"the video has 2\.0 MB, and an answer holds at most 1 MB: set up a bucket"):
-        deliver(bytes(2_000_000), "x.mp4", "job-1", None, 1_000_000)
+        deliver(bytes(2_000_000), "x.mp4", "job-1", Settings(inline_mb=1))

@@ -12,25 +12,24 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import comfyui_client as modules_client
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import (
+    __main__ as program,
+)
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import (
     comfyui_client,
     images,
-    serverless,
-    watching,
-    work,
-    workflows,
+    render,
 )
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import Bucket
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.receipt import Sources
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.service import Service
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.store import FullError, Store
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.job import Worker
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.jobs import Jobs
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Settings
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, Script, mp4, scripted
 from PIL import Image
@@ -46,30 +45,23 @@ GOOD = {"image": image(), "positive_prompt": "a fox", "seed": 7}
 
 
 @contextmanager
-def serving(
-    tmp_path: Path, url: str, *, bucket: Bucket | None = None, job_s: float = 10.0, **settings: Any
-) -> Iterator[Service]:
+def serving(tmp_path: Path, url: str, told: Any = None, **settings: Any) -> Iterator[Jobs]:
     (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
     (tmp_path / "release.json").write_text('{"id": "0.3.75-abc"}')
     homes = [tmp_path / name for name in ("input", "output")]
     for home in homes:
         home.mkdir(exist_ok=True)
-    worker = work.Worker(
-        comfyui_client.ComfyUIClient(url, 5.0),
-        workflows.load(tmp_path / "workflows.json"),
-        Sources(tmp_path / "release.json", tmp_path / "proven.json"),
-        work.Limits(job_s=job_s, inline_bytes=100_000),
-        bucket,
-        homes,
-    )
-    service = Service(Store(tmp_path / "jobs.db"), worker, **settings)
+    given = {"comfyui_url": url, "folders": ":".join(map(str, homes)), "job_timeout": 10.0, "inline_mb": 0.1}
+    given |= {"workflows": str(tmp_path / "workflows.json"), "record": str(tmp_path / "jobs.db")}
+    given |= {"release": str(tmp_path / "release.json"), "models": str(tmp_path / "proven.json")}
+    jobs = Jobs(Worker(Settings(**{**given, **settings})), told or (lambda *_: None))
     try:
-        yield service
+        yield jobs
     finally:
-        service.close(5.0)
+        jobs.close(5.0)
 
 
-def done(service: Service, id_: str = "one", given: Any = None, seconds: float = 10.0) -> dict[str, Any]:
+def done(service: Jobs, id_: str = "one", given: Any = None, seconds: float = 10.0) -> dict[str, Any]:
     service.accept(id_, GOOD if given is None else given)
     job = service.wait(id_, seconds)
     assert job is not None
@@ -81,6 +73,11 @@ def until(condition: Any, seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.005)
+
+
+def record(tmp_path: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as base:
+        return base.execute(query).fetchall()
 
 
 def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> None:
@@ -109,14 +106,14 @@ def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> No
     assert graph["1"]["inputs"]["image"] == f"handler/{uploaded}"
     assert Image.open(io.BytesIO(fake.uploads[uploaded])).size == (8, 8)
     assert fake.history == {}, "the history keeps nothing of it"
-    assert job["input"] is None, "the record keeps no image"
+    assert record(tmp_path, "SELECT input FROM jobs") == [(None,)], "the record keeps no image"
 
 
 def test_models_are_named_with_their_hashes(tmp_path: Path) -> None:
     (tmp_path / "proven.json").write_text('{"files": {"/m/loras/Wan/a.safetensors": {"sha256": "123"}}}')
-    sources = Sources(tmp_path / "none.json", tmp_path / "proven.json")
-    assert sources.hashes(["Wan/a.safetensors", "b.pth"]) == {"Wan/a.safetensors": "123", "b.pth": None}
-    assert sources.release_id() is None
+    with serving(tmp_path, "http://127.0.0.1:1") as service:
+        found = service.worker.hashes(["Wan/a.safetensors", "b.pth"])
+    assert found == {"Wan/a.safetensors": "123", "b.pth": None}
 
 
 def test_progress_comes_from_the_websocket(tmp_path: Path) -> None:
@@ -128,9 +125,17 @@ def test_progress_comes_from_the_websocket(tmp_path: Path) -> None:
         service.accept("one", GOOD)
         until(lambda: ((service.get("one") or {}).get("progress") or {}).get("stage") == "render")
         service.wait("one", 5)
-    assert [progress["stage"] for progress in told] == ["image", "upload", "render", "render", "fetch", "deliver"]
-    assert told[2] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 7}
-    assert told[3] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 7, "step": 1, "of": 2}
+    assert [progress["stage"] for progress in told] == [
+        "image",
+        "upload",
+        "render",
+        "render",
+        "render",
+        "fetch",
+        "deliver",
+    ]
+    assert told[3] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 7}
+    assert told[4] == {"stage": "render", "node": "Frames", "nodes_begun": 1, "nodes": 7, "step": 1, "of": 2}
 
 
 def test_a_refused_request_is_no_job(tmp_path: Path) -> None:
@@ -189,7 +194,6 @@ def test_a_node_s_error_comes_back_as_such(tmp_path: Path) -> None:
         ({"end": "interrupted"}, "comfyui", "interrupted from elsewhere"),
         ({"video": b"no video"}, "output", "video"),
         ({"video": mp4() + bytes(100_000)}, "output", "an answer holds at most"),
-        ({"key": "text"}, "output", "node 'Save' gave no video"),
         ({"special": {"/upload/image": lambda handler: reply(handler, b"full", 500)}}, "comfyui", "500"),
         ({"special": {"/view": lambda handler: reply(handler, b"", 404)}}, "comfyui", "404"),
     ],
@@ -210,7 +214,7 @@ def test_without_a_websocket_the_job_is_done_all_the_same(script: dict[str, Any]
 
 
 def test_comfyui_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_GONE_AFTER_S", 0.5)
+    monkeypatch.setattr(render, "_GONE_AFTER_S", 0.5)
     with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
         service.accept("one", GOOD)
         until(lambda: fake.queue["queue_running"])
@@ -227,21 +231,21 @@ def test_comfyui_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_job_waits_for_comfyui(tmp_path: Path) -> None:
     with scripted() as (fake, url), serving(tmp_path, url) as service:
-        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
+        fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
         service.accept("one", GOOD)
         until(lambda: ((service.get("one") or {}).get("progress") or {}).get("stage") == "comfyui")
-        del fake.special["/queue"]
+        del fake.special["/system_stats"]
         assert (service.wait("one", 5) or {})["status"] == "COMPLETED"
 
 
 def test_a_job_does_not_wait_for_comfyui_for_ever(tmp_path: Path) -> None:
-    with scripted() as (fake, url), serving(tmp_path, url, job_s=0.2) as service:
-        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
+    with scripted() as (fake, url), serving(tmp_path, url, job_timeout=0.2) as service:
+        fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
         assert "does not answer" in done(service)["output"]["error"]
 
 
 def test_a_job_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
-    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, job_s=0.4) as service:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, job_timeout=0.4) as service:
         job = done(service)
         assert job["status"] == "TIMED_OUT"
         until(lambda: not fake.queue["queue_running"])
@@ -275,20 +279,21 @@ def test_jobs_outlive_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_job_that_kills_the_service_is_given_up(tmp_path: Path) -> None:
-    store = Store(tmp_path / "jobs.db")
-    store.add("bad", GOOD, 9)
-    for attempt in (1, 2):
-        job = store.take()
-        assert job is not None
-        assert job["attempts"] == attempt
-        store.recover(2, {"error": "too often"})
-    found = store.get("bad") or {}
-    assert (found["status"], found["output"]) == ("FAILED", {"error": "too often"})
-    store.close()
+    with scripted(takes_s=0.01) as (fake, url):
+        with serving(tmp_path, url) as service:
+            done(service, "good")
+        for attempts, status in ((1, "COMPLETED"), (2, "FAILED")):
+            cut_off = f"status = 'IN_PROGRESS', attempts = {attempts}, input = '{json.dumps(GOOD)}', output = NULL"
+            record(tmp_path, f"UPDATE jobs SET {cut_off}")  # noqa: S608 (the test's own)
+            with serving(tmp_path, url) as service:
+                job = service.wait("good", 5) or {}
+            assert job["status"] == status
+    assert job["output"]["failure"]["kind"] == "restart"
+    assert len(fake.graphs) == 2
 
 
 def test_fifty_at_once(tmp_path: Path) -> None:
-    with scripted(takes_s=0.005) as (fake, url), serving(tmp_path, url, threads=4) as service:
+    with scripted(takes_s=0.005) as (fake, url), serving(tmp_path, url, concurrency=4) as service:
         with ThreadPoolExecutor(50) as pool:
             jobs = list(pool.map(lambda n: done(service, f"job-{n}", seconds=30), range(50)))
         assert {job["status"] for job in jobs} == {"COMPLETED"}
@@ -298,18 +303,18 @@ def test_fifty_at_once(tmp_path: Path) -> None:
 
 
 def test_more_than_may_wait(tmp_path: Path) -> None:
-    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, most_waiting=2) as service:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, queue=2) as service:
         service.accept("0", GOOD)
         until(lambda: fake.queue["queue_running"])
         for n in (1, 2):
             service.accept(str(n), GOOD)
-        with pytest.raises(FullError):
+        with pytest.raises(JobError, match="too many jobs wait"):
             service.accept("3", GOOD)
 
 
 def test_a_full_disk_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with scripted(video=mp4() + b"\0\0\xc3\x50free" + bytes(49_992)) as (_, url), serving(tmp_path, url) as service:
-        base = service._store._base
+        base = service._base
         base.execute(f"PRAGMA max_page_count = {base.execute('PRAGMA page_count').fetchone()[0] + 3}")
         job = done(service)
         assert job["status"] == "FAILED"
@@ -337,8 +342,8 @@ def test_an_unforeseen_error_shows_nothing_of_the_job(
 def test_secrets_of_the_bucket_are_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     error = NODE_ERROR | {"exception_message": "the key s3cret of key-id is wrong"}
-    bucket = Bucket("http://127.0.0.1:1", "key-id", "s3cret", "videos", "eu-west-1", 2)
-    with scripted(end="error", error=error) as (_, url), serving(tmp_path, url, bucket=bucket) as service:
+    keys = {"bucket_access_key_id": "key-id", "bucket_secret_access_key": "s3cret"}
+    with scripted(end="error", error=error) as (_, url), serving(tmp_path, url, **keys) as service:
         job = done(service)
     assert "the key *** of *** is wrong" in job["output"]["error"]
     assert "s3cret" not in caplog.text
@@ -368,20 +373,17 @@ def test_what_a_crash_left_is_removed_at_the_start(tmp_path: Path) -> None:
 
 
 def test_old_jobs_are_forgotten(tmp_path: Path) -> None:
-    store = Store(tmp_path / "jobs.db")
-    for id_ in ("old", "open"):
-        store.add(id_, GOOD, 9)
-    store.finish("old", "CANCELLED", {}, "IN_QUEUE")
-    store.forget(60)
-    assert store.get("old") is not None
-    store.forget(-1)
-    assert (store.get("old"), (store.get("open") or {})["status"]) == (None, "IN_QUEUE")
-    store.close()
+    with scripted() as (_, url):
+        for hours, expected in ((1.0, ["old"]), (-1.0, [])):
+            with serving(tmp_path, url, keep_hours=hours) as service:
+                if expected:
+                    done(service, "old")
+                until(lambda expected=expected: record(tmp_path, "SELECT id FROM jobs") == [(id_,) for id_ in expected])
 
 
 def test_the_sdk_s_worker_does_the_same_jobs(tmp_path: Path) -> None:
     with scripted() as (_, url), serving(tmp_path, url) as service:
-        handle = serverless.handler(service)
+        handle = program.handler(service)
         result = asyncio.run(handle({"id": "one", "input": GOOD}))
         assert result["metadata"]["num_frames"] == 5
         assert asyncio.run(handle({"id": "one", "input": GOOD})) == result
@@ -393,7 +395,7 @@ def test_the_sdk_can_stop_a_job(tmp_path: Path) -> None:
     with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
 
         async def stopped() -> None:
-            task = asyncio.create_task(serverless.handler(service)({"id": "one", "input": GOOD}))
+            task = asyncio.create_task(program.handler(service)({"id": "one", "input": GOOD}))
             while not fake.queue["queue_running"]:
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -406,7 +408,7 @@ def test_the_sdk_can_stop_a_job(tmp_path: Path) -> None:
 
 def test_progress_goes_to_the_sdk_now_and_then() -> None:
     sent: list[Any] = []
-    tell = serverless.Teller(lambda job, progress: sent.append((job["id"], progress["stage"], progress.get("step"))))
+    tell = program.teller(lambda job, progress: sent.append((job["id"], progress["stage"], progress.get("step"))))
     for step in range(100):
         tell("one", {"stage": "render", "step": step})
     tell("one", {"stage": "fetch"})
@@ -420,6 +422,6 @@ def test_the_client_is_the_one_that_modules_use() -> None:
 
 def test_threads_end(tmp_path: Path) -> None:
     before = threading.active_count()
-    with scripted() as (_, url), serving(tmp_path, url, threads=3) as service:
+    with scripted() as (_, url), serving(tmp_path, url, concurrency=3) as service:
         done(service)
     until(lambda: threading.active_count() <= before)

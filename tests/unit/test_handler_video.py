@@ -1,11 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.video import (
-    Measures,
-    VideoError,
-    measure,
-)
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import measured
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import mp4
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,19 +13,23 @@ from hypothesis import strategies as st
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (mp4(), Measures(64, 48, 5, 5 / 16)),
-        (mp4(720, 1280, 401, 60), Measures(720, 1280, 401, 401 / 60)),
-        (mp4(640, 480, 81, 15360, 960), Measures(640, 480, 81, 81 / 16)),
+        (mp4(), (64, 48, 5, 16.0, 0.312)),
+        (mp4(720, 1280, 401, 60), (720, 1280, 401, 60.0, 6.683)),
+        (mp4(640, 480, 81, 15360, 960), (640, 480, 81, 16.0, 5.062)),
     ],
 )
-def test_a_video_is_measured(data: bytes, expected: Measures) -> None:
-    assert measure(data) == expected
+def test_a_video_is_measured(data: bytes, expected: tuple[Any, ...]) -> None:
+    assert tuple(measured(data, "x.MP4").values()) == expected
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a and so on", mp4(frames=0), mp4(scale=0), mp4()[:-20]])
 def test_what_is_no_video_is_refused(data: bytes) -> None:
-    with pytest.raises(VideoError):
-        measure(data)
+    with pytest.raises(JobError, match="video"):
+        measured(data, "x.mp4")
+
+
+def test_what_is_not_measured() -> None:
+    assert set(measured(b"", "x.webm").values()) == {None}
 
 
 @given(st.binary(max_size=400) | st.tuples(st.integers(0, 500), st.integers(0, 255)))
@@ -37,7 +40,7 @@ def test_damage_is_seen_or_harmless(damage: bytes | tuple[int, int]) -> None:
     else:
         data = bytearray(damage)
     try:
-        found = measure(bytes(data))
-    except VideoError:
+        found = measured(bytes(data), "x.mp4")
+    except JobError:
         return
-    assert found.frames > 0
+    assert found["num_frames"] > 0

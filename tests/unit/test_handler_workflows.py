@@ -11,6 +11,7 @@ from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.w
     Workflow,
     WorkflowError,
     load,
+    models,
 )
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, WORKFLOW
 from hypothesis import HealthCheck, given, settings
@@ -31,8 +32,8 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
 
 
 def test_a_workflow_that_fits(still: Workflow) -> None:
-    assert still.output == "Save"
-    assert still.fields["num_frames"] == ("Frames", "amount")
+    assert still.output == "6"
+    assert still.fields["num_frames"] == ("4", "amount")
     assert still.fields["frame_rate"] is None
     assert "video" not in still.fields
     assert len(still.sha256) == 64
@@ -44,7 +45,7 @@ def test_a_workflow_that_fits(still: Workflow) -> None:
         ({"steps": ["Sampler", "steps"]}, "steps: 0 nodes are titled 'Sampler', one has to be"),
         ({"steps": ["Frames", "steps"]}, "steps: node 'Frames' has no input 'steps'"),
         ({"image": ["Size", "image"]}, "input 'image' of node 'Size' is a link"),
-        ({"filename_prefix": ["Nothing", "x"]}, "output: 0 nodes are titled 'Nothing'"),
+        ({"filename_prefix": ["Nothing", "x"]}, "filename_prefix: 0 nodes are titled 'Nothing'"),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused_at_the_start(
@@ -56,7 +57,7 @@ def test_a_map_that_does_not_fit_is_refused_at_the_start(
 
 
 def test_a_title_that_two_nodes_have(tmp_path: Path) -> None:
-    with pytest.raises(WorkflowError, match="output: 2 nodes are titled 'Save'"):
+    with pytest.raises(WorkflowError, match="filename_prefix: 2 nodes are titled 'Save'"):
         from_entries(tmp_path, WORKFLOW | {"graph": {**GRAPH, "8": GRAPH["6"]}})
 
 
@@ -110,9 +111,9 @@ def test_no_video(still: Workflow, outputs: dict[str, Any]) -> None:
         still.video(outputs)
 
 
-def test_models_of_a_graph(still: Workflow) -> None:
+def test_models_of_a_graph() -> None:
     graph: dict[str, dict[str, Any]] = {
         "1": {"inputs": {"a": "Wan/x.safetensors", "b": 3, "c": ["2", 0], "d": "y.PT"}},
         "2": {"inputs": {"a": "z.pth"}},
     }
-    assert still.models(graph) == ["Wan/x.safetensors", "z.pth"]
+    assert models(graph) == ["Wan/x.safetensors", "z.pth"]

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
+import asyncio
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from . import api, receipt, serverless, workflows
-from .comfyui_client import ComfyUIClient
-from .output import Bucket
-from .service import Service
-from .store import Store
-from .work import Limits, Worker
-
-_RUNPOD = ("RUNPOD_ENDPOINT_ID", "RUNPOD_AI_API_KEY")
-
-
-def worker_from(environment: Mapping[str, str]) -> Worker:
-    """Put the worker together from the environment of its service."""
-
-    def number(name: str, default: float) -> float:
-        return float(environment.get(f"HANDLER_{name}") or default)
-
-    def home(name: str) -> Path:
-        return Path(environment.get(f"HANDLER_{name}") or "/nonexistent")
-
-    endpoint = environment.get("BUCKET_ENDPOINT_URL", "")
-    bucket = Bucket(
-        endpoint,
-        environment.get("BUCKET_ACCESS_KEY_ID", ""),
-        environment.get("BUCKET_SECRET_ACCESS_KEY", ""),
-        environment.get("BUCKET_NAME", ""),
-        environment.get("BUCKET_REGION") or "us-east-1",
-        int(number("LINK_HOURS", 168)),
-    )
-    limits = Limits(
-        job_s=number("JOB_TIMEOUT", 1800),
-        image_s=number("IMAGE_TIMEOUT", 30),
-        image_bytes=int(number("IMAGE_MB", 20) * 1e6),
-        image_pixels=int(number("IMAGE_MEGAPIXELS", 40) * 1e6),
-        inline_bytes=int(number("INLINE_MB", 10) * 1e6),
-        allowed=[ipaddress.ip_network(text) for text in environment.get("HANDLER_IMAGE_ALLOW", "").split()],
-    )
-    return Worker(
-        ComfyUIClient(environment.get("COMFYUI_URL") or "http://127.0.0.1:8188", timeout_s=60),
-        workflows.load(home("WORKFLOWS")),
-        receipt.Sources(home("RELEASE"), home("MODELS")),
-        limits,
-        bucket if endpoint else None,
-        [Path(text) for text in environment.get("HANDLER_FOLDERS", "").split(":") if text],
-    )
+from . import api
+from .failure import JobError
+from .job import Worker
+from .jobs import OPEN, Job, Jobs
+from .settings import Settings
+from .workflows import WorkflowError
 
 
 def main() -> int:
@@ -65,32 +28,71 @@ def main() -> int:
     parser.add_argument("--rp_api_port", type=int, default=8388, help="its port")
     arguments, _ = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    environment = os.environ
-    threads = int(environment.get("HANDLER_CONCURRENCY") or 1)
-    local = arguments.rp_serve_api or not any(environment.get(name) for name in _RUNPOD)
+    local = arguments.rp_serve_api or not {"RUNPOD_ENDPOINT_ID", "RUNPOD_AI_API_KEY"} & {
+        k for k, v in os.environ.items() if v
+    }
     try:
-        worker = worker_from(environment)
-    except (OSError, ValueError, KeyError, workflows.WorkflowError) as error:
+        settings = Settings.of(os.environ)
+        worker = Worker(settings)
+    except (OSError, ValueError, KeyError, WorkflowError) as error:
         sys.exit(f"the handler cannot start: {error}")
-    service = Service(
-        Store(Path(environment.get("HANDLER_RECORD") or "jobs.db")),
-        worker,
-        threads=threads,
-        most_waiting=int(environment.get("HANDLER_QUEUE") or 200),
-        keep_s=float(environment.get("HANDLER_KEEP_HOURS") or 24) * 3600,
-        **({} if local else {"told": serverless.teller()}),
-    )
-    if not local:
-        serverless.start(service, threads)
-        service.close()
-        return 0
-    server = api.Server(("127.0.0.1", arguments.rp_api_port), service, worker.limits.image_bytes * 4 // 3 + 1_000_000)
+    if local:
+        serve(Jobs(worker), arguments.rp_api_port, int(settings.image_mb * 4e6 / 3) + 1_000_000)
+    else:
+        work_for_runpod(worker)
+    return 0
+
+
+def serve(jobs: Jobs, port: int, most_body: int) -> None:
+    """Serve the local API."""
+    server = api.Server(("127.0.0.1", port), jobs, most_body)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"listening on http://127.0.0.1:{server.server_port}", file=sys.stderr, flush=True)
     server.serve_forever(0.1)
-    service.close()
-    return 0
+    jobs.close()
+
+
+def work_for_runpod(worker: Worker) -> None:
+    """Do the same jobs, taken from RunPod's queue by its SDK, until the process ends."""
+    import runpod.serverless  # it takes a second, and 70 MB of memory, which the local API spares
+
+    jobs = Jobs(worker, teller(runpod.serverless.progress_update))
+    runpod.serverless.start({"handler": handler(jobs), "concurrency_modifier": lambda _: worker.settings.concurrency})
+    jobs.close()
+
+
+def handler(jobs: Jobs) -> Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]:
+    """Return the function that the SDK calls with each job."""
+
+    async def handle(job: dict[str, Any]) -> dict[str, Any]:
+        id_ = str(job["id"])
+        found: Job | None = None
+        try:
+            await asyncio.to_thread(jobs.accept, id_, job.get("input"))
+            while found is None or found["status"] in OPEN:
+                found = await asyncio.to_thread(jobs.wait, id_, 5.0)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(jobs.cancel, id_)
+            raise
+        except JobError as error:
+            return error.output()
+        return dict(found["output"])
+
+    return handle
+
+
+def teller(send: Callable[[dict[str, Any], Any], Any], every_s: float = 2.0) -> Callable[[str, dict[str, Any]], None]:
+    """What passes progress on to the SDK, not more often than it is of use."""
+    last: dict[str, tuple[float, object]] = {}
+
+    def tell(id_: str, progress: dict[str, Any]) -> None:
+        at, stage = last.get(id_, (0.0, None))
+        if progress.get("stage") != stage or time.monotonic() - at >= every_s:
+            last.clear()
+            last[id_] = (time.monotonic(), progress.get("stage"))
+            send({"id": id_}, progress)
+
+    return tell
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Why a job did not give a video, in words that anybody may read."""
+"""Why a job gave no video, in words that anybody may read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 _PATH = re.compile(r"(?<![\w:/])(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
 _QUERY = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?#'\"]+)[?#][^\s'\"]*")
-_LONGEST = 500
 
 
 class JobError(Exception):
@@ -16,23 +15,26 @@ class JobError(Exception):
 
     def __init__(self, kind: str, message: str, **details: Any) -> None:
         super().__init__(message)
-        self.kind = kind
-        self.details = details
+        self.kind, self.details = kind, details
 
     def output(self, secrets: Collection[str] = ()) -> dict[str, Any]:
         """What the caller gets."""
-        details = {key: harmless(value, secrets) for key, value in self.details.items()}
         message = harmless(str(self), secrets)
+        details = {key: harmless(value, secrets) for key, value in self.details.items()}
         return {"error": message, "failure": {"kind": self.kind, "message": message, **details}}
 
 
-def harmless(text: object, secrets: Collection[str] = ()) -> Any:
-    """Text without folders, without what follows the ? of an address, and without secrets; one line of it."""
-    if isinstance(text, list | dict):
-        return text
-    line = next((line for line in str(text).splitlines() if line.strip()), "").strip()
-    for secret in secrets:
-        if secret:
-            line = line.replace(secret, "***")
+def cancelled() -> JobError:
+    """How a job ends whose end somebody asked for."""
+    return JobError("cancelled", "the job was cancelled")
+
+
+def harmless(said: Any, secrets: Collection[str] = ()) -> Any:
+    """The first line of a text without folders, without what follows the ? of an address, and without secrets."""
+    if not isinstance(said, str):
+        return said
+    line = next((line.strip() for line in said.splitlines() if line.strip()), "")
+    for secret in filter(None, secrets):
+        line = line.replace(secret, "***")
     line = _PATH.sub(r"\1", _QUERY.sub(r"\1\2", line))
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return line if len(line) <= 500 else f"{line[:500]}…"

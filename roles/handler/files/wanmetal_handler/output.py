@@ -1,82 +1,110 @@
-"""Where the video goes: to a bucket, or into the answer."""
+"""The video: what it is like, by the file itself, and where it goes."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from dataclasses import dataclass
-from functools import cached_property
+import struct
+from collections.abc import Iterator
 from typing import Any
 
 from .failure import JobError
+from .settings import Settings
 
 _TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "gif": "image/gif", "webp": "image/webp"}
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A bucket of an S3 service. Without an endpoint there is none."""
-
-    endpoint: str
-    key_id: str
-    secret: str
-    name: str
-    region: str
-    link_hours: int
-
-    @property
-    def secrets(self) -> list[str]:
-        """What must not be shown."""
-        return [text for text in (self.secret, self.key_id) if text]
-
-    @cached_property
-    def _client(self) -> Any:
-        import boto3  # it takes a third of a second, and not everybody has a bucket
-        from botocore.config import Config
-
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.key_id,
-            aws_secret_access_key=self.secret,
-            region_name=self.region,
-            config=Config(
-                signature_version="s3v4",
-                connect_timeout=10,
-                read_timeout=60,
-                retries={"mode": "standard", "max_attempts": 4},
-                s3={"addressing_style": "path"},
-                request_checksum_calculation="when_required",  # many services know no other
-                response_checksum_validation="when_required",
-            ),
-        )
-
-    def put(self, key: str, data: bytes, kind: str) -> str:
-        """Upload, in parts where it is large, and return a link for it."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        place = {"Bucket": self.name, "Key": key}
-        try:
-            self._client.upload_fileobj(io.BytesIO(data), self.name, key, ExtraArgs={"ContentType": kind})
-            link = self._client.generate_presigned_url("get_object", place, ExpiresIn=self.link_hours * 3600)
-        except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
-            cause = error.__cause__ or error.__context__ or error
-            code = getattr(cause, "response", {}).get("Error", {}).get("Code") or type(cause).__name__
-            raise JobError("bucket", f"the bucket did not take the video: {code}") from error
-        return str(link)
+def measured(data: bytes, filename: str) -> dict[str, Any]:
+    """Measure the first video track of an MP4 file; of others nothing is known."""
+    names = ("width", "height", "num_frames", "frame_rate", "duration")
+    if not filename.lower().endswith((".mp4", ".mov")):
+        return dict.fromkeys(names)
+    boxes: dict[bytes, memoryview] = {}
+    try:
+        for name, body in _boxes(memoryview(data)):
+            boxes = {} if name == b"trak" else {**boxes, name: body}
+            if name == b"stts" and bytes(boxes[b"hdlr"][8:12]) == b"vide":
+                (entries,) = struct.unpack_from(">I", body, 4)
+                pairs = list(struct.iter_unpack(">II", body[8 : 8 + 8 * entries]))
+                if len(pairs) != entries:
+                    break
+                frames = sum(count for count, _ in pairs)
+                (scale,) = struct.unpack_from(">I", boxes[b"mdhd"], 20 if boxes[b"mdhd"][0] == 1 else 12)
+                seconds = sum(count * delta for count, delta in pairs) / scale
+                size = (side >> 16 for side in struct.unpack_from(">II", boxes[b"tkhd"], len(boxes[b"tkhd"]) - 8))
+                return dict(zip(names, (*size, frames, round(frames / seconds, 3), round(seconds, 3)), strict=True))
+    except (struct.error, LookupError, ZeroDivisionError) as error:
+        raise JobError("output", "the video is damaged") from error
+    raise JobError("output", "there is no MP4 video in it, or it is cut off")
 
 
-def deliver(data: bytes, filename: str, job: str, bucket: Bucket | None, most_inline: int) -> str:
-    """Return where the video is: a link, or a data: URI with all of it."""
+def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """All boxes of an MP4 file, those inside of others after them."""
+    at = 0
+    while at + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+            head = 16
+        end = at + size if size else len(data)
+        if not at + head <= end <= len(data):
+            raise struct.error("cut off")
+        yield name, data[at + head : end]
+        if name in {b"moov", b"trak", b"mdia", b"minf", b"stbl"}:
+            yield from _boxes(data[at + head : end])
+        at = end
+
+
+def deliver(data: bytes, filename: str, job: str, settings: Settings) -> str:
+    """Return where the video is: a link into the bucket, or without one a data: URI with all of it."""
     suffix = filename.rpartition(".")[2].lower()
     kind = _TYPES.get(suffix, "application/octet-stream")
-    if bucket:
-        return bucket.put(f"{job}.{suffix}", data, kind)
-    if len(data) > most_inline:
+    if settings.bucket_endpoint_url:
+        return _put(data, kind, {"Bucket": settings.bucket_name, "Key": f"{job}.{suffix}"}, settings)
+    if len(data) > settings.inline_mb * 1e6:
         raise JobError(
             "output",
-            f"the video has {len(data) / 1e6:.1f} MB, and an answer holds at most {most_inline / 1e6:g} MB: "
+            f"the video has {len(data) / 1e6:.1f} MB, and an answer holds at most {settings.inline_mb:g} MB: "
             "set up a bucket, or render fewer or smaller frames",
         )
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _put(data: bytes, kind: str, place: dict[str, str], settings: Settings) -> str:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client = _client(settings)
+        # In parts, where it is large.
+        client.upload_fileobj(io.BytesIO(data), *place.values(), ExtraArgs={"ContentType": kind})
+        return str(client.generate_presigned_url("get_object", place, ExpiresIn=int(settings.link_hours * 3600)))
+    except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
+        cause = error.__cause__ or error.__context__ or error
+        code = getattr(cause, "response", {}).get("Error", {}).get("Code") or type(cause).__name__
+        raise JobError("bucket", f"the bucket did not take the video: {code}") from error
+
+
+@functools.cache
+def _client(settings: Settings) -> Any:
+    import boto3  # it takes a third of a second, and not everybody has a bucket
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=settings.bucket_endpoint_url,
+        aws_access_key_id=settings.bucket_access_key_id,
+        aws_secret_access_key=settings.bucket_secret_access_key,
+        region_name=settings.bucket_region,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 4},
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",  # many services know no other
+            response_checksum_validation="when_required",
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Graphs in API format, and the map from a request's fields to the nodes' inputs."""
+"""Graphs in API format, and where in them a request's fields go."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .request import FIELDS
 
 Graph = dict[str, dict[str, Any]]
 PREFIX = "filename_prefix"
-VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".gif", ".webp")
+_VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".gif", ".webp")
+_MODELS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
 
 
 class WorkflowError(Exception):
@@ -24,7 +25,7 @@ class WorkflowError(Exception):
 
 @dataclass(frozen=True)
 class Workflow:
-    """A graph, where each field goes (a node's title and an input's name), and the title of the node with the video."""
+    """A graph, the node and the input that each field goes to, and the node that saves the video."""
 
     name: str
     graph: Graph
@@ -36,30 +37,12 @@ class Workflow:
         """A name for what the graph is, before it is filled in."""
         return hashlib.sha256(json.dumps(self.graph, sort_keys=True).encode()).hexdigest()
 
-    def problems(self) -> list[str]:
-        """Everything in the map that does not fit the graph."""
-        found = []
-        for name, place in self.fields.items():
-            if place is None:
-                continue
-            title, entry = place
-            nodes = self._titled(title)
-            if len(nodes) != 1:
-                found.append(f"{name}: {len(nodes)} nodes are titled {title!r}, one has to be")
-            elif entry not in self.graph[nodes[0]]["inputs"]:
-                found.append(f"{name}: node {title!r} has no input {entry!r}")
-            elif isinstance(self.graph[nodes[0]]["inputs"][entry], list):
-                found.append(f"{name}: input {entry!r} of node {title!r} is a link, which would be cut")
-        if len(self._titled(self.output)) != 1:
-            found.append(f"output: {len(self._titled(self.output))} nodes are titled {self.output!r}, one has to be")
-        return found
-
     def fill(self, values: Mapping[str, Any], prefix: str) -> Graph:
         """Return the graph with the values in their places. What it saves gets names that begin with ``prefix``."""
         graph = copy.deepcopy(self.graph)
         for name, value in values.items():
             if place := self.fields[name]:
-                graph[self._titled(place[0])[0]]["inputs"][place[1]] = value
+                graph[place[0]]["inputs"][place[1]] = value
         for number, node in enumerate(graph.values()):
             if PREFIX in node["inputs"]:
                 node["inputs"][PREFIX] = f"{prefix}-{number}"
@@ -67,36 +50,32 @@ class Workflow:
 
     def values(self, graph: Graph) -> dict[str, Any]:
         """What the fields are in a graph that is filled in."""
-        places = {name: place for name, place in self.fields.items() if place}
-        return {name: graph[self._titled(title)[0]]["inputs"][entry] for name, (title, entry) in places.items()}
+        return {name: graph[place[0]]["inputs"][place[1]] for name, place in self.fields.items() if place}
 
     def video(self, outputs: Mapping[str, Any]) -> dict[str, str]:
         """Return filename, subfolder and type of the video among a graph's outputs."""
         # Core nodes list videos under images, VideoHelperSuite under gifs.
-        found = outputs.get(self._titled(self.output)[0]) or {}
-        listed = [entry for key in ("images", "gifs", "videos", "video") for entry in found.get(key) or []]
-        for entry in listed:
-            if isinstance(entry, dict) and str(entry.get("filename")).lower().endswith(VIDEOS):
-                return {key: str(entry.get(key) or default) for key, default in _PLACE.items()}
-        raise JobError("output", f"the graph came to its end, and node {self.output!r} gave no video")
+        for listed in (outputs.get(self.output) or {}).values():
+            for entry in listed if isinstance(listed, list) else []:
+                if isinstance(entry, dict) and str(entry.get("filename")).lower().endswith(_VIDEOS):
+                    place = {"subfolder": "", "type": "output", **entry}
+                    return {key: str(place[key]) for key in ("filename", "subfolder", "type")}
+        raise JobError("output", f"the graph came to its end, and node {self.title(self.output)!r} gave no video")
 
     def title(self, node: str) -> str:
         """What people call a node."""
-        entry = self.graph.get(node) or {}
-        return str((entry.get("_meta") or {}).get("title") or entry.get("class_type") or node)
-
-    def models(self, graph: Graph) -> list[str]:
-        """Names of the model files that a graph reads."""
-        texts = {value for node in graph.values() for value in node["inputs"].values() if isinstance(value, str)}
-        return sorted(text for text in texts if text.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".gguf")))
-
-    def _titled(self, title: str) -> list[str]:
-        return [node for node in self.graph if self.title(node) == title]
+        return _title(self.graph, node)
 
 
-# Callers of the RunPod image send the rate of the model's own frames, too, and there is no video of these alone.
-_OWN, _FINAL = "frame_rate", "final_frame_rate"
-_PLACE = {"filename": "", "subfolder": "", "type": "output"}
+def _title(graph: Graph, node: str) -> str:
+    entry = graph.get(node) or {}
+    return str((entry.get("_meta") or {}).get("title") or entry.get("class_type") or node)
+
+
+def models(graph: Graph) -> list[str]:
+    """Names of the model files that a graph reads."""
+    texts = {value for node in graph.values() for value in node["inputs"].values() if isinstance(value, str)}
+    return sorted(text for text in texts if text.endswith(_MODELS))
 
 
 def load(path: Path) -> dict[str, Workflow]:
@@ -104,13 +83,25 @@ def load(path: Path) -> dict[str, Workflow]:
     workflows = {}
     problems = []
     for entry in json.loads(path.read_text(encoding="utf-8")):
-        settings = {name: tuple(place) for name, place in entry["settings"].items()}
-        fields: dict[str, tuple[str, str] | None] = {name: settings[name] for name in FIELDS if name in settings}
-        if _FINAL in fields:
-            fields.setdefault(_OWN, None)
-        output = settings.get(PREFIX, ("",))[0]
-        workflow = workflows[entry["name"]] = Workflow(entry["name"], entry["graph"], fields, output)
-        problems += [f"{workflow.name}: {problem}" for problem in workflow.problems()]
+        name, graph = entry["name"], entry["graph"]
+        places: dict[str, tuple[str, str] | None] = {}
+        for field, (title, key) in {PREFIX: ("", PREFIX), **entry["settings"]}.items():
+            nodes = [node for node in graph if _title(graph, node) == title]
+            found = graph[nodes[0]]["inputs"].get(key) if nodes else None
+            if field != PREFIX and field not in FIELDS:
+                continue
+            if len(nodes) != 1:
+                problems.append(f"{name}: {field}: {len(nodes)} nodes are titled {title!r}, one has to be")
+            elif found is None:
+                problems.append(f"{name}: {field}: node {title!r} has no input {key!r}")
+            elif isinstance(found, list):
+                problems.append(f"{name}: {field}: input {key!r} of node {title!r} is a link, which would be cut")
+            places[field] = (nodes[0], key) if nodes else None
+        output = (places.pop(PREFIX) or ("",))[0]
+        if "final_frame_rate" in places:
+            # Callers of the RunPod image send the rate of the model's own frames, too; no video has these alone.
+            places.setdefault("frame_rate", None)
+        workflows[name] = Workflow(name, graph, {key: places[key] for key in FIELDS if key in places}, output)
     if problems or not workflows:
         raise WorkflowError("; ".join(problems) or f"{path.name} has no workflows")
     return workflows

@@ -1,0 +1,145 @@
+"""One job from its request to its video and its receipt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import images, output, request, workflows
+from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
+from .failure import JobError, cancelled
+from .render import Tell, render
+from .settings import Settings
+
+FOLDER = "handler"
+"""The folder in ComfyUI's input and output that is the handler's own."""
+
+
+class Worker:
+    """Does jobs, with one ComfyUI."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.client = ComfyUIClient(settings.comfyui_url, timeout_s=60)
+        self.workflows = workflows.load(Path(settings.workflows))
+        self._networks = settings.networks  # a wrong one is told at the start
+
+    def check(self, given: object) -> tuple[workflows.Workflow, dict[str, Any]]:
+        """Return the workflow and the values that a request asks for; raise RequestError where it is refused."""
+        name = next(iter(self.workflows))
+        if isinstance(given, Mapping) and "workflow" in given:
+            name = given["workflow"]
+            if not isinstance(name, str) or name not in self.workflows:
+                raise request.RequestError(("workflow", name, f"one of {', '.join(self.workflows)}"))
+            given = {key: value for key, value in given.items() if key != "workflow"}
+        return self.workflows[name], request.check(given, self.workflows[name].fields)
+
+    def do(self, job: str, given: object, waited_s: float, tell: Tell, stop: threading.Event) -> dict[str, Any]:
+        """Return the answer to a request: the video, what it is like, and its receipt."""
+        deadline = time.monotonic() + self.settings.job_timeout
+        seconds = {"queue": round(waited_s, 3)}
+        name = f"{job}-{secrets.token_hex(4)}"  # another at each attempt
+
+        @contextmanager
+        def stage(title: str) -> Iterator[None]:
+            if stop.is_set():
+                raise cancelled()
+            tell({"stage": title})
+            started = time.monotonic()
+            try:
+                yield
+            except ComfyUIError as error:
+                raise JobError("comfyui", str(error)) from error
+            seconds[title] = round(seconds.get(title, 0.0) + time.monotonic() - started, 3)
+
+        workflow, values = self.check(given)
+        machine = self._machine(min(deadline, time.monotonic() + self.settings.comfyui_timeout), tell, stop)
+        hashes = {}
+        try:
+            for which in [name for name in request.IMAGES if name in values]:
+                with stage("image"):
+                    picture = self._image(values[which], deadline)
+                with stage("upload"):
+                    values[which] = self.client.upload(f"{name}-{which}.png", picture, FOLDER)
+                hashes[which] = hashlib.sha256(picture).hexdigest()
+            with stage("render"):
+                graph = workflow.fill(values, f"{FOLDER}/{name}")
+                place = workflow.video(render(self.client, workflow, graph, tell, deadline, stop))
+            with stage("fetch"):
+                data = self.client.view(place["filename"], place["subfolder"], place["type"])
+            metadata = output.measured(data, place["filename"])
+            with stage("deliver"):
+                address = output.deliver(data, place["filename"], name, self.settings)
+        finally:
+            self.clean(name)
+        parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
+        receipt = {
+            "workflow": workflow.name,
+            "workflow_sha256": workflow.sha256,
+            "release": _read(self.settings.release).get("id"),
+            **machine,
+            "models": self.hashes(workflows.models(graph)),
+            "seed": parameters.get("seed"),
+            "parameters": parameters,
+            "images_sha256": hashes,
+            "video_sha256": hashlib.sha256(data).hexdigest(),
+            "video_bytes": len(data),
+            "seconds": seconds,
+        }
+        return {"video_url": address, "metadata": metadata, "receipt": receipt}
+
+    def hashes(self, names: Sequence[str]) -> dict[str, str | None]:
+        """Hashes of model files by the names that a graph has for them; None where nobody proved one."""
+        proven = _read(self.settings.models).get("files", {}) if names else {}
+        return {
+            name: next((proof.get("sha256") for path, proof in proven.items() if path.endswith(f"/{name}")), None)
+            for name in names
+        }
+
+    def clean(self, prefix: str = "") -> None:
+        """Remove what a job has left in ComfyUI's folders; without its name, what all have."""
+        for folder in filter(None, self.settings.folders.split(":")):
+            for path in Path(folder).glob(f"{prefix}*"):
+                if path.is_file() or path.is_symlink():
+                    path.unlink(missing_ok=True)
+
+    def _machine(self, deadline: float, tell: Tell, stop: threading.Event) -> dict[str, Any]:
+        """What ComfyUI says that it runs on. Its restart delays jobs, and fails none that has not begun."""
+        while not stop.is_set():
+            try:
+                stats = self.client.system_stats()
+            except NoAnswerError as error:
+                if time.monotonic() >= deadline:
+                    raise JobError("comfyui", str(error)) from error
+                tell({"stage": "comfyui"})
+                stop.wait(0.5)
+            except ComfyUIError as error:
+                raise JobError("comfyui", str(error)) from error
+            else:
+                gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
+                return {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
+        raise cancelled()
+
+    def _image(self, text: str, deadline: float) -> bytes:
+        return images.load(
+            text,
+            most_bytes=int(self.settings.image_mb * 1e6),
+            most_pixels=int(self.settings.image_megapixels * 1e6),
+            seconds=max(0.1, min(self.settings.image_timeout, deadline - time.monotonic())),
+            allowed=self._networks,
+        )
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # a host without models has no such file
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,202 @@
+"""All jobs: accepts them, does them in threads, and keeps a record of them that outlives the service."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .comfyui_client import ComfyUIError
+from .failure import JobError, cancelled
+from .job import Worker
+
+QUEUED, RUNNING, COMPLETED, FAILED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED"
+CANCELLED, TIMED_OUT = "CANCELLED", "TIMED_OUT"
+OPEN = (QUEUED, RUNNING)
+Job = dict[str, Any]
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS jobs (
+  number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
+  created REAL NOT NULL, started REAL, finished REAL, input TEXT, output TEXT
+);
+CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status, number);
+CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished);
+"""
+_ATTEMPTS = 2
+_CUT_OFF = JobError("restart", "the service was restarted while the job ran, twice; it was not tried again")
+_FULL = JobError("storage", "the job's end could not be written down, since the disk is full")
+_log = logging.getLogger("handler")
+
+
+class Jobs:
+    """The jobs of one worker. All methods may be called from any thread."""
+
+    def __init__(self, worker: Worker, told: Callable[[str, dict[str, Any]], None] = lambda *_: None) -> None:
+        self.worker, self._settings, self._told = worker, worker.settings, told
+        self._news = threading.Condition()  # its lock is that of everything below
+        self._stops: dict[str, threading.Event] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._unwritten: dict[str, Job] = {}
+        self._closing = False
+        # Each statement is a transaction of its own.
+        self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
+        self._base.row_factory = sqlite3.Row
+        self._base.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_TABLE}")
+        # What ran at the end of the last service waits again, unless it has ended the service before.
+        cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _ATTEMPTS)
+        for row in cut_off:
+            self._finish(row["id"], FAILED, _CUT_OFF.output())
+        self._sql("UPDATE jobs SET status = ? WHERE status = ?", QUEUED, RUNNING)
+        worker.clean()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._settings.concurrency)]
+        for thread in self._threads:
+            thread.start()
+
+    def accept(self, id_: str, given: Any) -> Job:
+        """Check a request and take it on. A repeated id is answered from the record."""
+        if known := self.get(id_):
+            return known
+        self.worker.check(given)
+        with self._news:
+            if not self.get(id_):
+                [(waiting,)] = self._sql("SELECT COUNT(*) FROM jobs WHERE status = ?", QUEUED)
+                if waiting >= self._settings.queue:
+                    raise JobError("full", "too many jobs wait; try again later")
+                new = (id_, QUEUED, time.time(), json.dumps(given))
+                self._sql("INSERT INTO jobs (id, status, created, input) VALUES (?, ?, ?, ?)", *new)
+                self._news.notify_all()
+        return self.get(id_) or {}
+
+    def get(self, id_: str) -> Job | None:
+        """Return a job as it stands, without what it was given."""
+        with self._news:
+            found = self._sql("SELECT id, status, created, started, finished, output FROM jobs WHERE id = ?", id_)
+            if not found:
+                return None
+            job = self._unwritten.get(id_) or {**found[0], "output": json.loads(found[0]["output"] or "null")}
+            return {**job, "progress": self._progress.get(id_)}
+
+    def wait(self, id_: str, seconds: float) -> Job | None:
+        """Return a job when it has ended, or as it stands when the time is over."""
+        deadline = time.monotonic() + seconds
+        with self._news:
+            while True:
+                job, left = self.get(id_), deadline - time.monotonic()
+                if not job or job["status"] not in OPEN or left <= 0 or self._closing:
+                    return job
+                self._news.wait(min(left, 5.0))
+
+    def cancel(self, id_: str) -> Job | None:
+        """Take a job out of the queue, or stop it, and return it."""
+        with self._news:
+            if self._finish(id_, CANCELLED, cancelled().output(), only=QUEUED):
+                return self.get(id_)
+            stop = self._stops.get(id_)
+        if stop:
+            stop.set()
+        return self.wait(id_, 10.0)
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Say whether jobs can be done, and how many there are of each kind."""
+        counts = dict(map(tuple, self._sql("SELECT status, COUNT(*) FROM jobs GROUP BY status")))
+        names = {"completed": COMPLETED, "failed": FAILED, "cancelled": CANCELLED}
+        names |= {"timedOut": TIMED_OUT, "inProgress": RUNNING, "inQueue": QUEUED}
+        health: dict[str, Any] = {"jobs": {name: counts.get(status, 0) for name, status in names.items()}}
+        health["workflows"] = {name: list(workflow.fields) for name, workflow in self.worker.workflows.items()}
+        try:
+            self.worker.client.queue()
+        except ComfyUIError:
+            return False, {**health, "comfyui": "does not answer"}
+        return True, {**health, "comfyui": "answers"}
+
+    def close(self, seconds: float = 15.0) -> None:
+        """Stop the jobs that run. They wait in the record, and begin anew at the next start."""
+        with self._news:
+            self._closing = True
+            for stop in self._stops.values():
+                stop.set()
+            self._news.notify_all()
+        for thread in self._threads:
+            thread.join(seconds)
+        with self._news:
+            self._base.close()
+
+    def _sql(self, text: str, *values: Any) -> list[sqlite3.Row]:
+        with self._news:
+            return self._base.execute(text, values).fetchall()
+
+    def _finish(self, id_: str, status: str, result: dict[str, Any], only: str = RUNNING) -> bool:
+        """Write down the end of a job, and forget what it was given; say whether it was in the state ``only``."""
+        end = (
+            "UPDATE jobs SET status = ?, output = ?, finished = ?, input = NULL WHERE id = ? AND status = ? RETURNING 1"
+        )
+        with self._news:
+            done = self._sql(end, status, json.dumps(result), time.time(), id_, only)
+            self._news.notify_all()
+            return bool(done)
+
+    def _work(self) -> None:
+        while job := self._next():
+            id_ = job["id"]
+            try:
+                self._do(id_, job)
+            except sqlite3.Error as error:
+                _log.error("job %s: its end cannot be written down: %s", id_, error)
+                self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
+            with self._news:
+                self._stops.pop(id_, None)
+                self._progress.pop(id_, None)
+                self._news.notify_all()
+
+    def _next(self) -> Job | None:
+        """Begin with the oldest job that waits, as soon as there is one."""
+        first = (
+            "UPDATE jobs SET status = ?, started = ?, attempts = attempts + 1 WHERE number = "
+            "(SELECT number FROM jobs WHERE status = ? ORDER BY number LIMIT 1) "
+            "RETURNING id, created, started, finished, input"
+        )
+        with self._news:
+            while not self._closing:
+                again_s = 600.0
+                try:
+                    self._sql("DELETE FROM jobs WHERE finished < ?", time.time() - self._settings.keep_hours * 3600)
+                    for row in self._sql(first, RUNNING, time.time(), QUEUED):
+                        self._stops[row["id"]] = threading.Event()
+                        return dict(row)
+                except sqlite3.Error as error:
+                    _log.error("the record cannot be used: %s", error)
+                    again_s = 5.0
+                self._news.wait(again_s)
+        return None
+
+    def _do(self, id_: str, job: Job) -> None:
+        def tell(progress: dict[str, Any]) -> None:
+            self._progress[id_] = progress
+            self._told(id_, progress)
+
+        status, given, waited_s = COMPLETED, json.loads(job.pop("input")), max(0.0, job["started"] - job["created"])
+        try:
+            result = self.worker.do(id_, given, waited_s, tell, self._stops[id_])
+        except JobError as error:
+            if error.kind == "cancelled" and self._closing:
+                again = "UPDATE jobs SET status = ?, attempts = attempts - 1 WHERE id = ? AND status = ?"
+                self._sql(again, QUEUED, id_, RUNNING)
+                return
+            status = {"cancelled": CANCELLED, "timeout": TIMED_OUT}.get(error.kind, FAILED)
+            result = error.output(self._settings.secrets)
+            _log.info("job %s: %s: %s", id_, status, result["error"])
+        except Exception as error:
+            # What an unforeseen exception says may hold anything, so where it happened is told instead.
+            trace = error.__traceback__
+            while trace and trace.tb_next:
+                trace = trace.tb_next
+            place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "an unknown place"
+            _log.error("job %s: %s at %s", id_, type(error).__name__, place)
+            status = FAILED
+            result = JobError("internal", f"an error inside the handler: {type(error).__name__}").output()
+        self._finish(id_, status, result)

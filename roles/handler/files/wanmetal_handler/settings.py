@@ -1,0 +1,57 @@
+"""What the environment of the service says."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Named as there, in small letters and without HANDLER_, which all but COMFYUI_URL and BUCKET_* begin with."""
+
+    comfyui_url: str = "http://127.0.0.1:8188"
+    comfyui_timeout: float = 120.0  # how long a job waits for ComfyUI's answer before it begins
+    workflows: str = "workflows.json"
+    record: str = "jobs.db"
+    release: str = "/nonexistent"
+    models: str = "/nonexistent"
+    folders: str = ""  # where ComfyUI reads and writes for the handler, with colons between them
+    concurrency: int = 1
+    queue: int = 200
+    keep_hours: float = 24.0
+    job_timeout: float = 1800.0
+    image_timeout: float = 30.0
+    image_mb: float = 20.0
+    image_megapixels: float = 40.0
+    image_allow: str = ""
+    inline_mb: float = 10.0
+    link_hours: float = 168.0
+    bucket_endpoint_url: str = ""  # without it there is no bucket
+    bucket_access_key_id: str = ""
+    bucket_secret_access_key: str = ""
+    bucket_name: str = ""
+    bucket_region: str = "us-east-1"
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Settings:
+        """Read them. What is empty has its default."""
+        given: dict[str, Any] = {}
+        for field in fields(cls):
+            name = field.name.upper()
+            text = environment.get(name if name.startswith(("COMFYUI_URL", "BUCKET_")) else f"HANDLER_{name}")
+            if text:
+                given[field.name] = type(getattr(cls, field.name))(text)
+        return cls(**given)
+
+    @property
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """Networks that images may be fetched from besides the public internet."""
+        return [ipaddress.ip_network(text) for text in self.image_allow.split()]
+
+    @property
+    def secrets(self) -> tuple[str, str]:
+        """What must not be shown."""
+        return self.bucket_secret_access_key, self.bucket_access_key_id
