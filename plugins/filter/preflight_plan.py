@@ -59,9 +59,15 @@ options:
         type: list
         elements: str
       problems:
-        description: What a role finds wrong itself, each with C(what), C(found), C(needed) and C(mend).
+        description:
+          - What a role finds wrong itself, each with C(what), C(found), C(needed) and C(mend). With a C(kind), it
+            can be left out of the check.
         type: list
         elements: dict
+      notes:
+        description: What else a role has to say.
+        type: list
+        elements: str
 """
 
 EXAMPLES = r"""
@@ -74,7 +80,7 @@ RETURN = r"""
 _value:
   description:
     - One plan with C(releases), C(fetch), C(disk), C(ports), C(memory_mb) (the sum), C(gpu) (a list of reasons),
-      C(driver), C(restarts) and C(urls).
+      C(driver), C(restarts), C(problems), C(notes) and C(urls).
     - The filter fails where a part has a key that is not known.
   type: dict
 """

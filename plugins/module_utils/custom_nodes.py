@@ -27,7 +27,7 @@ _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Warning|E
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN = 5
 _NO_MORE = "its log says no more"
-_OBJECT_INFO_S = 60.0
+OBJECT_INFO_S = 60.0
 """With many packs and slow disks, ComfyUI takes its time to list all files of all models."""
 
 
@@ -151,7 +151,7 @@ def look_at_packs(release_dir: Path, client: ComfyUIClient, unit: str) -> Look:
     packs = recorded(release_dir)
     if not packs:
         return Look({}, [])
-    slow = ComfyUIClient(client.url, _OBJECT_INFO_S)
+    slow = ComfyUIClient(client.url, OBJECT_INFO_S)
     try:
         known = slow.object_info()
     except ComfyUIError as error:

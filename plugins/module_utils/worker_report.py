@@ -7,14 +7,20 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient, ComfyUIError
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import look_at_packs
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import OBJECT_INFO_S, look_at_packs
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host_state import listeners
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, UserFilesError, untouched
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import problems as wrong_in
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import read
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import Schemas, from_object_info
 
 _PROPERTIES = {
     "ActiveState": "active",
@@ -26,6 +32,7 @@ _PROPERTIES = {
     "MemoryCurrent": "memory_bytes",
 }
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_SHOWN = 3
 _NUMBERS = {"main_pid", "restarts", "memory_bytes"}
 
 
@@ -77,6 +84,7 @@ def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
         proven = report["proven"].get("release") or "none"
         found.append(f"release {report['current']} runs, but {proven} was proven: deploy again")
     found.extend(report["custom_nodes_problems"])
+    found.extend(_workflow_problem(name, wrong) for name, wrong in report["workflows"].items() if wrong)
     open_sockets = [s for s in report["sockets"] if not ip_address(s["address"]).is_loopback]
     if not allow_remote:
         found.extend(
@@ -102,16 +110,53 @@ def _unit_problem(unit: str, state: Mapping[str, Any]) -> str:
     )
 
 
+def _workflow_problem(name: str, wrong: Sequence[str]) -> str:
+    more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
+    return (
+        f"workflow {name}: {'; '.join(wrong[:_SHOWN])}{more}. Where a model is not there yet, "
+        "playbooks/models.yml waits for it; otherwise deploy again"
+    )
+
+
+def placed_workflows(root: Path, data: Path, client: ComfyUIClient) -> dict[str, list[str]]:
+    """What ComfyUI would refuse in each workflow that was placed and that nobody has changed, by its name."""
+    state = root / "workflows.json"
+    try:
+        placed = {Path(path).name: text for path, text in untouched(data, state).items() if path.startswith(BROWSER)}
+        schemas = _with_any_checkpoint(from_object_info(client.object_info())) if placed else {}
+    except (OSError, UserFilesError, ComfyUIError) as error:
+        return {state.name: [str(error)]}
+    return {name: _wrong(text, schemas) for name, text in sorted(placed.items())}
+
+
+def _wrong(text: bytes, schemas: Schemas) -> list[str]:
+    try:
+        return wrong_in(read(json.loads(text), schemas), schemas)
+    except (ConversionError, ValueError) as error:
+        return [str(error)]
+
+
+def _with_any_checkpoint(schemas: Schemas) -> Schemas:
+    """Checkpoints are their users' choice: a workflow names one as an example."""
+    freed = {
+        name: tuple(replace(one, choices=None) if one.name == "ckpt_name" else one for one in kind.inputs)
+        for name, kind in schemas.items()
+    }
+    return {name: replace(kind, inputs=freed[name]) for name, kind in schemas.items()}
+
+
 def worker_report(
     root: Path,
     units: Sequence[str],
     workers: Mapping[str, str],
     services: Mapping[str, str],
+    data: Path | None = None,
     proc: Path = Path("/proc"),
 ) -> dict[str, Any]:
     """Read the state of a host.
 
-    ``workers`` are addresses of ComfyUI, and ``services`` addresses that have to answer, both by unit.
+    ``workers`` are addresses of ComfyUI, and ``services`` addresses that have to answer, both by unit. The workflows in
+    ``data`` are compared with what the first worker offers.
     """
     units = list(dict.fromkeys([*units, *workers, *services]))
     current = _link(root / "current")
@@ -133,6 +178,7 @@ def worker_report(
         "devices": [],
         "custom_nodes": {},
         "custom_nodes_problems": [],
+        "workflows": {},
     }
     errors = []
     for unit, url in workers.items():
@@ -149,6 +195,8 @@ def worker_report(
             text for text in look.problems if text not in report["custom_nodes_problems"]
         ]
     report["api_error"] = "; ".join(errors)
+    if data and report["versions"]:
+        report["workflows"] = placed_workflows(root, data, ComfyUIClient(next(iter(workers.values())), OBJECT_INFO_S))
     return report
 
 

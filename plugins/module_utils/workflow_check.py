@@ -15,9 +15,12 @@ _NAMED = 8
 
 
 def read(workflow: Any, schemas: Schemas) -> dict[str, Any]:
-    """Return a workflow of either format in API format. A ConversionError says why it is none."""
+    """Return a workflow of either format in API format. A ConversionError says why it is none.
+
+    Values without names, those of node types that are not known, are left out.
+    """
     try:
-        api = to_api(workflow, schemas)
+        api = to_api(workflow, schemas, strict=False)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ConversionError(f"this is no workflow of ComfyUI's ({type(error).__name__}: {error})") from error
     bare = [id_ for id_, node in api.items() if not isinstance(node.get("inputs"), Mapping)]
@@ -105,7 +108,8 @@ def _number_problems(one: Input, value: Any) -> Iterator[str]:
         return
     least, most = one.options.get("min"), one.options.get("max")
     if (least is not None and value < least) or (most is not None and value > most):
-        yield f"{one.name} must be {least} to {most}, found {value}"
+        limits = f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
+        yield f"{one.name} must be {limits}, found {value}"
 
 
 def _link_problems(one: Input, value: list[Any], api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:

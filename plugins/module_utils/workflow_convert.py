@@ -64,8 +64,11 @@ def is_api_format(workflow: Mapping[str, Any]) -> bool:
     return bool(workflow) and all(isinstance(node, dict) and "class_type" in node for node in workflow.values())
 
 
-def to_api(workflow: Mapping[str, Any], schemas: Schemas) -> dict[str, Any]:
-    """Return a workflow in API format; one that is in it already comes back as it is."""
+def to_api(workflow: Mapping[str, Any], schemas: Schemas, *, strict: bool = True) -> dict[str, Any]:
+    """Return a workflow in API format; one that is in it already comes back as it is.
+
+    Unless ``strict``, values that have no names are left out.
+    """
     if is_api_format(workflow):
         return dict(workflow)
     if not isinstance(workflow.get("nodes"), list):
@@ -75,7 +78,7 @@ def to_api(workflow: Mapping[str, Any], schemas: Schemas) -> dict[str, Any]:
     everywhere = _Everywhere(root, workflow)
     api: dict[str, Any] = {}
     for scope, node in _active(root):
-        inputs = {name: value for name, value in _widgets(node, schemas) if not _is_promoted(scope, node, name)}
+        inputs = {name: value for name, value in _widgets(node, schemas, strict) if not _is_promoted(scope, node, name)}
         inputs |= _promoted(scope, node)
         for index, slot in enumerate(node.get("inputs") or []):
             source = _resolve_input(scope, node, index) or everywhere.find(scope, node, index)
@@ -197,7 +200,7 @@ def _passes_through(node: Node, link: Link) -> int | None:
 # -- widgets
 
 
-def _widgets(node: Node, schemas: Schemas) -> Iterator[tuple[str, Any]]:
+def _widgets(node: Node, schemas: Schemas, strict: bool) -> Iterator[tuple[str, Any]]:
     saved = node.get("widgets_values")
     known = schemas.get(node["type"])
     if isinstance(saved, Mapping):
@@ -205,7 +208,7 @@ def _widgets(node: Node, schemas: Schemas) -> Iterator[tuple[str, Any]]:
     elif known:
         yield from named_values(known, saved or [])
     else:
-        yield from _named_by_the_file(node, saved or [])
+        yield from _named_by_the_file(node, saved or [], strict)
 
 
 def named_values(known: NodeType, saved: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -233,7 +236,7 @@ def default(one: Input) -> Any:
     return {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(one.type, "")
 
 
-def _named_by_the_file(node: Node, saved: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def _named_by_the_file(node: Node, saved: Sequence[Any], strict: bool) -> Iterator[tuple[str, Any]]:
     names = [slot["name"] for slot in node.get("inputs") or [] if slot.get("widget")]
     values = list(saved)
     for name in names:
@@ -241,7 +244,7 @@ def _named_by_the_file(node: Node, saved: Sequence[Any]) -> Iterator[tuple[str, 
             yield name, values.pop(0)
         if re.search("seed", name) and values and values[0] in _AFTER_RUN:
             values.pop(0)
-    if values and not names:
+    if strict and values and not names:
         raise ConversionError(
             f"nothing is known of the node type {node['type']!r} (node {node['id']}), so its values have no names. "
             "Give the answer of /object_info of a ComfyUI that has it"

@@ -29,6 +29,9 @@ options:
     description: Addresses that have to answer with status 200, by unit. These are added to O(units).
     type: dict
     default: {}
+  data:
+    description: ComfyUI's folder of data. Workflows that were placed there are compared with what ComfyUI offers.
+    type: path
   allow_remote:
     description: Services may listen on addresses that others can reach.
     type: bool
@@ -97,6 +100,9 @@ report:
       description: Packs that could not be imported, and node types that they promise and do not offer.
       type: list
       elements: str
+    workflows:
+      description: What ComfyUI would refuse in each workflow that was placed and that nobody has changed, by its name.
+      type: dict
     services:
       description: Of each service that was asked, why it does not answer, or an empty string.
       type: dict
@@ -124,12 +130,14 @@ def main() -> None:
             "units": {"type": "list", "elements": "str", "required": True},
             "workers": {"type": "dict", "required": True},
             "services": {"type": "dict", "default": {}},
+            "data": {"type": "path"},
             "allow_remote": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
-    report = worker_report(Path(params["root"]), params["units"], params["workers"], params["services"])
+    data = Path(params["data"]) if params["data"] else None
+    report = worker_report(Path(params["root"]), params["units"], params["workers"], params["services"], data)
     module.exit_json(changed=False, report=report, problems=problems(report, params["allow_remote"]))
 
 

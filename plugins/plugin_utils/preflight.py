@@ -30,6 +30,7 @@ _PART: dict[str, Any] = {
     "restarts": [],
     "urls": [],
     "problems": [],
+    "notes": [],
 }
 
 
@@ -58,6 +59,7 @@ def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "driver": next((part["driver"] for part in full if part["driver"]), {}),
         "restarts": _once(unit for part in full for unit in part["restarts"]),
         "problems": [entry for part in full for entry in part["problems"]],
+        "notes": [note for part in full for note in part["notes"]],
         # What is there already is not fetched, so nobody has to answer for it.
         "urls": _once(url for part in full if part["fetch"] for url in part["urls"]),
     }
@@ -73,7 +75,7 @@ def _once(items: Iterator[str]) -> list[str]:
 def problems(plan: Plan, state: State, *, skip: Collection[str] = (), allow_untested_os: bool = False) -> list[Problem]:
     """Everything about the host that keeps the plan from working."""
     found = [
-        *(Problem("settings", **entry) for entry in plan["problems"]),
+        *(Problem(**{"kind": "settings", **entry}) for entry in plan["problems"]),
         *([] if allow_untested_os else _system(state)),
         *_systemd(state["systemd"]),
         *_disk(plan["disk"], state["filesystems"]),
@@ -271,7 +273,7 @@ def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
     rows += [("restart", unit) for unit in plan["restarts"]]
     if len(rows) == 1 + len(plan["releases"]) and all(release["built"] for release in plan["releases"]):
         rows.append(("plan", "nothing to fetch, to build or to restart"))
-    rows += [("note", note) for note in [*_notes(state, skip), *driver.get("notes", [])]]
+    rows += [("note", note) for note in [*_notes(state, skip), *driver.get("notes", []), *plan["notes"]]]
     shown = []
     last = ""
     for label, text in rows:

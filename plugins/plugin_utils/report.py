@@ -23,6 +23,9 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     ]
     if packs := report.get("custom_nodes"):
         rows.append(("node packs", ", ".join(_pack(name, pack) for name, pack in packs.items())))
+    if workflows := report.get("workflows"):
+        wrong = sum(bool(lines) for lines in workflows.values())
+        rows.append(("workflows", f"{len(workflows)}, {f'{wrong} of them wrong' if wrong else 'all of them right'}"))
     rows += _driver(report.get("gpu") or {})
     rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
     rows += [(f"asked {unit}", error or "ready") for unit, error in report.get("services", {}).items()]
@@ -34,8 +37,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     rows.append(("canary", _canary(report.get("canary", {}))))
     width = max(len(name) for name, _ in rows)
     lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
-    wrong = report.get("problems", [])
-    return [*lines, *(f"  PROBLEM: {text}" for text in wrong)] if wrong else [*lines, "  no problems"]
+    problems = report.get("problems", [])
+    return [*lines, *(f"  PROBLEM: {text}" for text in problems)] if problems else [*lines, "  no problems"]
 
 
 def _made_from(release: Mapping[str, Any]) -> str:

@@ -286,7 +286,7 @@ def part(
             {
                 "kind": "workflows",
                 "what": f"workflow {paths.get(name, name)}",
-                "found": what,
+                "found": told(what),
                 "needed": needed,
                 "mend": mend if name in paths else _OURS,
             }
@@ -342,5 +342,5 @@ def _lacks(name: str, data: bytes, files: Sequence[Mapping[str, Any]], catalogue
 
 
 def _plain(text: str) -> str:
-    """A text for people, of a file that somebody else may have made: short, and no template."""
-    return _TEMPLATE.sub("{ ", told(text))
+    """A text that may be of a file that somebody else has made, and is no template."""
+    return _TEMPLATE.sub("{ ", text)

@@ -52,8 +52,9 @@ def test_parts_are_merged() -> None:
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
         "problems": [WRONG_LOCK],
+        "notes": ["first"],
     }
-    second = {"memory_mb": 20, "restarts": ["b.service"], "urls": ["https://never"], "fetch": []}
+    second = {"memory_mb": 20, "restarts": ["b.service"], "urls": ["https://never"], "fetch": [], "notes": ["second"]}
     third = {"fetch": [{"what": "y", "url": ""}], "urls": ["https://b"]}
     assert preflight_plan([first, second, third]) == {
         "releases": [{"release": "1-a", "version": "1", "source": "git", "built": False}],
@@ -66,6 +67,7 @@ def test_parts_are_merged() -> None:
         "restarts": ["a.service", "b.service"],
         "urls": ["https://a", "https://b"],
         "problems": [WRONG_LOCK],
+        "notes": ["first", "second"],
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import getpass
 import json
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import worker_report as module
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import Look
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, pack, place
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import (
     devices,
     problems,
@@ -118,6 +120,7 @@ HEALTHY: dict[str, Any] = {
     "services": {},
     "api_error": "",
     "custom_nodes_problems": [],
+    "workflows": {},
 }
 
 
@@ -153,6 +156,14 @@ def socket(address: str) -> dict[str, Any]:
         ),
         ({"api_error": "refused"}, False, ["ComfyUI does not answer: refused"]),
         ({"custom_nodes_problems": ["a lacks X"]}, False, ["a lacks X"]),
+        (
+            {"workflows": {"a.json": [], "b.json": ["1", "2", "3", "4"]}},
+            False,
+            [
+                "workflow b.json: 1; 2; 3 (and 1 more). Where a model is not there yet, playbooks/models.yml waits for "
+                "it; otherwise deploy again"
+            ],
+        ),
         ({"current": ""}, False, ["no release is current: deploy"]),
         ({"proven": {}}, False, ["release r1 runs, but none was proven: deploy again"]),
         ({"proven": {"release": "r0"}}, False, ["release r1 runs, but r0 was proven: deploy again"]),
@@ -216,7 +227,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
 
     root, proc = host(tmp_path)
     with serve(Fake(special={"/system_stats": stats})) as url:
-        report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, {}, proc)
+        report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, {}, None, proc)
     assert report == {
         "current": "r1",
         "previous": "r2",
@@ -231,6 +242,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "devices": devices(STATS),
         "custom_nodes": {},
         "custom_nodes_problems": [],
+        "workflows": {},
     }
 
 
@@ -249,10 +261,44 @@ def test_packs_are_read_of_each_worker(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "look_at_packs", look)
     root, proc = host(tmp_path)
     with serve(Fake(special={"/system_stats": stats})) as url:
-        report = worker_report(root, [], {"comfyui.service": url, "other.service": url}, {}, proc)
+        report = worker_report(root, [], {"comfyui.service": url, "other.service": url}, {}, None, proc)
     assert seen == ["comfyui.service", "other.service"]
     assert report["custom_nodes"] == {"a": {"commit": "c", "seconds": 1.5}}
     assert report["custom_nodes_problems"] == ["a lacks X"]
+
+
+PICTURE = {"input": {"required": {"width": ["INT", {"default": 8, "min": 1}]}}, "output": ["IMAGE"]}
+SHOWN_AT_END = {"input": {"required": {"images": ["IMAGE"], "ckpt_name": [["a.safetensors"]]}}, "output": []}
+OFFERED = {"EmptyImage": PICTURE, "SaveImage": {**SHOWN_AT_END, "output_node": True}}
+
+
+def graph(width: int) -> bytes:
+    saved = {"images": ["1", 0], "ckpt_name": "users-choice.safetensors"}
+    nodes = {"1": ("EmptyImage", {"width": width}), "2": ("SaveImage", saved)}
+    return json.dumps({id_: {"class_type": kind, "inputs": inputs} for id_, (kind, inputs) in nodes.items()}).encode()
+
+
+@pytest.mark.usefixtures("systemctl")
+def test_placed_workflows_are_compared_with_what_comfyui_offers(tmp_path: Path) -> None:
+    special = {
+        "/system_stats": lambda handler: reply(handler, json.dumps(STATS).encode(), 200),
+        "/object_info": lambda handler: reply(handler, json.dumps(OFFERED).encode(), 200),
+    }
+    root, proc = host(tmp_path)
+    names = {"good": graph(8), "bad": graph(0), "changed": graph(0), "strange": b"{}"}
+    archive = pack({f"{BROWSER}/{name}.json": text for name, text in names.items()})
+    place(tmp_path, archive, root / "workflows.json", getpass.getuser(), check=False)
+    (tmp_path / BROWSER / "changed.json").write_text("theirs")
+    with serve(Fake(special=special)) as url:
+        report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, {}, tmp_path, proc)
+        assert (
+            worker_report(root, [], {"comfyui.service": url, "other.service": url}, {}, None, proc)["workflows"] == {}
+        )
+    assert report["workflows"] == {
+        "bad.json": ["node 1 (EmptyImage): width must be at least 1, found 0"],
+        "good.json": [],
+        "strange.json": ["this is no workflow: it has neither nodes nor class types"],
+    }
 
 
 @pytest.mark.usefixtures("systemctl")
@@ -263,7 +309,7 @@ def test_services_are_asked(tmp_path: Path) -> None:
     root, proc = host(tmp_path)
     with serve(Fake(special={"/ready": lambda handler: reply(handler, b"{}", 200), "/unready": unready})) as url:
         asked = {"comfyui.service": f"{url}/ready", "other.service": f"{url}/unready"}
-        report = worker_report(root, [], {}, asked, proc)
+        report = worker_report(root, [], {}, asked, None, proc)
     assert report["services"] == {"comfyui.service": "", "other.service": "HTTP status 503"}
     assert list(report["units"]) == list(asked)
     report = worker_report(root, ["comfyui.service"], {}, {"other.service": "http://127.0.0.1:9/x"}, proc)
@@ -274,7 +320,7 @@ def test_services_are_asked(tmp_path: Path) -> None:
 def test_an_empty_host_is_read_too(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     report = worker_report(
-        tmp_path, ["comfyui.service", "other.service"], {"comfyui.service": "http://127.0.0.1:9"}, {}, tmp_path
+        tmp_path, ["comfyui.service", "other.service"], {"comfyui.service": "http://127.0.0.1:9"}, {}, None, tmp_path
     )
     assert (report["current"], report["previous"], report["releases"], report["release"]) == ("", "", [], {})
     assert "does not answer" in report["api_error"]
@@ -339,6 +385,8 @@ def test_report_lines() -> None:
             {"custom_nodes": {"a": {"seconds": 1.52}, "b": {"seconds": None}}},
             "  node packs       a 1.5 s, b",
         ),
+        ({"workflows": {"a": [], "b": []}}, "  workflows        2, all of them right"),
+        ({"workflows": {"a": [], "b": ["x"]}}, "  workflows        2, 1 of them wrong"),
         ({"attention": "torch's own; no GPU"}, "  attention        torch's own; no GPU"),
     ],
 )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.filter.workflow_part import workflow_part
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import pack, unpack
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
@@ -196,3 +200,149 @@ def test_a_host_without_models_gets_nothing_but_the_operators_own() -> None:
 def test_what_is_no_workflow_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         host([], "fp8", [], {"mine.json": text})
+
+
+# -- what preflight says of them
+
+RELEASE = {name: {"commit": entry["commit"], "node_types": entry["node_types"]} for name, entry in PACKS.items()}
+COMFYUI = locks.load("upstream")["comfyui"]["commit"]
+EVERYTHING = plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile="full")["files"]
+
+
+def saved(*nodes: dict[str, Any], links: Sequence[Any] = ()) -> str:
+    named = [{"id": number, "inputs": [], **node} for number, node in enumerate(nodes, 1)]
+    return json.dumps({"nodes": named, "links": list(links)})
+
+
+PICTURE = {"type": "EmptyImage", "widgets_values": [64, 64, 1, 0]}
+SAVED = {"type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "widgets_values": ["x"]}
+LINK = [1, 1, 0, 2, 0, "IMAGE"]
+GOOD = saved(PICTURE, SAVED, links=[LINK])
+
+
+def told(text: str, packs: dict[str, Any] | None = None, comfyui: str = COMFYUI) -> dict[str, Any]:
+    packs = RELEASE if packs is None else packs
+    archive = workflows.for_host([], list(packs), CATALOGUE, {"/home/me/mine.json": text})["archive"]
+    return workflow_part(archive, [], packs, comfyui, CATALOGUE, ["/home/me/mine.json"])
+
+
+@pytest.mark.parametrize("profile", ["small", "fp8", "full"])
+def test_preflight_finds_nothing_wrong_with_the_shipped_ones(profile: str) -> None:
+    files = plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile=profile)["files"]
+    given = workflows.for_host(files, ALL_PACKS, CATALOGUE, {})
+    assert len(given["names"]) > 10
+    assert workflow_part(given["archive"], files, RELEASE, COMFYUI, CATALOGUE) == {"problems": [], "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "mend"),
+    [
+        (
+            saved({**PICTURE, "widgets_values": [0, 64, 1, 0]}, SAVED, links=[LINK]),
+            "node 1 (EmptyImage): width must be 1 to 16384, found 0",
+            "mend it in the browser",
+        ),
+        (saved(PICTURE, SAVED), "node 2 (SaveImage): the input images is missing", "mend it in the browser"),
+        (
+            saved(PICTURE, {**SAVED, "title": "End", "type": "SaveMagic"}, links=[LINK]),
+            "node 2 (End): the node type SaveMagic",
+            "name its pack in custom_nodes_extra, with SaveMagic under node_types",
+        ),
+        (saved(PICTURE), "nothing is saved or shown at its end", "mend it in the browser"),
+        ('{"nodes": [{"id": 1}]}', "this is no workflow of ComfyUI's (KeyError: 'type')", "mend it in the browser"),
+        (
+            saved(
+                {**PICTURE, "title": "{{ lookup('pipe', 'x') }}", "widgets_values": [0, 64, 1, 0]}, SAVED, links=[LINK]
+            ),
+            "node 1 ({ { lookup('pipe', 'x') }}): width must be 1 to 16384, found 0",
+            "mend it in the browser",
+        ),
+    ],
+)
+def test_preflight_names_what_is_wrong_with_an_operators_workflow(text: str, found: str, mend: str) -> None:
+    (problem,) = told(text)["problems"]
+    assert (problem["kind"], problem["what"], problem["found"]) == ("workflows", "workflow /home/me/mine.json", found)
+    assert mend in problem["mend"]
+    assert "remove it from workflows_extra" in problem["mend"]
+
+
+def test_preflight_counts_what_would_not_be_read_to_its_end() -> None:
+    nodes = [{**PICTURE, "widgets_values": [0, 0, 0, 0]} for _ in range(9)]
+    found = [problem["found"] for problem in told(saved(*nodes, SAVED, links=[LINK]))["problems"]]
+    assert len(found) == 5
+    assert found[-1] == "23 further things"
+
+
+SAVED_BY_KJ = saved(
+    PICTURE,
+    {"type": "ImageResizeKJv2", "inputs": [{"name": "image", "type": "IMAGE", "link": 1}], "widgets_values": [-1] * 8},
+    {**SAVED, "inputs": [{"name": "images", "type": "IMAGE", "link": 2}]},
+    links=[LINK, [2, 2, 0, 3, 0, "IMAGE"]],
+)
+
+
+def test_a_node_of_a_pack_that_the_host_does_not_get() -> None:
+    (problem,) = told(SAVED_BY_KJ, {})["problems"]
+    assert problem["found"] == "node 2 (ImageResizeKJv2): the node type ImageResizeKJv2"
+    assert problem["needed"] == "the node pack ComfyUI-KJNodes, which has it"
+    assert "set wanmetal_variant: wan" in problem["mend"]
+
+
+def test_of_another_commit_it_is_not_known_what_its_nodes_take() -> None:
+    assert any("width must be" in problem["found"] for problem in told(SAVED_BY_KJ)["problems"])
+    moved = {**RELEASE, "ComfyUI-KJNodes": {**RELEASE["ComfyUI-KJNodes"], "commit": "0" * 40}}
+    assert told(SAVED_BY_KJ, moved)["problems"] == []
+    assert told(saved({**PICTURE, "widgets_values": [0]}, SAVED, links=[LINK]), comfyui="0" * 40)["problems"] == []
+
+
+def test_a_pack_of_the_operator_is_trusted_to_have_what_it_promises() -> None:
+    own = {"mine": {"commit": "0" * 40, "node_types": ["SaveMagic"]}}
+    assert told(saved(PICTURE, {**SAVED, "type": "SaveMagic"}, links=[LINK]), own)["problems"] == []
+
+
+def test_models_that_nothing_fetches_are_told_and_do_not_stop_a_deploy() -> None:
+    text = json.dumps(workflows.load("Native-TextToVideo", "ui"))
+    told_ = told(text)
+    assert told_["problems"] == []
+    (note,) = told_["notes"]
+    assert "mine.json needs wan2.1_t2v_14B_fp8_scaled.safetensors" in note
+    archive = workflows.for_host([], [], CATALOGUE, {"mine.json": text.replace("wan2.1_t2v", "my_own")})["archive"]
+    files = [{**file} for file in EVERYTHING]
+    (note,) = workflow_part(archive, files, {}, COMFYUI, CATALOGUE, ["mine.json"])["notes"]
+    assert note == (
+        "mine.json needs my_own_14B_fp8_scaled.safetensors, which nothing fetches (wan_models_files): "
+        "it has to be there by other ways"
+    )
+    files.append({"id": "civitai-1", "folder": "loras"})
+    assert workflow_part(archive, files, {}, COMFYUI, CATALOGUE, ["mine.json"])["notes"] == []
+
+
+def test_a_host_without_workflows_has_nothing_to_check() -> None:
+    assert workflow_part("", [], {}, COMFYUI, CATALOGUE) == {"problems": [], "notes": []}
+
+
+# -- the program
+
+
+def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    program = Path(workflows.__file__).resolve().parents[2] / "tools/validate-workflows"
+    return subprocess.run([sys.executable, program, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_program_says_what_the_shipped_ones_need() -> None:
+    done = validate()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == INDEX.keys()
+
+
+def test_the_program_says_what_is_wrong(tmp_path: Path) -> None:
+    good, bad, none = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "none.json"
+    good.write_text(GOOD)
+    bad.write_text(saved(PICTURE, SAVED))
+    none.write_text("{")
+    done = validate(good, bad, none)
+    assert done.returncode == 1
+    assert f"wrong: {bad}: node 2 (SaveImage): the input images is missing\n" in done.stderr
+    assert f"wrong: {none}: " in done.stderr
+    assert str(good) not in done.stderr
+    assert json.loads(validate("--api", good).stdout)["2"]["inputs"]["images"] == ["1", 0]

@@ -11,7 +11,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / ".ansible/collections"))
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import to_api
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 
 from tools.workflows import vace, wan21, wan22, wrapper
@@ -34,7 +35,7 @@ def made() -> dict[Path, str]:
             w.note(f"## {entry.name}\n\n{entry.about}\n\n**What to change:** {entry.change}")
         entry.build(w)
         ui = w.ui()
-        api = workflow_check.read(ui, schemas)
+        api = to_api(ui, schemas)
         files[workflows.FOLDER / "ui" / f"{entry.name}.json"] = workflows.written(ui)
         files[workflows.FOLDER / "api" / f"{entry.name}.json"] = workflows.written(api)
         needs[entry.name] = workflows.needs(api, schemas, catalogue)
