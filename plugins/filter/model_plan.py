@@ -50,11 +50,13 @@ options:
     description: V(small), V(fp8), V(full), or V(auto) for the one that fits the smallest card.
     type: str
     default: auto
-  vram:
+  vram_mb:
     description:
-      - What C(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits) prints. Empty without a driver.
-    type: str
-    default: ""
+      - Memory of each GPU in MiB, as M(wanmetal.comfyui.gpu_info) has it in C(devices): of each slice where MIG has cut
+        one up. Empty without a driver.
+    type: list
+    elements: int
+    default: []
   cpu:
     description: Whether no GPU is going to be used.
     type: bool
@@ -70,7 +72,7 @@ EXAMPLES = r"""
 - name: Show which files a set has on a card of 24 GB
   ansible.builtin.debug:
     msg: "{{ (lookup('wanmetal.comfyui.lock', 'models')
-              | wanmetal.comfyui.model_plan(sets=['wan21-t2v'], vram='24564')).files }}"
+              | wanmetal.comfyui.model_plan(sets=['wan21-t2v'], vram_mb=[24564])).files }}"
 """
 
 RETURN = r"""
@@ -104,13 +106,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan, read_vram
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
 
 
-def model_plan(catalogue: Mapping[str, Any], vram: str = "", **settings: Any) -> dict[str, Any]:
+def model_plan(catalogue: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
     """Plan; see the documentation above."""
     try:
-        return plan(catalogue, vram_mb=read_vram(vram), **settings)
+        return plan(catalogue, **settings)
     except (TypeError, ValueError) as error:
         raise AnsibleFilterError(f"wanmetal.comfyui.model_plan: {error}") from error
 

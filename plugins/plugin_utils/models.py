@@ -45,11 +45,6 @@ def choose_profile(wanted: str, vram_mb: Sequence[int], *, cpu: bool) -> tuple[s
     return "fp8", "the driver does not answer yet; a card of 24 GB is assumed"
 
 
-def read_vram(text: str) -> list[int]:
-    """Read the memory of each card, in MiB, from what nvidia-smi prints."""
-    return [int(line) for line in text.split("\n") if line.strip().isdigit()]
-
-
 def flagged(flags: Mapping[str, Any]) -> list[str]:
     """Return the sets that the original system's flags ask for."""
     return [name for flag, names in FLAGS.items() if _truth(flag, flags.get(flag, False)) for name in names]
