@@ -1,0 +1,87 @@
+"""Plays over hosts that show a GPU: small trees of files, reached on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import HOSTS, make
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def role(name: str, tasks_from: str = "main") -> dict[str, Any]:
+    return {
+        "name": f"Role {name}",
+        "ansible.builtin.import_role": {"name": f"wanmetal.comfyui.{name}", "tasks_from": tasks_from},
+    }
+
+
+def say(text: str) -> dict[str, Any]:
+    return {"name": "Say", "ansible.builtin.debug": {"msg": text}}
+
+
+def play(home: Path, kinds: Mapping[str, str], plays: list[list[dict[str, Any]]], **settings: Any) -> str:
+    """What a run says, whose hosts are of these kinds."""
+    hosts = {name: {"__nvidia_driver_root": str(make(home / name, HOSTS[kind]))} for name, kind in kinds.items()}
+    shared = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "wanmetal_root": str(home / "root"),
+        "wanmetal_data_dir": str(home / "data"),
+        **settings,
+    }
+    head = {"hosts": "gpu_hosts", "gather_facts": False, "serial": "{{ wanmetal_serial | default('100%') }}"}
+    inventory, playbook = home / "hosts.yml", home / "play.yml"
+    inventory.write_text(yaml.safe_dump({"gpu_hosts": {"hosts": hosts, "vars": shared}}))
+    playbook.write_text(yaml.safe_dump([{**head, "tasks": tasks} for tasks in plays], sort_keys=False))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", playbook, "-i", inventory],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("serial", "waiting"),
+    [
+        pytest.param(1, ["gpu1"], id="one after the other"),
+        pytest.param(2, ["gpu1", "gpu2"], id="a whole batch"),
+    ],
+)
+def test_a_host_that_waits_for_a_restart_stops_nobody_else(serial: int, waiting: list[str], tmp_path: Path) -> None:
+    kinds = {name: "mismatch" if name in waiting else "one" for name in ("gpu1", "gpu2", "gpu3")}
+    plays = [
+        [role("wanmetal", "facts"), role("nvidia_driver"), say("{{ inventory_hostname }} goes on")],
+        [say("{{ inventory_hostname }} is in the next play")],
+    ]
+    said = play(tmp_path, kinds, plays, wanmetal_serial=serial)
+    for name in kinds:
+        assert (f"{name} has to be restarted" in said) == (name in waiting)
+        assert (f"{name} goes on" in said) == (name not in waiting)
+        assert f"{name} is in the next play" in said
+
+
+def test_models_and_kernels_fit_what_the_gpus_are(tmp_path: Path) -> None:
+    kinds = {"whole": "eight", "sliced": "mig", "later": "one, without a driver"}
+    told = (
+        "{{ inventory_hostname }}: {{ __wan_models_planned.profile }}, "
+        "{{ __sageattention_found.architectures | join(' ') }} with {{ cuda_toolkit_home | basename }}"
+    )
+    tasks = [role("wanmetal", "facts"), role("wan_models", "plan"), role("sageattention", "plan"), say(told)]
+    said = play(tmp_path, kinds, [tasks], wan_models_sets=["wan21-t2v"], wanmetal_python="3.11")
+    assert said.count(": Read the GPUs and their driver]") == 1
+    assert "whole: full, 9.0 with cuda-12.8" in said
+    assert "sliced: small, 8.0 with cuda-12.8" in said
+    assert "later: fp8,  with cuda-12.8" in said
