@@ -194,10 +194,35 @@ def device_name(device: str) -> str:
     return str(torch.cuda.get_device_name(device)) if device.startswith("cuda") else device
 
 
+def devices(wanted: Sequence[str]) -> list[str]:
+    """The first card of each kind in place of ``cuda``, and what else is named."""
+    names = [device_name(f"cuda:{index}") for index in range(torch.cuda.device_count())]
+    kinds = [f"cuda:{names.index(name)}" for name in dict.fromkeys(names)] or ["cuda"]
+    return [device for one in wanted for device in (kinds if one == "cuda" else [one])]
+
+
+def together(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The results of several cards as one: the worst of each."""
+    if len(told) == 1:
+        return told[0]
+    errors = [one["worst_error"] for one in told if one["worst_error"] is not None]
+    return {
+        **told[0],
+        "passed": all(one["passed"] for one in told),
+        "reasons": [f"{one['device']}: {reason}" for one in told for reason in one["reasons"]],
+        "device": ", ".join(one["device"] for one in told),
+        "speedup": min(one["speedup"] for one in told),
+        "worst_error": max(errors, default=None),
+        "cases": [case for one in told for case in one["cases"]],
+    }
+
+
 def self_test(
     device: str, lengths: Sequence[int], heads: int, text: int, max_error: float, min_speedup: float
 ) -> dict[str, Any]:
     """The whole test; the result of ``result``."""
+    if ":" in device:
+        torch.cuda.set_device(device)  # kernels start on the current card, whosever their numbers are
     try:
         attention = sage_attention()
     except Exception as error:
@@ -209,7 +234,7 @@ def self_test(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda", help="default: cuda")
+    parser.add_argument("--device", nargs="+", default=["cuda"], help="default: cuda, one card of each kind")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens, default: those of Wan")
     parser.add_argument("--heads", type=int, default=8, help="default: 8; Wan 14B has 40, which takes longer")
     parser.add_argument("--text", type=int, default=TEXT, help=f"tokens of the prompt, default: {TEXT}")
@@ -217,9 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--min-speedup", type=float, default=1.0, help="times as fast as torch, default: 1")
     options = parser.parse_args(arguments)
     try:
-        told = self_test(
-            options.device, options.lengths, options.heads, options.text, options.max_error, options.min_speedup
-        )
+        settings = (options.lengths, options.heads, options.text, options.max_error, options.min_speedup)
+        told = together([self_test(device, *settings) for device in devices(options.device)])
     except torch.OutOfMemoryError as error:
         print(f"the card has no memory left for the test: {error}", file=sys.stderr)
         return NO_MEMORY
