@@ -207,6 +207,14 @@ def test_what_goes_wrong_is_told(script: dict[str, Any], kind: str, error: str, 
     assert error in job["output"]["error"]
 
 
+def test_a_graph_that_never_arrived_interrupts_nobody_s(tmp_path: Path) -> None:
+    """ComfyUI takes an interrupt without an id for one of whatever runs."""
+    with scripted() as (fake, url), serving(tmp_path, url) as service:
+        fake.special["/prompt"] = lambda handler: reply(handler, b"no JSON", 500)
+        assert done(service)["output"]["failure"]["kind"] == "comfyui"
+    assert [path for path, _ in fake.requests if "interrupt" in path or "history" in path] == []
+
+
 @pytest.mark.parametrize("script", [{"cut_socket": True}, {"no_socket": True}])
 def test_without_a_websocket_the_job_is_done_all_the_same(script: dict[str, Any], tmp_path: Path) -> None:
     with scripted(takes_s=0.3, **script) as (_, url), serving(tmp_path, url) as service:
