@@ -11,8 +11,9 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,40 @@ def run_canary(
     """
     if kind not in KINDS:
         raise ValueError(f"there is no canary {kind!r}; there are: {', '.join(KINDS)}")
+    return _run(client, kind, KINDS[kind], timeout_s, seed, output_dir)
+
+
+def run_workflow(
+    client: ComfyUIClient,
+    workflows: Sequence[Mapping[str, Any]],
+    timeout_s: float,
+    seed: int | None = None,
+    output_dir: str | None = None,
+) -> CanaryResult | None:
+    """Render the first of some workflows whose models and node types the worker has; None where there is none.
+
+    Each has ``name``, ``graph``, ``frames``, ``width``, ``height``, ``fps``, and ``stand_ins``: for the name of a
+    model, those of others that do as well. The result's kind is the name.
+    """
+    try:
+        types = client.object_info()
+    except ComfyUIError as error:
+        return CanaryResult(False, "workflows", 0, str(error), 0.0)
+    for one in workflows:
+        graph = fit(one["graph"], one["stand_ins"], types)
+        if graph:
+            return _run(client, one["name"], partial(_workflow, one, graph), timeout_s, seed, output_dir)
+    return None
+
+
+def _run(
+    client: ComfyUIClient,
+    kind: str,
+    render: Callable[[Studio], None],
+    timeout_s: float,
+    seed: int | None,
+    output_dir: str | None,
+) -> CanaryResult:
     seed = secrets.randbits(32) if seed is None else seed
     started = time.monotonic()
     hurried = ComfyUIClient(client.url, min(client.timeout_s, timeout_s))
@@ -94,7 +129,7 @@ def run_canary(
     studio = Studio(hurried, started + timeout_s, random.Random(seed), prefix)  # noqa: S311 (colours, no secrets)
     reason = ""
     try:
-        KINDS[kind](studio)
+        render(studio)
     except (ComfyUIError, PNGError, UnhealthyError) as error:
         reason = str(error)
     finally:
@@ -176,27 +211,72 @@ def _video(studio: Studio) -> None:
         xs.reverse()
     y = studio.numbers.randrange(_EDGE, _HEIGHT - _SQUARE - _EDGE)
     saved = studio.render(_moving_square(studio.prefix, back, square, xs, y))
-    names = _listed(saved, "result", "images")
-    videos = studio.files(saved, "result")
+    video, frames = _checked(studio, saved, _FRAMES, _WIDTH, _HEIGHT, _FPS)
+    worst = 0
+    for number, (frame, x) in enumerate(zip(frames, xs, strict=True)):
+        worst = max(worst, _compare_frame(frame, f"frame {number}", back, square, x, y))
+    studio.video = video
+    studio.details["largest_deviation"] = worst
+
+
+def _checked(
+    studio: Studio, outputs: dict[str, Any], frames: int, width: int, height: int, fps: float
+) -> tuple[bytes, list[Picture]]:
+    """Return the one video that a graph made, and its frames, which are as they must be, and alive."""
+    nodes = [node for node in outputs if _listed(outputs, node, "images")]
+    videos = [video for node in nodes for video in studio.files(outputs, node)]
     if len(videos) != 1:
         raise UnhealthyError(f"one video was expected, {len(videos)} came")
     if videos[0][4:8] != b"ftyp":
         raise UnhealthyError(f"the video is no mp4 file: it begins with {videos[0][:12]!r}")
-    frames, fps = read_back(studio, names[0])
-    if len(frames) != _FRAMES:
-        raise UnhealthyError(f"the video must have {_FRAMES} frames, found {len(frames)}")
-    if abs(fps - _FPS) > 0.01:
-        raise UnhealthyError(f"the video must have {_FPS} frames a second, found {fps:g}")
-    for frame in frames:
-        _assert_size(frame, _WIDTH, _HEIGHT)
-    assert_alive(frames)
-    worst = 0
-    for number, (frame, x) in enumerate(zip(frames, xs, strict=True)):
-        worst = max(worst, _compare_frame(frame, f"frame {number}", back, square, x, y))
-    studio.video = videos[0]
-    studio.details.update(
-        largest_deviation=worst, frames=len(frames), fps=fps, width=_WIDTH, height=_HEIGHT, bytes=len(videos[0])
-    )
+    found, rate = read_back(studio, _listed(outputs, nodes[0], "images")[0])
+    if len(found) != frames:
+        raise UnhealthyError(f"the video must have {frames} frames, found {len(found)}")
+    if abs(rate - fps) > 0.01:
+        raise UnhealthyError(f"the video must have {fps:g} frames a second, found {rate:g}")
+    for frame in found:
+        _assert_size(frame, width, height)
+    assert_alive(found)
+    studio.details.update(frames=frames, fps=rate, width=width, height=height, bytes=len(videos[0]))
+    return videos[0], found
+
+
+def _workflow(expected: Mapping[str, Any], graph: Graph, studio: Studio) -> None:
+    """Render a workflow with a seed that no earlier run had."""
+    drawn = {"filename_prefix": studio.prefix, **dict.fromkeys(("seed", "noise_seed"), studio.numbers.getrandbits(32))}
+    fresh = {
+        id_: {**node, "inputs": {name: drawn.get(name, value) for name, value in node["inputs"].items()}}
+        for id_, node in graph.items()
+    }
+    size = (expected["frames"], expected["width"], expected["height"], expected["fps"])
+    studio.video, _ = _checked(studio, studio.render(fresh), *size)
+
+
+def fit(graph: Graph, stand_ins: Mapping[str, Sequence[str]], types: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a graph with the models that a worker has; empty where it lacks one, or a file, or a node type."""
+    fitted = {}
+    for id_, node in graph.items():
+        if node["class_type"] not in types:
+            return {}
+        inputs = dict(node["inputs"])
+        for name, value in inputs.items():
+            offered = _offered(types[node["class_type"]], name)
+            if offered is None or isinstance(value, list):
+                continue
+            found = [one for one in (value, *stand_ins.get(value, ())) if one in offered]
+            if not found:
+                return {}
+            inputs[name] = found[0]
+        fitted[id_] = {**node, "inputs": inputs}
+    return fitted
+
+
+def _offered(known: Mapping[str, Any], name: str) -> Sequence[Any] | None:
+    """The choices of an input, or None where it is none of choices."""
+    kind, *options = {**known["input"].get("required", {}), **known["input"].get("optional", {})}.get(name) or [""]
+    if isinstance(kind, list):
+        return kind
+    return options[0].get("options") if kind == "COMBO" and options else None
 
 
 def _moving_square(prefix: str, back: Colour, square: Colour, xs: Sequence[int], y: int) -> Graph:

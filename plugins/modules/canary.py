@@ -12,6 +12,8 @@ description:
     A status alone proves nothing, as a worker that renders black frames reports success.
   - Colours and places are drawn anew for each run, so that no cached result can answer.
   - The graph is put before the jobs that wait, not before the one that runs.
+  - With O(workflows), one of them is rendered as well, the first whose models and node types ComfyUI has. Its pixels
+    cannot be foretold, so the number of frames, their size and rate are checked, and that they are alive.
   - What the canary saves in ComfyUI's output folder is removed afterwards when O(output_dir) is given.
 options:
   url:
@@ -30,8 +32,19 @@ options:
     type: str
     choices: [image, video]
     default: image
+  workflows:
+    description:
+      - Workflows to choose from, as P(wanmetal.comfyui.canary_workflows#filter) makes them. None is rendered where
+        ComfyUI has the models of none.
+    type: list
+    elements: dict
+    default: []
+  workflow_timeout:
+    description: Seconds that the workflow may take, with the time to load its models.
+    type: int
+    default: 600
   dest:
-    description: Where on the host the mp4 of kind V(video) is written. It is replaced.
+    description: Where on the host the mp4 of the workflow, or else that of kind V(video), is written. It is replaced.
     type: path
   output_dir:
     description: ComfyUI's output folder on the host.
@@ -87,6 +100,12 @@ details:
       and C(bytes) of a video, and C(left_behind), files that could not be removed.
   returned: when the worker was asked
   type: dict
+workflow:
+  description:
+    - The workflow that was rendered, with C(name), C(seconds), C(seed) and C(details) (C(frames), C(fps), C(width),
+      C(height), C(bytes)). Empty when ComfyUI has the models of none.
+  returned: when the worker was asked
+  type: dict
 dest:
   description: Where the video is.
   returned: when O(dest) is given
@@ -97,7 +116,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import KINDS, run_canary
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import (
+    KINDS,
+    CanaryResult,
+    run_canary,
+    run_workflow,
+)
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
 
 
@@ -108,6 +132,8 @@ def main() -> None:
             "url": {"type": "str", "default": "http://127.0.0.1:8188"},
             "others": {"type": "list", "elements": "str", "default": []},
             "kind": {"type": "str", "choices": list(KINDS), "default": "image"},
+            "workflows": {"type": "list", "elements": "dict", "default": []},
+            "workflow_timeout": {"type": "int", "default": 600},
             "dest": {"type": "path"},
             "output_dir": {"type": "path"},
             "timeout": {"type": "int", "default": 60},
@@ -131,6 +157,7 @@ def main() -> None:
         module.exit_json(**result)
     canary = run_canary(client, params["kind"], params["timeout"], output_dir=params["output_dir"])
     result.update(rendered=True, reason=canary.reason, seconds=canary.seconds, seed=canary.seed, details=canary.details)
+    result["workflow"] = {}
     if not canary.ok:
         result["changed"] = False
         module.fail_json(msg=f"ComfyUI at {client.url} is not healthy: {canary.reason}", **result)
@@ -138,9 +165,21 @@ def main() -> None:
         if reason := run_canary(other, "image", params["timeout"]).reason:
             result.update(changed=False, reason=f"{other.url}: {reason}")
             module.fail_json(msg=f"ComfyUI at {other.url} is not healthy: {reason}", **result)
-    if params["dest"] and canary.video is not None:
-        _write(module, Path(params["dest"]), canary.video)
+    video = canary.video
+    if params["workflows"] and (made := _workflow(module, client)):
+        if made.reason:
+            result.update(changed=False, reason=f"{made.kind}: {made.reason}")
+            module.fail_json(msg=f"ComfyUI at {client.url} is not healthy: {result['reason']}", **result)
+        video = made.video
+        result["workflow"] = {"name": made.kind, "seconds": made.seconds, "seed": made.seed, "details": made.details}
+    if params["dest"] and video is not None:
+        _write(module, Path(params["dest"]), video)
     module.exit_json(**result)
+
+
+def _workflow(module: AnsibleModule, client: ComfyUIClient) -> CanaryResult | None:
+    params = module.params
+    return run_workflow(client, params["workflows"], params["workflow_timeout"], output_dir=params["output_dir"])
 
 
 def _write(module: AnsibleModule, dest: Path, video: bytes) -> None:

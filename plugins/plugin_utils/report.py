@@ -35,6 +35,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("attention"):
         rows.append(("attention", report["attention"]))
     rows.append(("canary", _canary(report.get("canary", {}))))
+    if made := report.get("canary", {}).get("workflow"):
+        rows.append(("has rendered", f"{made['name']}, {_video(made['details'])}, {made['seconds']} s"))
     width = max(len(name) for name, _ in rows)
     lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
     problems = report.get("problems", [])
@@ -85,7 +87,9 @@ def _canary(canary: Mapping[str, Any]) -> str:
     if not canary.get("rendered"):
         return "not rendered"
     details = canary.get("details", {})
-    what = "image"
-    if "frames" in details:
-        what = f"video, {details['width']}x{details['height']}, {details['frames']} frames at {details['fps']:g} fps"
+    what = f"video, {_video(details)}" if "frames" in details else "image"
     return f"{what}, right pixels, {canary.get('seconds')} s"
+
+
+def _video(details: Mapping[str, Any]) -> str:
+    return f"{details['width']}x{details['height']}, {details['frames']} frames at {details['fps']:g} fps"

@@ -42,8 +42,10 @@ def summary(
 ) -> str:
     ports = [socket["port"] for socket in report["sockets"] if re.fullmatch(r"comfyui(@\d+)?\.service", socket["unit"])]
     ssh = f"ssh -F {shlex.quote(str(state / 'ssh_config'))}"
-    drawn = report["canary"].get("details", {})
+    made = report["canary"].get("workflow") or {}
+    drawn = made.get("details") or report["canary"].get("details", {})
     size = f"{drawn['width']}x{drawn['height']}, {drawn['frames']} frames" if drawn else ""
+    size += f", by {made['name']}" if made else ""
     return "\n".join(
         [
             "",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Callable
@@ -7,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import run_canary
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import fit, run_canary, run_workflow
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.canary_workflows import canary_workflows
+from ansible_collections.wanmetal.comfyui.tests.contract import house
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Frame, reply, serve
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
 
@@ -138,6 +142,136 @@ def test_what_was_saved_is_removed(tmp_path: Path, healthy: bool) -> None:
 def test_an_unknown_kind_is_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="there is no canary 'audio'; there are: image, video"):
         run_canary(ComfyUIClient("http://127.0.0.1:9"), "audio", 5)
+
+
+def scene(name: str = "two-frames", **expected: Any) -> dict[str, Any]:
+    """A workflow of nodes that the fake computes."""
+    graph: dict[str, Any] = {
+        "note": {"class_type": "PreviewAny", "inputs": {"source": "of no use", "noise_seed": 1}},
+        "back": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}},
+        "square": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 65280}},
+        "video": {"class_type": "CreateVideo", "inputs": {"images": ["batch", 0], "fps": 8}},
+        "batch": {"class_type": "ImageBatch", "inputs": {"image1": ["frame0", 0], "image2": ["frame1", 0]}},
+        "saved": {"class_type": "SaveVideo", "inputs": {"video": ["video", 0], "filename_prefix": "mine"}},
+    }
+    for number in (0, 1):
+        inputs = {"destination": ["back", 0], "source": ["square", 0], "x": 8 * number, "y": 0, "resize_source": False}
+        graph[f"frame{number}"] = {"class_type": "ImageCompositeMasked", "inputs": inputs}
+    return {
+        "name": name,
+        "graph": graph,
+        "stand_ins": {},
+        "frames": 2,
+        "width": 32,
+        "height": 16,
+        "fps": 8.0,
+    } | expected
+
+
+TYPES: dict[str, Any] = {node["class_type"]: {"input": {}} for node in scene()["graph"].values()}
+
+
+def knows(types: dict[str, Any], **script: Any) -> Fake:
+    answer = json.dumps(types).encode()
+    return Fake(special={"/object_info": lambda handler: reply(handler, answer)}, **script)
+
+
+def test_a_workflow_is_rendered_anew_each_time(tmp_path: Path) -> None:
+    fake = knows(TYPES)
+    with serve(fake) as url:
+        made = [run_workflow(ComfyUIClient(url), [scene()], 20, output_dir=str(tmp_path)) for _ in range(2)]
+    for one in made:
+        assert one
+        assert (one.reason, one.kind, one.video) == ("", "two-frames", fake.mp4)
+        assert one.details == {"frames": 2, "fps": 8, "width": 32, "height": 16, "bytes": len(fake.mp4)}
+    graphs = [body["prompt"] for path, body in fake.requests if path == "POST /prompt" and "saved" in body["prompt"]]
+    assert len({graph["note"]["inputs"]["noise_seed"] for graph in graphs}) == 2
+    assert all(graph["saved"]["inputs"]["filename_prefix"].startswith("wanmetal-canary-") for graph in graphs)
+
+
+def test_the_first_workflow_is_taken_that_the_worker_can_render() -> None:
+    other = scene("other")
+    other["graph"]["note"]["class_type"] = "Unknown"
+    with serve(knows(TYPES)) as url:
+        found = run_workflow(ComfyUIClient(url), [other, scene("this")], 20)
+        assert found
+        assert found.kind == "this"
+        assert run_workflow(ComfyUIClient(url), [other], 20) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "spoil", "reason"),
+    [
+        ({}, BLACK, r"frame 0 is of one colour, rgb\(0, 0, 0\)"),
+        ({}, lambda frames: frames[:1] * 2, "frozen"),
+        ({"frames": 5}, lambda frames: frames, "must have 5 frames, found 2"),
+        ({"width": 64}, lambda frames: frames, "size must be 64x16, found 32x16"),
+        ({"fps": 16.0}, lambda frames: frames, "16 frames a second, found 8"),
+    ],
+)
+def test_a_workflow_whose_video_is_wrong(expected: dict[str, Any], spoil: Spoil, reason: str) -> None:
+    with serve(knows(TYPES, spoil=spoil)) as url:
+        made = run_workflow(ComfyUIClient(url), [scene(**expected)], 20)
+    assert made
+    assert not made.ok
+    assert re.search(reason, made.reason), made.reason
+
+
+def listed(*names: str) -> dict[str, Any]:
+    return {"Load": {"input": {"required": {"name": [list(names)], "text": ["STRING", {}]}}}}
+
+
+@pytest.mark.parametrize(
+    ("types", "name"),
+    [
+        (listed("a"), "a"),
+        (listed("a", "b"), "a"),
+        (listed("c", "b"), "b"),
+        (listed("c"), ""),
+        (listed(), ""),
+        ({"Load": {"input": {"optional": {"name": ["COMBO", {"options": ["b"]}]}}}}, "b"),
+        ({"Load": {"input": {"required": {"name": ["STRING"]}}}}, "a"),
+        ({}, ""),
+    ],
+)
+def test_which_model_a_workflow_gets(types: dict[str, Any], name: str) -> None:
+    graph = {"1": {"class_type": "Load", "inputs": {"name": "a", "text": "a"}}}
+    found = fit(graph, {"a": ["b"]}, types)
+    assert [node["inputs"]["name"] for node in found.values()] == ([name] if name else [])
+
+
+SPECS = house.role_file("verify", "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+SHIPPED = SPECS["verify_workflows"]["choices"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_workflows_for_the_canary(name: str) -> None:
+    (one,) = canary_workflows([name], locks.load("models"))
+    assert (one["frames"], one["width"], one["height"]) == (9, 256, 256)
+    assert one["fps"] in (16.0, 24.0)
+    text = json.dumps(one["graph"])
+    assert '"width": 256' in text
+    assert '"length": 9' in text
+    for model, others in one["stand_ins"].items():
+        assert model in text
+        assert model not in others
+
+
+def test_a_workflow_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="there is no workflow 'Mine'"):
+        canary_workflows(["Mine"], locks.load("models"))
+
+
+def test_the_module_keeps_the_video_of_the_workflow(tmp_path: Path) -> None:
+    arguments = {"kind": "video", "dest": str(tmp_path / "canary.mp4"), "workflows": [scene()]}
+    with serve(knows(TYPES)) as url:
+        made = run_module("canary", {"url": url, **arguments})
+        failed = run_module("canary", {"url": url, **arguments, "workflows": [scene(frames=3)]})
+    assert made["workflow"]["name"] == "two-frames"
+    assert made["workflow"]["details"]["frames"] == 2
+    assert made["details"]["frames"] == 9
+    assert failed["failed"]
+    assert failed["reason"] == "two-frames: the video must have 3 frames, found 2"
 
 
 def test_the_module(tmp_path: Path) -> None:

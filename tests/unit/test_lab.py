@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -253,7 +254,7 @@ def test_how_much_changed(log: str, expected: int) -> None:
     assert summary.changes(log) == expected
 
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "versions": {"comfyui": "0.3.75", "torch": "2.10.0"},
     "release": {
         "id": "0.3.75-05f5417a56",
@@ -289,6 +290,13 @@ def test_summary() -> None:
 
 def test_summary_without_a_video() -> None:
     assert "video" not in summary.summary("lab1", {**REPORT, "canary": {}}, 0, {}, STATE, Path("/v"))
+
+
+def test_summary_with_a_workflow() -> None:
+    made = {"name": "Native-TextToVideo", "seconds": 9.5, "details": {"width": 256, "height": 256, "frames": 9}}
+    report = {**REPORT, "canary": {**REPORT["canary"], "workflow": made}}
+    line = "  video    /v.mp4 (256x256, 9 frames, by Native-TextToVideo)"
+    assert line in summary.summary("lab1", report, 0, {}, STATE, Path("/v.mp4")).splitlines()
 
 
 def test_summary_of_changes() -> None:

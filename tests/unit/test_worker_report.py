@@ -380,6 +380,10 @@ def test_report_lines() -> None:
         ({"canary": {"rendered": False, "reason": "no answer"}}, "  canary           failed: no answer"),
         ({"canary": {**CANARY, "reason": "one colour"}}, "  canary           failed: one colour"),
         ({"canary": {**CANARY, "details": {"largest_deviation": 1}}}, "  canary           image, right pixels, 1.2 s"),
+        (
+            {"canary": {**CANARY, "workflow": {"name": "Wan22-5B", "seconds": 9.1, "details": CANARY["details"]}}},
+            "  has rendered     Wan22-5B, 128x64, 9 frames at 16 fps, 9.1 s",
+        ),
         ({"problems": ["a is b"]}, "  PROBLEM: a is b"),
         (
             {"custom_nodes": {"a": {"seconds": 1.52}, "b": {"seconds": None}}},
