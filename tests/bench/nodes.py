@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """How long the environment of variant wan takes, beside pip, and what a release costs that changes one node pack.
 
-The environments are built on this machine, with caches of their own that are empty at first. The releases are made on a
-lab host, with small packs of the tests' own. Prints a table and writes reports/bench-nodes.json. Run it as:
-.venv/test/bin/python -m tests.bench.nodes [environment] [release]
+Parts, all of them where none is named:
+  environment  uv, as a release builds it, and pip, each with an empty cache and with a full one
+  sizes        what files/locks/upstream.yml says of each environment: bytes to fetch, bytes and files on disk
+  release      a first release, one that changes a pack, and an unchanged deploy, with small packs of the tests' own
+
+Environments are built on this machine, with caches of their own. Prints a table and writes reports/bench-nodes.json.
+Run it as: .venv/test/bin/python -m tests.bench.nodes [PART...]
 """
 
 from __future__ import annotations
@@ -17,10 +21,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 from tests.bench.deploy import median_of
 
 PROJECT = Path(__file__).resolve().parents[2]
-LOCK = PROJECT / f"files/locks/python/wan-cu128-py3{sys.version_info.minor}.txt"
+LOCKS = PROJECT / "files/locks"
+PYTHON = f"py3{sys.version_info.minor}"
+UV = shutil.which("uv") or PROJECT / ".venv/uv/bin/uv"
 
 
 def timed(command: list[str | Path], **environment: str) -> float:
@@ -31,27 +39,59 @@ def timed(command: list[str | Path], **environment: str) -> float:
     return time.monotonic() - begin
 
 
+def with_uv(venv: Path, cache: Path, lock: Path) -> float:
+    """Seconds of an environment, made as the role comfyui makes it."""
+    environment = {"UV_CACHE_DIR": str(cache), "UV_NO_PROGRESS": "1"}
+    seconds = timed([UV, "venv", "--quiet", f"--python={sys.executable}", venv], **environment)
+    options = ["--quiet", "--require-hashes", "--no-build", f"--python={venv}/bin/python"]
+    return seconds + timed([UV, "pip", "sync", *options, lock], **environment)
+
+
+def with_pip(venv: Path, cache: Path, lock: Path) -> float:
+    """Seconds of the same environment with pip. It would compile the bytecode, too, which here neither does."""
+    seconds = timed([sys.executable, "-m", "venv", venv])
+    options = ["--quiet", "--require-hashes", "--no-compile", f"--requirement={lock}"]
+    return seconds + timed([venv / "bin/pip", "install", *options], PIP_CACHE_DIR=str(cache))
+
+
 def environments() -> dict[str, float]:
-    """Seconds of an environment of variant wan, with uv as a release builds it and with pip, cold and warm."""
+    """Seconds of the environment of variant wan, cold and warm."""
     found = {}
-    uv = shutil.which("uv") or PROJECT / ".venv/uv/bin/uv"
-    for way in ("uv", "pip"):
+    for way, make in {"uv": with_uv, "pip": with_pip}.items():
         with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as name:
-            folder, venv = Path(name), Path(name) / "venv"
             for state in ("cold", "warm"):
-                if way == "uv":
-                    cache = {"UV_CACHE_DIR": str(folder / "cache"), "UV_NO_PROGRESS": "1"}
-                    seconds = timed([uv, "venv", "--quiet", f"--python={sys.executable}", venv], **cache)
-                    options = ["--quiet", "--require-hashes", "--no-build", f"--python={venv}/bin/python"]
-                    seconds += timed([uv, "pip", "sync", *options, LOCK], **cache)
-                else:
-                    seconds = timed([sys.executable, "-m", "venv", venv])
-                    options = ["--quiet", "--require-hashes", "--no-compile", f"--requirement={LOCK}"]
-                    pip_cache = str(folder / "cache")
-                    seconds += timed([venv / "bin/pip", "install", *options], PIP_CACHE_DIR=pip_cache)
-                found[f"{way}_{state}_s"] = round(seconds, 1)
+                venv = Path(name, "venv")
+                found[f"{way}_{state}_s"] = round(make(venv, Path(name, "cache"), lock("wan-cu128")), 1)
                 shutil.rmtree(venv)
     found["times_faster_warm"] = round(found["pip_warm_s"] / found["uv_warm_s"], 1)
+    return found
+
+
+def lock(environment: str) -> Path:
+    """The lock of an environment."""
+    return LOCKS / f"python/{environment}-{PYTHON}.txt"
+
+
+def received() -> int:
+    """Bytes that this machine has received."""
+    rows = [line.split() for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
+    return sum(int(row[1]) for row in rows if row[0] != "lo:")
+
+
+def sizes() -> dict[str, float]:
+    """Bytes that environments need. Whatever else this machine fetches meanwhile is counted."""
+    found = {}
+    for name in yaml.safe_load((LOCKS / "upstream.yml").read_text())["environments"]:
+        with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as folder:
+            venv = Path(folder, "venv")
+            before = received()
+            with_uv(venv, Path(folder, "cache"), lock(name))
+            found[f"{name} download_bytes"] = received() - before
+            compile_ = [venv / "bin/python", "-m", "compileall", "-qq", "-j0", "-x", "/tests?/|/transformers/models/"]
+            subprocess.run([*compile_, venv / "lib"], check=False)  # some packages carry templates
+            used = subprocess.check_output(["du", "-s", "--block-size=1", venv], text=True)
+            found[f"{name} disk_bytes"] = int(used.split()[0])
+            found[f"{name} files"] = sum(1 for _ in venv.rglob("*"))
     return found
 
 
@@ -69,11 +109,10 @@ def releases() -> dict[str, float]:
                 MOLECULE_PROJECT_DIRECTORY=str(PROJECT),
                 WANMETAL_LAB_DIR=str(STATE),
             )
+            # The packs and their locks are made on this machine, which is not what is measured.
+            made = {"nodes_locked": ["first", "second"]}
+            run("ansible-playbook", PROJECT / "molecule/nodes/prepare.yml", "--extra-vars", json.dumps(made))
             play = ["ansible-playbook", str(PROJECT / "molecule/nodes/converge.yml"), *worker.inventory]
-            # The packs and their locks are made by a play on this machine, which is not what is measured.
-            local = [*play[:-2], "--limit=localhost"]
-            for state in ("first", "second"):
-                run(*local, f"--extra-vars=nodes_state={state}")
             root = f"/srv/wanmetal/hosts/{worker.name}"
             disk = f"sudo du -sc --block-size=1M {root}/releases {root}/environments | tail -1"
             figures: dict[str, float] = {}
@@ -89,17 +128,21 @@ def releases() -> dict[str, float]:
         run(*LAB, "remove", worker.name)
 
 
+PARTS = {"environment": environments, "sizes": sizes, "release": releases}
+
+
 def main() -> None:
     """Measure, and show the figures."""
-    parts = {"environment": environments, "release": releases}
+    if strange := [name for name in sys.argv[1:] if name not in PARTS]:
+        sys.exit(f"no part is called {strange[0]}. There are: {', '.join(PARTS)}")
     figures: dict[str, float] = {}
-    for name in sys.argv[1:] or parts:
-        figures |= parts[name]()
+    for name in sys.argv[1:] or PARTS:
+        figures |= PARTS[name]()
     reports = Path("reports")
     reports.mkdir(exist_ok=True)
     (reports / "bench-nodes.json").write_text(json.dumps(figures, indent=2) + "\n")
     for name, value in figures.items():
-        print(f"{name:24} {value}")
+        print(f"{name:28} {value}")
 
 
 if __name__ == "__main__":
