@@ -56,7 +56,7 @@ def with_pip(venv: Path, cache: Path, lock: Path) -> float:
 
 def environments() -> dict[str, float]:
     """Seconds of the environment of variant wan, cold and warm."""
-    found = {}
+    found: dict[str, float] = {}
     for way, make in {"uv": with_uv, "pip": with_pip}.items():
         with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as name:
             for state in ("cold", "warm"):
@@ -80,7 +80,7 @@ def received() -> int:
 
 def sizes() -> dict[str, float]:
     """Bytes that environments need. Whatever else this machine fetches meanwhile is counted."""
-    found = {}
+    found: dict[str, float] = {}
     for name in yaml.safe_load((LOCKS / "upstream.yml").read_text())["environments"]:
         with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as folder:
             venv = Path(folder, "venv")
