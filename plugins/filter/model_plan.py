@@ -52,8 +52,8 @@ options:
     default: auto
   vram_mb:
     description:
-      - Memory of each GPU in MiB, as M(wanmetal.comfyui.gpu_info) has it in C(devices), which are slices where MIG has cut
-        a GPU up. Empty without a driver.
+      - Memory of each GPU in MiB, as M(wanmetal.comfyui.gpu_info) has it in C(devices), which are slices where MIG has
+        cut a GPU up. Empty without a driver.
     type: list
     elements: int
     default: []
