@@ -87,8 +87,9 @@ def sizes() -> dict[str, float]:
             before = received()
             with_uv(venv, Path(folder, "cache"), lock(name))
             found[f"{name} download_bytes"] = received() - before
-            compile_ = [venv / "bin/python", "-m", "compileall", "-qq", "-j0", "-x", "/tests?/|/transformers/models/"]
-            subprocess.run([*compile_, venv / "lib"], check=False)  # some packages carry templates
+            options = ["-qq", "-j0", "-x", "/tests?/|/transformers/models/"]
+            # some packages carry templates that are no Python
+            subprocess.run([venv / "bin/python", "-m", "compileall", *options, venv / "lib"], check=False)
             used = subprocess.check_output(["du", "-s", "--block-size=1", venv], text=True)
             found[f"{name} disk_bytes"] = int(used.split()[0])
             found[f"{name} files"] = sum(1 for _ in venv.rglob("*"))

@@ -62,6 +62,26 @@ def test_what_the_workflows_use_is_promised() -> None:
     assert used & of_packs - promised == set()
 
 
+# Of comfyui_controlnet_aux; the others take files that they would fetch.
+WITHOUT_WEIGHTS = {"LineartStandardPreprocessor"}
+
+
+def test_what_preprocessors_of_the_workflows_would_fetch_is_in_the_catalogue() -> None:
+    """Those that are bypassed as a workflow comes are counted, too."""
+    files = {entry["name"] for entry in house.read(LOCKS / "models.yml")["files"].values()}
+    used = [
+        node
+        for path in (house.ROOT / "files/workflows/ui").glob("*.json")
+        for node in json.loads(path.read_text())["nodes"]
+        if node["type"] in SCHEMAS["comfyui_controlnet_aux"]["types"] and node["type"] not in WITHOUT_WEIGHTS
+    ]
+    assert {node["type"] for node in used} == {"DWPreprocessor", "DepthAnythingV2Preprocessor"}
+    for node in used:
+        weights = [value for value in node["widgets_values"] if str(value).endswith((".pt", ".pth", ".onnx"))]
+        assert weights, node["type"]
+        assert set(weights) <= files
+
+
 @pytest.mark.parametrize("path", PYTHON_LOCKS, ids=lambda path: path.name)
 def test_one_opencv_and_one_onnx_runtime(path: Path) -> None:
     names = [line.partition("==")[0] for line in path.read_text().splitlines() if "==" in line and line[0].isalpha()]
