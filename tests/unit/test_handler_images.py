@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import images
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
+from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Networks, Settings
 from PIL import Image
 
-LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
+LOOPBACK = Networks("127.0.0.0/8")
 Serve = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -28,9 +29,9 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (8, 4), mode: str = "RGB"
     return data.getvalue()
 
 
-def load(text: str, **limits: Any) -> Image.Image:
-    settings: dict[str, Any] = {"most_bytes": 100_000, "most_pixels": 10_000, "seconds": 2.0, "allowed": LOOPBACK}
-    result = Image.open(io.BytesIO(images.load(text, **(settings | limits))))
+def load(text: str, **settings: Any) -> Image.Image:
+    given: dict[str, Any] = {"image_mb": 0.1, "image_megapixels": 0.01, "image_timeout": 2.0, "image_allow": LOOPBACK}
+    result = Image.open(io.BytesIO(images.load(text, Settings(**(given | settings)))))
     assert result.format == "PNG"
     return result
 
@@ -159,13 +160,13 @@ def test_slow_hosts_are_left() -> None:
 
     started = time.monotonic()
     with serving(drip) as url, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
-        load(url, seconds=0.3)
+        load(url, image_timeout=0.3)
     assert time.monotonic() - started < 1.5
 
 
 def test_loopback_is_refused_unless_allowed() -> None:
     with serving(sends(picture())) as url, pytest.raises(JobError, match="not on the public internet"):
-        load(url, allowed=())
+        load(url, image_allow=Networks())
 
 
 def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,14 +19,6 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WAIT_MS, _MOST_WAIT_MS = 90_000, 300_000
 
 
-class Refused(Exception):  # noqa: N818 (it is an answer)
-    """An answer that ends a request."""
-
-    def __init__(self, status: int, error: str) -> None:
-        super().__init__(error)
-        self.status = status
-
-
 class Server(ThreadingHTTPServer):
     """Serves the jobs."""
 
@@ -56,10 +48,8 @@ class Endpoint(BaseHTTPRequestHandler):
         """Answer everything."""
         try:
             status, answer = self._answer()
-        except Refused as refused:
-            status, answer = refused.status, {"error": str(refused)}
         except JobError as error:
-            status, answer = 429 if error.kind == "full" else 400, {**error.output(), "status": "REFUSED"}
+            status, answer = error.details.get("status", 400), {**error.output(), "status": "REFUSED"}
         except sqlite3.Error as error:
             _log.error("the record cannot be used: %s", error)
             status, answer = 503, {"error": "the record of the jobs cannot be written; is the disk full?"}
@@ -99,21 +89,21 @@ class Endpoint(BaseHTTPRequestHandler):
                 good, health = jobs.health()
                 return 200 if good else 503, health
             case _:
-                raise Refused(404, "there are: POST /run, POST /runsync, GET /status/ID, POST /cancel/ID, GET /health")
+                raise _refused("there are: POST /run, POST /runsync, GET /status/ID, POST /cancel/ID, GET /health", 404)
         if job is None:
-            raise Refused(404, "there is no job of this id")
+            raise _refused("there is no job of this id", 404)
         return 200, told(job)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "0")
         self.close_connection, keep = True, self.close_connection  # unless the body is read
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
-            raise Refused(411, "the request needs a Content-Length, as a number")
+            raise _refused("the request needs a Content-Length, as a number", 411)
         if int(length) > self.server.most_body:
-            raise Refused(413, f"the request has {length} bytes; at most {self.server.most_body} are taken")
+            raise _refused(f"the request has {length} bytes; at most {self.server.most_body} are taken", 413)
         data = self.rfile.read(int(length))
         if len(data) < int(length):
-            raise Refused(400, "the request was cut off")
+            raise _refused("the request was cut off")
         self.close_connection = keep
         return data
 
@@ -125,7 +115,11 @@ class Endpoint(BaseHTTPRequestHandler):
             host = None
         site = self.headers.get("Sec-Fetch-Site", "none")
         if host not in {"127.0.0.1", "localhost", "::1"} or "Origin" in self.headers or site != "none":
-            raise Refused(403, "only programs on this machine are answered, by the name 127.0.0.1 or localhost")
+            raise _refused("only programs on this machine are answered, by the name 127.0.0.1 or localhost", 403)
+
+
+def _refused(why: str, status: int = 400) -> JobError:
+    return JobError("request", why, status=status)
 
 
 def _request(body: bytes) -> dict[str, Any]:
@@ -135,21 +129,21 @@ def _request(body: bytes) -> dict[str, Any]:
     try:
         given = json.loads(body, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
-        raise Refused(400, 'the request is no JSON of the form {"input": {…}}') from error
+        raise _refused('the request is no JSON of the form {"input": {…}}') from error
     if not isinstance(given, dict) or "input" not in given:
-        raise Refused(400, 'the request has to be of the form {"input": {…}}')
+        raise _refused('the request has to be of the form {"input": {…}}')
     if strange := sorted(given.keys() - {"id", "input"}):
         names = ", ".join(ascii(name)[:40] for name in strange[:5])
-        raise Refused(400, f"beside input there may be id, found: {names}")
+        raise _refused(f"beside input there may be id, found: {names}")
     if "id" in given and not (isinstance(given["id"], str) and _ID.fullmatch(given["id"])):
-        raise Refused(400, "id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit")
+        raise _refused("id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit")
     return given
 
 
 def _wait_s(query: str) -> float:
     text = parse_qs(query).get("wait", [str(_WAIT_MS)])[0]
     if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= _MOST_WAIT_MS):
-        raise Refused(400, f"wait has to be milliseconds, at most {_MOST_WAIT_MS}")
+        raise _refused(f"wait has to be milliseconds, at most {_MOST_WAIT_MS}")
     return int(text) / 1000
 
 

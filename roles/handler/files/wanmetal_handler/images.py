@@ -10,6 +10,7 @@ import base64
 import http.client
 import io
 import ipaddress
+import math
 import re
 import socket
 import ssl
@@ -23,9 +24,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from urllib3.util import parse_url
 
 from .failure import JobError
+from .settings import Network, Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA = re.compile(r"data:(image/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
@@ -33,11 +34,14 @@ _MOST_REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def load(text: str, *, most_bytes: int, most_pixels: int, seconds: float, allowed: Sequence[Network] = ()) -> bytes:
+def load(text: str, settings: Settings, seconds: float = math.inf) -> bytes:
     """Return the image that a request names or holds, as a PNG without metadata."""
+    most_bytes = int(settings.image_mb * 1e6)
     if re.match(r"https?://", text, re.IGNORECASE):
-        return upright(_fetched(text, most_bytes, seconds, allowed), most_pixels)
-    return upright(_decoded(text, most_bytes), most_pixels)
+        data = _fetched(text, most_bytes, max(0.1, min(seconds, settings.image_timeout)), settings.image_allow)
+    else:
+        data = _decoded(text, most_bytes)
+    return upright(data, int(settings.image_megapixels * 1e6))
 
 
 def upright(data: bytes, most_pixels: int) -> bytes:

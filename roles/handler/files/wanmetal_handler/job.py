@@ -29,7 +29,6 @@ class Worker:
         self.settings = settings
         self.client = ComfyUIClient(settings.comfyui_url, timeout_s=60)
         self.workflows = workflows.load(Path(settings.workflows))
-        self._networks = settings.networks  # a wrong one is told at the start
 
     def check(self, given: object) -> tuple[workflows.Workflow, dict[str, Any]]:
         """Return the workflow and the values that a request asks for; raise RequestError where it is refused."""
@@ -65,7 +64,7 @@ class Worker:
         try:
             for which in [name for name in request.IMAGES if name in values]:
                 with stage("image"):
-                    picture = self._image(values[which], deadline)
+                    picture = images.load(values[which], self.settings, deadline - time.monotonic())
                 with stage("upload"):
                     values[which] = self.client.upload(f"{name}-{which}.png", picture, FOLDER)
                 hashes[which] = hashlib.sha256(picture).hexdigest()
@@ -82,7 +81,7 @@ class Worker:
         parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
         receipt = {
             "workflow": workflow.name,
-            "workflow_sha256": workflow.sha256,
+            "workflow_sha256": hashlib.sha256(json.dumps(workflow.graph, sort_keys=True).encode()).hexdigest(),
             "release": _read(self.settings.release).get("id"),
             **machine,
             "models": self.hashes(workflows.models(graph)),
@@ -126,15 +125,6 @@ class Worker:
                 gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
                 return {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
         raise cancelled()
-
-    def _image(self, text: str, deadline: float) -> bytes:
-        return images.load(
-            text,
-            most_bytes=int(self.settings.image_mb * 1e6),
-            most_pixels=int(self.settings.image_megapixels * 1e6),
-            seconds=max(0.1, min(self.settings.image_timeout, deadline - time.monotonic())),
-            allowed=self._networks,
-        )
 
 
 def _read(path: str) -> dict[str, Any]:

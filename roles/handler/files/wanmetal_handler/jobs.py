@@ -66,7 +66,7 @@ class Jobs:
             if not self.get(id_):
                 [(waiting,)] = self._sql("SELECT COUNT(*) FROM jobs WHERE status = ?", QUEUED)
                 if waiting >= self._settings.queue:
-                    raise JobError("full", "too many jobs wait; try again later")
+                    raise JobError("full", "too many jobs wait; try again later", status=429)
                 new = (id_, QUEUED, time.time(), json.dumps(given))
                 self._sql("INSERT INTO jobs (id, status, created, input) VALUES (?, ?, ?, ?)", *new)
                 self._news.notify_all()

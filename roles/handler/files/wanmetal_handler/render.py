@@ -47,7 +47,7 @@ def render(
         try:
             id_ = client.submit(graph, client_id=me)
             try:
-                return _followed(client, id_, socket, _teller(workflow, tell), deadline, stop)
+                return _followed(client, id_, socket, workflow, tell, deadline, stop)
             except (ComfyUIError, JobError):
                 with suppress(ComfyUIError):
                     client.cancel(id_)
@@ -68,10 +68,12 @@ def _followed(
     client: ComfyUIClient,
     id_: str,
     socket: ClientConnection | None,
-    tell: Callable[[dict[str, Any]], bool],
+    workflow: Workflow,
+    tell: Tell,
     deadline: float,
     stop: threading.Event,
 ) -> dict[str, Any]:
+    begun: set[str] = set()
     answered = known = time.monotonic()
     while True:
         told = _next(socket, id_, min(time.monotonic() + _LOOK_EVERY_S, deadline), stop)
@@ -79,7 +81,13 @@ def _followed(
             raise cancelled()
         if time.monotonic() >= deadline:
             raise JobError("timeout", "the job took longer than it may, and was stopped")
-        if told and not tell(told):
+        kind, node = told.get("type"), str(told.get("data", {}).get("node") or "")
+        if node and kind in {"executing", "progress"}:
+            begun.add(node)
+            step = {"step": told["data"].get("value"), "of": told["data"].get("max")} if kind == "progress" else {}
+            nodes = {"nodes_begun": len(begun), "nodes": len(workflow.graph)}
+            tell({"stage": "render", "node": workflow.title(node), **nodes, **step})
+        if told and kind not in _ENDS and (node or kind != "executing"):
             continue
         try:
             entry = client.history(id_)
@@ -107,23 +115,6 @@ def _next(socket: ClientConnection | None, id_: str, until: float, stop: threadi
                     return dict(told)
     stop.wait(max(0.0, until - time.monotonic()))
     return {}
-
-
-def _teller(workflow: Workflow, tell: Tell) -> Callable[[dict[str, Any]], bool]:
-    begun: set[str] = set()
-
-    def told(message: dict[str, Any]) -> bool:
-        """Pass a message on, or say that it is the last one."""
-        kind, data = message.get("type"), message["data"]
-        node = str(data.get("node") or "")
-        if node and kind in {"executing", "progress"}:
-            begun.add(node)
-            step = {"step": data.get("value"), "of": data.get("max")} if kind == "progress" else {}
-            nodes = {"nodes_begun": len(begun), "nodes": len(workflow.graph)}
-            tell({"stage": "render", "node": workflow.title(node), **nodes, **step})
-        return kind in _ENDS or (kind == "executing" and not node)
-
-    return told
 
 
 def _failed(error: PromptFailedError, workflow: Workflow) -> JobError:

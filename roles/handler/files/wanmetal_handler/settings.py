@@ -7,6 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Networks(tuple[Network, ...]):
+    """Networks, from a text with blanks between them."""
+
+    def __new__(cls, text: str = "") -> Networks:
+        """Read them, and fail where one is none."""
+        return super().__new__(cls, map(ipaddress.ip_network, text.split()))
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,7 +36,7 @@ class Settings:
     image_timeout: float = 30.0
     image_mb: float = 20.0
     image_megapixels: float = 40.0
-    image_allow: str = ""
+    image_allow: Networks = Networks()  # besides the public internet
     inline_mb: float = 10.0
     link_hours: float = 168.0
     bucket_endpoint_url: str = ""  # without it there is no bucket
@@ -45,11 +55,6 @@ class Settings:
             if text:
                 given[field.name] = type(getattr(cls, field.name))(text)
         return cls(**given)
-
-    @property
-    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-        """Networks that images may be fetched from besides the public internet."""
-        return [ipaddress.ip_network(text) for text in self.image_allow.split()]
 
     @property
     def secrets(self) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,11 +30,6 @@ class Workflow:
     graph: Graph
     fields: Mapping[str, tuple[str, str] | None]
     output: str
-
-    @property
-    def sha256(self) -> str:
-        """A name for what the graph is, before it is filled in."""
-        return hashlib.sha256(json.dumps(self.graph, sort_keys=True).encode()).hexdigest()
 
     def fill(self, values: Mapping[str, Any], prefix: str) -> Graph:
         """Return the graph with the values in their places. What it saves gets names that begin with ``prefix``."""
