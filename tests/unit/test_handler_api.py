@@ -305,7 +305,7 @@ def test_settings_come_from_the_environment() -> None:
     )
     assert (given.job_timeout, given.queue, given.bucket_endpoint_url) == (60.0, 200, "")
     assert [str(network) for network in given.image_allow] == ["10.0.0.0/8", "fd00::/8"]
-    with pytest.raises(ValueError, match="10.0"):
+    with pytest.raises(ValueError, match=r"10\.0"):
         Settings.of({"HANDLER_IMAGE_ALLOW": "10.0"})
     bucket = Settings.of({"BUCKET_ENDPOINT_URL": "https://s3", "BUCKET_NAME": "b", "COMFYUI_URL": "http://[::1]:1"})
     assert (bucket.bucket_endpoint_url, bucket.bucket_name, bucket.bucket_region) == ("https://s3", "b", "us-east-1")

@@ -18,6 +18,9 @@ class Networks(tuple[Network, ...]):
         return super().__new__(cls, map(ipaddress.ip_network, text.split()))
 
 
+_NO_NETWORKS = Networks()
+
+
 @dataclass(frozen=True)
 class Settings:
     """Named as there, in small letters and without HANDLER_, which all but COMFYUI_URL and BUCKET_* begin with."""
@@ -36,7 +39,7 @@ class Settings:
     image_timeout: float = 30.0
     image_mb: float = 20.0
     image_megapixels: float = 40.0
-    image_allow: Networks = Networks()  # besides the public internet
+    image_allow: Networks = _NO_NETWORKS  # besides the public internet
     inline_mb: float = 10.0
     link_hours: float = 168.0
     bucket_endpoint_url: str = ""  # without it there is no bucket
