@@ -10,7 +10,8 @@ author: The wanmetal team
 description:
   - Resolves the requirements of all sources together with C(uv pip compile) and writes one requirements file with
     every version and hash. Runs on the controller.
-  - Versions that the lock has stay where they can, so that an unchanged lock stays as it is.
+  - Versions that the lock has stay where they can, so that an unchanged lock stays as it is. The first one may begin
+    with another lock.
   - A contradiction is told with the sources that disagree and what each of them wants.
   - Tells what moved. In check mode it tells the same and writes nothing.
 options:
@@ -18,6 +19,11 @@ options:
     description: The lock.
     type: path
     required: true
+  begin_with:
+    description:
+      - A lock whose versions stay where they can, where O(dest) is not there yet. What moved is told against it.
+      - Where it is not there either, all versions are the newest.
+    type: path
   sources:
     description: Where requirements come from. Only packages by name can be locked, no options, files or addresses.
     type: list
@@ -153,6 +159,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "dest": {"type": "path", "required": True},
+            "begin_with": {"type": "path"},
             "sources": {
                 "type": "list",
                 "elements": "dict",
@@ -182,22 +189,25 @@ def main() -> None:
     dest = Path(module.params["dest"])
     try:
         before = dest.read_text(encoding="utf-8") if dest.exists() else ""
+        begin = Path(module.params["begin_with"] or dest)
+        begun_with = before or (begin.read_text(encoding="utf-8") if begin.exists() else "")
         with tempfile.TemporaryDirectory() as folder:
-            after = _resolve(module, Path(folder), before)
+            after = _resolve(module, Path(folder), begun_with)
     except (LockError, OSError, UnicodeDecodeError) as error:
         module.fail_json(msg=f"{dest.name}: {error}")
-    moved = changes(before, after)
+    moved = changes(begun_with, after)
     if before != after and not module.check_mode:
         draft = Path(module.tmpdir) / "lock.txt"
         draft.write_text(after, encoding="utf-8")
         module.atomic_move(str(draft), str(dest))
         module.set_mode_if_different(str(dest), "0644", False)
     told = "\n".join(moved or ["the same packages, with other comments"])
+    beside = "" if before == begun_with else f", beside {begin}"
     module.exit_json(
         changed=before != after,
         changes=moved,
         packages=len(parse_lock(after)),
-        diff={"prepared": f"{dest}\n{told}\n"} if before != after else {},
+        diff={"prepared": f"{dest}{beside}\n{told}\n"} if before != after else {},
     )
 
 

@@ -277,6 +277,16 @@ def test_with_uv(tmp_path: Path) -> None:
     assert lock(constraints=["common<2"])["changes"] == ["moved   common 2.0 -> 1.0, wanted by left, right"]
     assert lock(check=True, overrides=['common; sys_platform == "never"'])["changes"] == ["removed common 1.0"]
 
+    own = tmp_path / "own.txt"
+    index.add("more", "1.0")
+    added = lock(dest=str(own), begin_with=str(dest), sources=[*sources, {"name": "own", "requirements": ["more"]}])
+    assert added["changes"] == ["added   more 1.0, wanted by own"]
+    assert added["diff"]["prepared"] == f"{own}, beside {dest}\nadded   more 1.0, wanted by own\n"
+    assert "common==1.0" in own.read_text()
+    assert lock(dest=str(own), begin_with=str(dest))["changes"] == ["removed more 1.0"]
+    own.unlink()
+    assert len(lock(dest=str(own), begin_with=str(tmp_path / "none"))["changes"]) == 3
+
     text = dest.read_text()
     failed = lock(sources=[*sources, {"name": "Third", "requirements": ["common==3.0"]}])
     assert "lock.txt: the requirements contradict each other" in failed["msg"]
