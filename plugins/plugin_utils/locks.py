@@ -10,6 +10,8 @@ import yaml
 
 SHIPPED = Path(__file__).resolve().parents[2] / "files" / "locks"
 
+# The catalogue of models takes libyaml a tenth of the time, and not every PyYAML has it.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAME = re.compile(r"[a-z0-9_-]+(/[A-Za-z0-9_.-]+)*")
 
 
@@ -41,7 +43,7 @@ def load(name: str, own_dir: str = "") -> dict[str, Any]:
     """Return the data of a YAML lock."""
     path = find(name, own_dir)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (both are the safe one)
     except yaml.YAMLError as error:
         raise LockError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(data, dict):

@@ -308,19 +308,20 @@ def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
     except (ValueError, ConversionError) as error:
         yield str(error), _NEEDED, _SAVE
         return
-    strange: dict[str, str] = {}
+    strange: set[str] = set()
+    packs: set[str] = set()
     for id_, node in api.items():
         kind = str(node["class_type"])
-        if kind not in release.schemas and kind not in release.trusted:
-            strange.setdefault(kind, workflow_check.named(id_, node))
-    for kind, who in strange.items():
-        found = f"{who}: the node type {kind}"
-        if kind in recorded:
-            pack_ = recorded[kind].pack
-            yield found, f"the node pack {pack_}, which has it", f"set wanmetal_variant: wan, or {_REMOVE}"
-        else:
+        if kind in release.schemas or kind in release.trusted or kind in strange:
+            continue
+        strange.add(kind)
+        found = f"{workflow_check.named(id_, node)}: the node type {kind}"
+        if kind not in recorded:
             mend = f"name its pack in custom_nodes_extra, with {kind} under node_types, or {_REMOVE}"
             yield found, "a node type of ComfyUI, or of a node pack of this host", mend
+        elif (name := recorded[kind].pack) not in packs:
+            packs.add(name)
+            yield found, f"the node pack {name}, which has it", f"set wanmetal_variant: wan, or {_REMOVE}"
     for line in workflow_check.problems(api, release.schemas, {*release.trusted, *strange}):
         yield line, _NEEDED, _SAVE
 
@@ -336,9 +337,10 @@ def _lacks(name: str, data: bytes, files: Sequence[Mapping[str, Any]], catalogue
     if not known and not strange:
         return
     models = ", ".join([*(model_name(catalogue["files"][id_]) for id_ in known), *strange])
-    ways = [f"wan_models_sets: {', '.join(sets_for(known, catalogue))}"] if known else []
-    ways += ["wan_models_files"] if strange else []
-    yield f"{name} needs {models}, which nothing fetches ({' and '.join(ways)}): it has to be there by other ways"
+    ways = [f"{', '.join(sets_for(known, catalogue))} to wan_models_sets"] if known else []
+    ways += ["an entry to wan_models_files"] if strange else []
+    add = " and ".join(ways)
+    yield f"{name} needs {models}, which nothing fetches: add {add}, unless the host has it by other ways"
 
 
 def _plain(text: str) -> str:

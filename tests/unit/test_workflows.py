@@ -286,6 +286,9 @@ def test_a_node_of_a_pack_that_the_host_does_not_get() -> None:
     assert problem["found"] == "node 2 (ImageResizeKJv2): the node type ImageResizeKJv2"
     assert problem["needed"] == "the node pack ComfyUI-KJNodes, which has it"
     assert "set wanmetal_variant: wan" in problem["mend"]
+    whole = json.dumps(workflows.load("Wrapper-VideoToVideo", "ui"))
+    needed = {problem["needed"] for problem in told(whole, {})["problems"]}
+    assert needed == {f"the node pack {name}, which has it" for name in INDEX["Wrapper-VideoToVideo"]["packs"]}
 
 
 def test_of_another_commit_it_is_not_known_what_its_nodes_take() -> None:
@@ -306,12 +309,13 @@ def test_models_that_nothing_fetches_are_told_and_do_not_stop_a_deploy() -> None
     assert told_["problems"] == []
     (note,) = told_["notes"]
     assert "mine.json needs wan2.1_t2v_14B_fp8_scaled.safetensors" in note
+    assert "add wan21-t2v to wan_models_sets, unless" in note
     archive = workflows.for_host([], [], CATALOGUE, {"mine.json": text.replace("wan2.1_t2v", "my_own")})["archive"]
     files = [{**file} for file in EVERYTHING]
     (note,) = workflow_part(archive, files, {}, COMFYUI, CATALOGUE, ["mine.json"])["notes"]
     assert note == (
-        "mine.json needs my_own_14B_fp8_scaled.safetensors, which nothing fetches (wan_models_files): "
-        "it has to be there by other ways"
+        "mine.json needs my_own_14B_fp8_scaled.safetensors, which nothing fetches: "
+        "add an entry to wan_models_files, unless the host has it by other ways"
     )
     files.append({"id": "civitai-1", "folder": "loras"})
     assert workflow_part(archive, files, {}, COMFYUI, CATALOGUE, ["mine.json"])["notes"] == []
