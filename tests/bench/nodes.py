@@ -3,11 +3,12 @@
 
 Parts, all of them where none is named:
   environment  uv, as a release builds it, and pip, each with an empty cache and with a full one
-  sizes        what files/locks/upstream.yml says of each environment: bytes to fetch, bytes and files on disk
+  sizes        what files/locks/upstream.yml says of environments, all or those that are named: bytes to fetch, bytes
+               and files on disk
   release      a first release, one that changes a pack, and an unchanged deploy, with small packs of the tests' own
 
 Environments are built on this machine, with caches of their own. Prints a table and writes reports/bench-nodes.json.
-Run it as: .venv/test/bin/python -m tests.bench.nodes [PART...]
+Run it as: .venv/test/bin/python -m tests.bench.nodes [PART...] [ENVIRONMENT...]
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -39,11 +41,11 @@ def timed(command: list[str | Path], **environment: str) -> float:
     return time.monotonic() - begin
 
 
-def with_uv(venv: Path, cache: Path, lock: Path) -> float:
+def with_uv(venv: Path, cache: Path, lock: Path, *more: str) -> float:
     """Seconds of an environment, made as the role comfyui makes it."""
     environment = {"UV_CACHE_DIR": str(cache), "UV_NO_PROGRESS": "1"}
     seconds = timed([UV, "venv", "--quiet", f"--python={sys.executable}", venv], **environment)
-    options = ["--quiet", "--require-hashes", "--no-build", f"--python={venv}/bin/python"]
+    options = ["--quiet", "--require-hashes", "--no-build", f"--python={venv}/bin/python", *more]
     return seconds + timed([UV, "pip", "sync", *options, lock], **environment)
 
 
@@ -72,21 +74,17 @@ def lock(environment: str) -> Path:
     return LOCKS / f"python/{environment}-{PYTHON}.txt"
 
 
-def received() -> int:
-    """Bytes that this machine has received."""
-    rows = [line.split() for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
-    return sum(int(row[1]) for row in rows if row[0] != "lo:")
-
-
-def sizes() -> dict[str, float]:
-    """Bytes that environments need. Whatever else this machine fetches meanwhile is counted."""
+def sizes(names: Sequence[str]) -> dict[str, float]:
+    """Bytes to fetch, bytes and files on disk of environments, compiled as the role comfyui compiles them."""
     found: dict[str, float] = {}
-    for name in yaml.safe_load((LOCKS / "upstream.yml").read_text())["environments"]:
+    for name in names:
         with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as folder:
-            venv = Path(folder, "venv")
-            before = received()
-            with_uv(venv, Path(folder, "cache"), lock(name))
-            found[f"{name} download_bytes"] = received() - before
+            wheels, venv = Path(folder, "wheels"), Path(folder, "venv")
+            options = ["--quiet", "--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:"]
+            timed([sys.executable, "-m", "venv", Path(folder, "pip")])
+            timed([Path(folder, "pip/bin/pip"), "download", *options, f"--dest={wheels}", "-r", lock(name)])
+            found[f"{name} download_bytes"] = sum(wheel.stat().st_size for wheel in wheels.iterdir())
+            with_uv(venv, Path(folder, "cache"), lock(name), "--no-index", f"--find-links={wheels}")
             options = ["-qq", "-j0", "-x", "/tests?/|/transformers/models/"]
             # some packages carry templates that are no Python
             subprocess.run([venv / "bin/python", "-m", "compileall", *options, venv / "lib"], check=False)
@@ -129,16 +127,22 @@ def releases() -> dict[str, float]:
         run(*LAB, "remove", worker.name)
 
 
-PARTS = {"environment": environments, "sizes": sizes, "release": releases}
+PARTS = ["environment", "sizes", "release"]
 
 
 def main() -> None:
     """Measure, and show the figures."""
-    if strange := [name for name in sys.argv[1:] if name not in PARTS]:
-        sys.exit(f"no part is called {strange[0]}. There are: {', '.join(PARTS)}")
+    known = list(yaml.safe_load((LOCKS / "upstream.yml").read_text())["environments"])
+    if strange := [name for name in sys.argv[1:] if name not in {*PARTS, *known}]:
+        sys.exit(f"found {strange[0]}, which is neither a part ({', '.join(PARTS)}) nor an environment")
+    parts = [name for name in PARTS if name in sys.argv] or PARTS
     figures: dict[str, float] = {}
-    for name in sys.argv[1:] or PARTS:
-        figures |= PARTS[name]()
+    if "environment" in parts:
+        figures |= environments()
+    if "sizes" in parts:
+        figures |= sizes([name for name in known if name in sys.argv] or known)
+    if "release" in parts:
+        figures |= releases()
     reports = Path("reports")
     reports.mkdir(exist_ok=True)
     (reports / "bench-nodes.json").write_text(json.dumps(figures, indent=2) + "\n")
