@@ -61,6 +61,9 @@ def look(
     told = {
         "method": method["name"],
         "version": method["version"],
+        "base": method["base"],
+        "architectures": [],
+        "wheel": "",
         "key": "",
         "path": "",
         "reason": "",
@@ -85,7 +88,12 @@ def look(
 
 def _of_folder(folder: Mapping[str, Any], here: Mapping[str, Any], nvcc: str, retry: bool) -> dict[str, Any]:
     wheel, proof, failure = folder["wheel"], folder["proof"], folder["failure"]
-    told = {"key": folder["key"], "path": f"{folder['path']}/site"}
+    told = {
+        "key": folder["key"],
+        "path": f"{folder['path']}/site",
+        "architectures": wheel.get("architectures", []),
+        "wheel": folder["file"],
+    }
     if not wheel:
         again = retry or failure.get("transient") or failure.get("nvcc", "") != nvcc
         reason, log = failure.get("reason", ""), failure.get("log", "")
@@ -137,6 +145,7 @@ def read_folders(root: Path) -> list[dict[str, Any]]:
         {
             "key": folder.name,
             "path": str(folder),
+            "file": str(next(iter(sorted(folder.glob("*.whl"))), "")),
             **{name: _json(folder / f"{name}.json") for name in ("wheel", "proof", "failure")},
         }
         for folder in sorted(root.glob("*"))

@@ -106,7 +106,9 @@ idle:
   returned: success
   type: str
 methods:
-  description: How far each method is, with C(method), C(state), C(key), C(path), C(reason), C(log).
+  description: >-
+    How far each method is, with C(method), C(state), C(key), C(path), C(reason), C(log), and C(base), C(architectures)
+    and C(wheel) of what is there.
   returned: success
   type: list
   elements: dict
