@@ -19,7 +19,8 @@ _AFTER_RUN = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
 _NOTES = {"Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)", "Fast Groups Bypasser (rgthree)"}
 _BROWSER_ONLY = {*_NOTES, "Reroute", "PrimitiveNode", "SetNode", "GetNode"}
 _EVERYWHERE = {"Anything Everywhere", "Anything Everywhere3", "Anything Everywhere?", "Prompts Everywhere"}
-_PREVIEWS = {"videopreview"}
+# Widgets that show a video, which the browser takes for inputs once they have loaded it.
+PREVIEWS = {"videopreview", "video-preview"}
 
 Node = Mapping[str, Any]
 
@@ -204,7 +205,7 @@ def _widgets(node: Node, schemas: Schemas, strict: bool) -> Iterator[tuple[str, 
     saved = node.get("widgets_values")
     known = schemas.get(node["type"])
     if isinstance(saved, Mapping):
-        yield from ((name, value) for name, value in saved.items() if name not in _PREVIEWS)
+        yield from ((name, value) for name, value in saved.items() if name not in PREVIEWS)
     elif known:
         yield from named_values(known, saved or [])
     else:
