@@ -17,6 +17,7 @@ from . import api
 from .failure import JobError
 from .job import Worker
 from .jobs import OPEN, Job, Jobs
+from .request import IMAGES
 from .settings import Settings
 from .workflows import WorkflowError
 
@@ -37,7 +38,7 @@ def main() -> int:
     except (OSError, ValueError, KeyError, WorkflowError) as error:
         sys.exit(f"the handler cannot start: {error}")
     if local:
-        serve(Jobs(worker), arguments.rp_api_port, int(settings.image_mb * 4e6 / 3) + 1_000_000)
+        serve(Jobs(worker), arguments.rp_api_port, int(len(IMAGES) * settings.image_mb * 4e6 / 3) + 1_000_000)
     else:
         work_for_runpod(worker)
     return 0
