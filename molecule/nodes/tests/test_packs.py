@@ -23,7 +23,8 @@ def play(name: str, *arguments: str, ok: bool) -> str:
     done = subprocess.run(
         ["ansible-playbook", "-i", inventory, scenario / name, *arguments],
         cwd=os.environ["MOLECULE_PROJECT_DIRECTORY"],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,  # where molecule has Ansible tell of failures
         text=True,
         check=False,
     )
