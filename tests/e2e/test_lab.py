@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -20,7 +19,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
 from tests.e2e import tiny_worker
 from tests.tiny import rendering
-from tests.worker import PROJECT, STATE, Worker, changed, run
+from tests.worker import PROJECT, Worker, changed, run
 
 worker = Worker("lab1")
 OUTPUT = PROJECT / "lab-output"
@@ -33,25 +32,8 @@ def lab() -> Iterator[None]:
     run("./deploy", "--lab-remove")
 
 
-def read_report() -> dict[str, object]:
+def read_report() -> dict[str, Any]:
     return dict(json.loads((OUTPUT / "report-lab1.json").read_text()))
-
-
-@contextlib.contextmanager
-def tunnel(command: str) -> Iterator[str]:
-    """The address that a tunnel command opens, while it is open."""
-    port = re.findall(r"-L (\d+):", command)[0]
-    process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/", timeout=5)
-                break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def test_first_lab_deploy() -> None:
@@ -61,11 +43,13 @@ def test_first_lab_deploy() -> None:
     assert (OUTPUT / "canary-lab1.mp4").read_bytes()[4:8] == b"ftyp"
     report = read_report()
     assert report["problems"] == []
+    assert report["canary"]["workflow"]["name"] == "Native-TextToVideo"
+    assert report["canary"]["workflow"]["details"]["frames"] == 9
     assert "0.3.75" in str(report["versions"])
     for words in ("Installed", "Time", "ssh ", "8188", "--lab-stop", "--lab-remove"):
         assert words in said
     command = re.findall(r"ssh \S.*-L 8188:\S+ .*", said)[-1].strip()
-    with tunnel(command) as address:
+    with tiny_worker.tunnel(command) as address:
         stats = requests.get(f"{address}/system_stats", timeout=10).json()
         page = requests.get(address, timeout=10).text
     assert stats["system"]["comfyui_version"] == "0.3.75"
@@ -198,35 +182,24 @@ def test_several_workers() -> None:
 @pytest.fixture(scope="module")
 def equipped() -> Iterator[tuple[ComfyUIClient, dict[str, object]]]:
     """The worker with tiny models, and its node types."""
-    tiny_worker.equip(worker, "/srv/wanmetal/hosts/lab1")
-    with tunnel(f"ssh -F {STATE / 'ssh_config'} -N -L 18188:127.0.0.1:8188 lab1") as address:
+    tiny_worker.equip(worker, rendering.names())
+    with tiny_worker.forward(worker) as address:
         client = ComfyUIClient(address, 60)
         yield client, client.object_info()
 
 
 @pytest.mark.parametrize("name", rendering.names())
 def test_workflow_renders_with_tiny_models(name: str, equipped: tuple[ComfyUIClient, dict[str, object]]) -> None:
-    client, known = equipped
-    first = rendering.small(name, known)
-    frames = rendering.render(client, first)
-    assert len(frames) == first.frames
-    variants = {
-        "seed": rendering.small(name, known, seed=2),
-        "prompt": rendering.small(name, known, prompt="slow clouds"),
-    }
-    for what, other in variants.items():
-        if other.graph != first.graph:  # a workflow without a diffusion model has neither
-            assert rendering.render(client, other) != frames, f"another {what} makes the same video"
+    rendering.prove(*equipped, name)
 
 
 @pytest.mark.slow
 def test_browser_opens_the_workflows_and_makes_the_same_for_the_api(
     equipped: tuple[ComfyUIClient, dict[str, object]],
 ) -> None:
-    for name, found in tiny_worker.browse(equipped[0].url).items():
-        assert not found["red"], name
-        assert not found["errors"], name
-        assert found["api"] == workflows.load(name, "api"), name
+    names = [name for name, entry in workflows.index().items() if not entry["packs"]]
+    for name, found in tiny_worker.browse(worker, equipped[0].url, names).items():
+        tiny_worker.assert_same(name, found)
 
 
 def test_uninstall_asks_and_keeps_the_data() -> None:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
+import shlex
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import PREVIEWS
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
-from tests.tiny import rendering
 from tests.worker import PROJECT, STATE, Worker
 
 DATA = "/var/lib/wanmetal"
-WORK = "/tmp/tiny"  # noqa: S108 (of a throw-away host)
 
 
-def browse(address: str, seconds: float = 180) -> dict[str, Any]:
-    """Open the page in Chromium, whose script of the tests' pack exports each workflow; return what it has kept."""
+def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 240) -> dict[str, Any]:
+    """Open workflows in Chromium, by a script of the tests' pack; return what the browser makes of them."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no Chromium is at hand: what the browser makes of the workflows is NOT tested")
+    web = {f"web/{name}.json": json.dumps(workflows.load(name, "ui")).encode() for name in names}
+    web["web/list.json"] = json.dumps({"names": list(names), "pictures": []}).encode()
+    send(worker, f"/srv/wanmetal/hosts/{worker.name}/current/ComfyUI/custom_nodes/wanmetal_tests", web)
+    return export(chromium, address, seconds)
+
+
+def export(chromium: str, address: str, seconds: float) -> dict[str, Any]:
+    """Wait for what the script keeps as user data."""
     kept = f"{address}/userdata/wanmetal-export.json"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
@@ -42,6 +54,15 @@ def browse(address: str, seconds: float = 180) -> dict[str, Any]:
         finally:
             process.terminate()
             process.wait(20)
+
+
+def assert_same(name: str, found: Mapping[str, Any]) -> None:
+    """The browser shows a workflow without a fault, and makes the same of it for the API as is shipped."""
+    assert not found["red"], name
+    assert not found["errors"], name
+    for node in found["api"].values():
+        node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in PREVIEWS}
+    assert found["api"] == workflows.load(name, "api"), name
 
 
 def send(worker: Worker, folder: str, files: dict[str, bytes]) -> None:
@@ -63,25 +84,32 @@ def folder_files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder.parent)): file.read_bytes() for file in found}
 
 
-def plain_names() -> list[str]:
-    """Workflows of ComfyUI's own nodes."""
-    return [name for name, entry in workflows.index().items() if not entry["packs"]]
+def equip(worker: Worker, names: Sequence[str]) -> None:
+    """Give a worker tiny models for some workflows, and what these open."""
+    worker.playbook("tests/lab/models.yml", "-e", json.dumps({"lab_workflows": list(names)}))
+    send(worker, DATA, folder_files(PROJECT / "files/workflows/input"))
 
 
-def equip(worker: Worker, root: str) -> None:
-    """Make the models on the host, place the tests' node pack, and start ComfyUI anew."""
-    tasks = rendering.tasks(f"{DATA}/models", rendering.names())
-    files = {"tasks.json": json.dumps(tasks).encode(), "models.py": (PROJECT / "tests/tiny/models.py").read_bytes()}
-    send(worker, WORK, files)
-    pack = folder_files(PROJECT / "tests/pack/wanmetal_tests")
-    browsed = {"names": plain_names(), "pictures": []}
-    pack["wanmetal_tests/web/list.json"] = json.dumps(browsed).encode()
-    for name in plain_names():
-        pack[f"wanmetal_tests/web/{name}.json"] = json.dumps(workflows.load(name, "ui")).encode()
-    send(worker, f"{root}/current/ComfyUI/custom_nodes", pack)
-    inputs = folder_files(PROJECT / "files/workflows/input")
-    send(worker, DATA, inputs)
-    current = f"{root}/current"
-    worker.ssh(f"sudo {current}/venv/bin/python {WORK}/models.py {WORK}/tasks.json $(readlink -f {current})/ComfyUI")
-    worker.ssh("sudo systemctl restart comfyui")
-    worker.ssh("timeout 120 sh -c 'until curl --silent --fail http://127.0.0.1:8188/queue; do sleep 0.5; done'")
+def forward(worker: Worker) -> contextlib.AbstractContextManager[str]:
+    """A tunnel to ComfyUI on a worker, from a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return tunnel(f"ssh -F {STATE / 'ssh_config'} -N -L {port}:127.0.0.1:8188 {worker.name}")
+
+
+@contextlib.contextmanager
+def tunnel(command: str) -> Iterator[str]:
+    """The address that a tunnel command opens, while it is open."""
+    port = re.findall(r"-L (\d+):", command)[0]
+    process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with contextlib.suppress(requests.ConnectionError):
+                requests.get(f"http://127.0.0.1:{port}/", timeout=5)
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
