@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +178,11 @@ def test_several_workers() -> None:
         *["inactive"] * 2,
     ]
     assert changed(worker.playbook("site.yml")) == 0
+
+
+def test_the_proof_of_a_gpu_runs_on_a_worker() -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/gpu/test_check.py"]
+    assert "skipped" not in run(*command, WANMETAL_TORCH_HOST=worker.name).stdout
 
 
 @pytest.fixture(scope="module")

@@ -1,38 +1,58 @@
 """The self-test of SageAttention and the program around it, with right and wrong kernels, on torch without a GPU.
 
-Torch is gigabytes: WANMETAL_TORCH names a Python that has it, or else one of the lab's releases is taken.
+Torch is gigabytes. WANMETAL_TORCH names a Python that has it, or WANMETAL_TORCH_HOST a worker of the lab: the tests of
+./test e2e name theirs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SELF_TEST = ROOT / "roles/sageattention/files/attention_check.py"
-CHECK = ROOT / "tests/gpu/check.py"
-LAB = Path(os.environ.get("WANMETAL_LAB_DIR") or "~/.cache/wanmetal/lab").expanduser()
+from tests.worker import PROJECT, STATE
+
+SELF_TEST = "roles/sageattention/files/attention_check.py"
+CHECK = "tests/gpu/check.py"
+HOST = os.environ.get("WANMETAL_TORCH_HOST", "")
+PYTHON = f"/srv/wanmetal/hosts/{HOST}/current/venv/bin/python" if HOST else os.environ.get("WANMETAL_TORCH", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="no Python with torch: WANMETAL_TORCH may name one")
 
 
-def torch_python() -> Path | None:
-    """A Python with torch that this machine can run."""
-    named = [
-        os.environ.get("WANMETAL_TORCH", ""),
-        *map(str, sorted(LAB.glob("store/hosts/*/**/releases/*/venv/bin/python"))),
-    ]
-    for python in filter(None, named):
-        if subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode == 0:
-            return Path(python)
-    return None
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder with the programs, which that Python sees, too."""
+    store = STATE / "store"
+    folder = Path(tempfile.mkdtemp(prefix="gpu-check-", dir=store if HOST else None))
+    for name in (SELF_TEST, CHECK):
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(PROJECT / name, folder / name)
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
-PYTHON = torch_python()
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="no Python with torch: name one in WANMETAL_TORCH")
+def there(path: Path) -> str:
+    """What that Python calls a path."""
+    return f"/srv/wanmetal/{path.relative_to(STATE / 'store')}" if HOST else str(path)
+
+
+def python(packages: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run that Python."""
+    settings = (f"PYTHONPATH={there(packages)}", "OMP_NUM_THREADS=1", "PYTHONDONTWRITEBYTECODE=1")
+    command = ["env", *settings, PYTHON, *arguments]
+    if HOST:
+        command = ["ssh", "-F", str(STATE / "ssh_config"), HOST, f"sudo {shlex.join(command)}"]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
 
 RIGHT = """
 import torch
@@ -69,24 +89,24 @@ REASONS = {
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def packages(place: Path) -> Path:
+    """A folder of packages, still empty."""
+    return Path(tempfile.mkdtemp(dir=place))
+
+
+@pytest.fixture
+def stand_in(packages: Path, request: pytest.FixtureRequest) -> Path:
     before, after = STAND_INS[request.param]
     text = RIGHT.replace("    out = torch", f"    {before or 'pass'}\n    out = torch").replace(
         "    return", f"    {after or 'pass'}\n    return"
     )
-    (tmp_path / "sageattention.py").write_text(text)
-    return tmp_path
+    (packages / "sageattention.py").write_text(text)
+    packages.chmod(0o755)
+    return packages
 
 
-def run(program: Path, path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    assert PYTHON is not None
-    return subprocess.run(
-        [PYTHON, program, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1"},
-    )
+def run(program: str, packages: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(packages, there(packages.parent / program), *arguments)
 
 
 def self_test(path: Path, min_speedup: str = "0") -> tuple[int, dict[str, Any]]:
@@ -127,8 +147,16 @@ def test_slow_kernels_do_not(stand_in: Path) -> None:
     assert REASONS["slow"] in told["reasons"][0]
 
 
-def test_a_package_that_is_not_there_is_told(tmp_path: Path) -> None:
-    status, told = self_test(tmp_path)
+@pytest.mark.parametrize("stand_in", ["nan"], indirect=True)
+def test_each_kind_of_card_is_tested(stand_in: Path) -> None:
+    done = run(SELF_TEST, stand_in, "--device", "cpu", "cpu", "--heads=2", "--text=64", "--lengths", "256")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["passed"], told["device"], len(told["cases"])) == (1, False, "cpu, cpu", 8)
+    assert all(reason.startswith("cpu: ") for reason in told["reasons"])
+
+
+def test_a_package_that_is_not_there_is_told(packages: Path) -> None:
+    status, told = self_test(packages)
     assert (status, told["passed"]) == (1, False)
     assert told["reasons"] == ["it cannot be imported: ModuleNotFoundError: No module named 'sageattention'"]
 
@@ -136,7 +164,7 @@ def test_a_package_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stand_in", "status"), [("right", 0), ("nan", 1)], indirect=["stand_in"])
 def test_check(stand_in: Path, status: int) -> None:
     written = stand_in / "check.json"
-    done = run(CHECK, stand_in, "--device=cpu", "--tiny", "--heads=2", f"--json={written}")
+    done = run(CHECK, stand_in, "--device=cpu", "--tiny", "--heads=2", f"--json={there(written)}")
     assert done.returncode == status, done.stderr
     told = json.loads(written.read_text())
     assert told["self_test"]["passed"] is (status == 0)
@@ -147,17 +175,16 @@ def test_check(stand_in: Path, status: int) -> None:
     assert "| tiny | 300 | SageAttention |" in done.stdout
 
 
-def test_check_without_sageattention(tmp_path: Path) -> None:
-    done = run(CHECK, tmp_path, "--device=cpu", "--tiny", "--heads=2")
+def test_check_without_sageattention(packages: Path) -> None:
+    done = run(CHECK, packages, "--device=cpu", "--tiny", "--heads=2")
     assert done.returncode == 0, done.stderr
     assert "not there, so not tested" in done.stdout
 
 
-def test_the_shapes_are_those_of_wan() -> None:
+def test_the_shapes_are_those_of_wan(packages: Path) -> None:
     code = (
-        f"import runpy; found = runpy.run_path({str(CHECK)!r});"
+        f"import runpy; found = runpy.run_path({there(packages.parent / CHECK)!r});"
         "print([found['tokens'](*size) for size in found['VIDEOS'].values()], found['operations'](32760, 40))"
     )
-    assert PYTHON is not None
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
+    done = python(packages, "-c", code)
     assert done.stdout == "[32760, 75600] 21979496448000.0\n", done.stderr
