@@ -47,7 +47,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             path = Path(self._find_needle("files", name))
         except AnsibleError:
             return None
-        return path.read_bytes()[:64] if path.is_file() else None
+        return path.read_bytes() if path.is_file() else None
 
 
 def _given(variables: dict[str, Any]) -> set[str]:

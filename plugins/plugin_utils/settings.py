@@ -24,7 +24,7 @@ ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 Spec = Mapping[str, Any]
 ReadFile = Callable[[str], "bytes | None"]
-"""Gives the beginning of a file on the controller, found as Ansible finds it, or None where there is none."""
+"""Gives a file on the controller, found as Ansible finds it, or None where there is none."""
 
 NAMES = "names"
 """The kind of problem that an unknown name is. The others are of the kind ``settings``."""

@@ -113,7 +113,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         return {"ansible_host": "127.0.0.1", "ansible_port": door.port, "ansible_user": "ops"}
 
     hosts = {f"case{index}": {**reached_at(bad), **case.get("settings", {})} for index, case in enumerate(CASES)}
-    hosts["in_order"] = {**reached_at(good), "comfyui_port": "{{ 9000 + 1 }}", "__comfyui_mine": 1}
+    own = {"workflows_extra": [str(ROOT / "files/workflows/ui/Native-VideoToVideo.json")]}
+    hosts["in_order"] = {**reached_at(good), **own, "comfyui_port": "{{ 9000 + 1 }}", "__comfyui_mine": 1}
     groups = {f"case{index}": case["group_settings"] for index, case in enumerate(CASES) if "group_settings" in case}
     before = files_in(folder.parent) | files_in(ROOT / "playbooks")
     run = play(home, "-i", inventory(folder, hosts, groups))
