@@ -80,6 +80,8 @@ def main() -> None:
     print(f"handler     {ms(whole)}")
     print(f"difference  p50 {(statistics.median(whole) - statistics.median(alone)) * 1000:.1f} ms")
     print(f"outside of the rendering stage  {ms(added)}")
+    medians = {stage: statistics.median(stages[stage] for _, _, stages in pairs) * 1000 for stage in pairs[0][2]}
+    print("stages      " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in medians.items()))
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < HOLD_S:
         handled(done)

@@ -46,7 +46,7 @@ class Jobs:
         # Each statement is a transaction of its own.
         self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
         self._base.row_factory = sqlite3.Row
-        self._base.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; {_TABLE}")
+        self._base.executescript(f"PRAGMA journal_mode = WAL; {_TABLE}")
         # What ran at the end of the last service waits again, unless it has ended the service before.
         cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _ATTEMPTS)
         for row in cut_off:
@@ -68,7 +68,10 @@ class Jobs:
                 if waiting >= self._settings.queue:
                     raise JobError("full", "too many jobs wait; try again later", status=429)
                 new = (id_, QUEUED, time.time(), json.dumps(given))
+                # A job outlives a loss of power from here on. Its progress need not: it would only run again.
+                self._sql("PRAGMA synchronous = FULL")
                 self._sql("INSERT INTO jobs (id, status, created, input) VALUES (?, ?, ?, ?)", *new)
+                self._sql("PRAGMA synchronous = NORMAL")
                 self._news.notify_all()
         return self.get(id_) or {}
 

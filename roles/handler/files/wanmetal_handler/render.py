@@ -39,7 +39,7 @@ def render(
     me = uuid.uuid4().hex
     address = f"ws{client.url.removeprefix('http')}/ws?clientId={me}"
     # Previews come the same way, and may be large.
-    settings: dict[str, Any] = {"compression": None, "proxy": None, "max_size": 2**26, "close_timeout": 0.01}
+    settings: dict[str, Any] = {"compression": None, "proxy": None, "max_size": 2**26, "close_timeout": 0.001}
     with ExitStack() as at_the_end:
         socket: ClientConnection | None = None
         with suppress(OSError, WebSocketException):  # without it the history tells the end, too
