@@ -101,7 +101,7 @@ def test_comfyui_dies_in_the_middle_of_a_job(host: Host) -> None:
 def test_cancel(host: Host) -> None:
     ids = [f"cancel-{time.monotonic_ns()}-{n}" for n in range(2)]
     for id_ in ids:
-        call(host, "/run", {"id": id_, **request(width=256, height=256, num_frames=201)})
+        call(host, "/run", {"id": id_, **request(width=512, height=512, num_frames=601)})
     assert [call(host, f"/cancel/{id_}", method="POST")["status"] for id_ in reversed(ids)] == ["CANCELLED"] * 2
     assert call(host, "/runsync", request(seed=10))["status"] == "COMPLETED"
 
