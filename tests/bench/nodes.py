@@ -2,7 +2,7 @@
 """How long the environment of variant wan takes, beside pip, and what a release costs that changes one node pack.
 
 Parts, all of them where none is named:
-  environment  uv, as a release builds it, and pip, each with an empty cache and with a full one
+  environment  uv, as a release builds it, and pip, each with nothing there and with all packages on this machine
   sizes        what files/locks/upstream.yml says of environments, all or those that are named: bytes to fetch, bytes
                and files on disk
   release      a first release, one that changes a pack, and an unchanged deploy, with small packs of the tests' own
@@ -49,22 +49,35 @@ def with_uv(venv: Path, cache: Path, lock: Path, *more: str) -> float:
     return seconds + timed([UV, "pip", "sync", *options, lock], **environment)
 
 
-def with_pip(venv: Path, cache: Path, lock: Path) -> float:
+def with_pip(venv: Path, lock: Path, *more: str) -> float:
     """Seconds of the same environment with pip. It would compile the bytecode, too, which here neither does."""
     seconds = timed([sys.executable, "-m", "venv", venv])
-    options = ["--quiet", "--require-hashes", "--no-compile", f"--requirement={lock}"]
-    return seconds + timed([venv / "bin/pip", "install", *options], PIP_CACHE_DIR=str(cache))
+    options = ["--quiet", "--require-hashes", "--no-compile", "--no-cache-dir", *more, f"--requirement={lock}"]
+    return seconds + timed([venv / "bin/pip", "install", *options])
+
+
+def download(wheels: Path, lock: Path) -> None:
+    """Fetch the wheels of a lock. As pip's own cache they would depend on what the index says of caching."""
+    pip = wheels.with_name("pip")
+    timed([sys.executable, "-m", "venv", pip])
+    options = ["--quiet", "--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:", f"--dest={wheels}"]
+    timed([pip / "bin/pip", "download", *options, f"--requirement={lock}"])
 
 
 def environments() -> dict[str, float]:
-    """Seconds of the environment of variant wan, cold and warm."""
+    """Seconds of the environment of variant wan, with nothing there and with all packages there."""
     found: dict[str, float] = {}
-    for way, make in {"uv": with_uv, "pip": with_pip}.items():
-        with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as name:
-            for state in ("cold", "warm"):
-                venv = Path(name, "venv")
-                found[f"{way}_{state}_s"] = round(make(venv, Path(name, "cache"), lock("wan-cu128")), 1)
-                shutil.rmtree(venv)
+    wan = lock("wan-cu128")
+    with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as name:
+        venv, cache, wheels = Path(name, "venv"), Path(name, "cache"), Path(name, "wheels")
+        for state in ("cold", "warm"):
+            found[f"uv_{state}_s"] = round(with_uv(venv, cache, wan), 1)
+            shutil.rmtree(venv)
+        shutil.rmtree(cache)
+        found["pip_cold_s"] = round(with_pip(venv, wan), 1)
+        shutil.rmtree(venv)
+        download(wheels, wan)
+        found["pip_warm_s"] = round(with_pip(venv, wan, "--no-index", f"--find-links={wheels}"), 1)
     found["times_faster_warm"] = round(found["pip_warm_s"] / found["uv_warm_s"], 1)
     return found
 
@@ -80,9 +93,7 @@ def sizes(names: Sequence[str]) -> dict[str, float]:
     for name in names:
         with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as folder:
             wheels, venv = Path(folder, "wheels"), Path(folder, "venv")
-            options = ["--quiet", "--no-deps", "--require-hashes", "--no-cache-dir", "--only-binary=:all:"]
-            timed([sys.executable, "-m", "venv", Path(folder, "pip")])
-            timed([Path(folder, "pip/bin/pip"), "download", *options, f"--dest={wheels}", "-r", lock(name)])
+            download(wheels, lock(name))
             found[f"{name} download_bytes"] = sum(wheel.stat().st_size for wheel in wheels.iterdir())
             with_uv(venv, Path(folder, "cache"), lock(name), "--no-index", f"--find-links={wheels}")
             options = ["-qq", "-j0", "-x", "/tests?/|/transformers/models/"]
