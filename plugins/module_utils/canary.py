@@ -23,6 +23,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client im
     ComfyUIError,
     Graph,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import OBJECT_INFO_S
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.png import Picture, PNGError, decode
 
 Colour = tuple[int, int, int]
@@ -30,6 +31,10 @@ Colour = tuple[int, int, int]
 
 class UnhealthyError(Exception):
     """What is wrong with a result."""
+
+
+class LeftOutError(Exception):
+    """Why no workflow is rendered, though nothing is wrong."""
 
 
 @dataclass
@@ -97,21 +102,27 @@ def run_workflow(
     timeout_s: float,
     seed: int | None = None,
     output_dir: str | None = None,
-) -> CanaryResult | None:
-    """Render the first of some workflows whose models and node types the worker has; None where there is none.
+) -> CanaryResult:
+    """Render the first of some workflows whose models and node types the worker has, where nobody's job is in the way.
 
     Each has ``name``, ``graph``, ``frames``, ``width``, ``height``, ``fps``, and ``stand_ins``: for the name of a
-    model, those of others that do as well. The result's kind is the name.
+    model, those of others that do as well. The result's kind is the name. LeftOutError says why none is rendered.
     """
     try:
-        types = client.object_info()
+        if any(client.queue().values()):
+            raise LeftOutError("it has jobs to do, and such a workflow may take the place of their models")
+        types = ComfyUIClient(client.url, OBJECT_INFO_S).object_info()
     except ComfyUIError as error:
         return CanaryResult(False, "workflows", 0, str(error), 0.0)
+    lacking = []
     for one in workflows:
-        graph = fit(one["graph"], one["stand_ins"], types)
-        if graph:
+        try:
+            graph = fit(one["graph"], one["stand_ins"], types)
+        except LeftOutError as error:
+            lacking.append(f"{one['name']} {error}")
+        else:
             return _run(client, one["name"], partial(_workflow, one, graph), timeout_s, seed, output_dir)
-    return None
+    raise LeftOutError("; ".join(lacking))
 
 
 def _run(
@@ -253,11 +264,11 @@ def _workflow(expected: Mapping[str, Any], graph: Graph, studio: Studio) -> None
 
 
 def fit(graph: Graph, stand_ins: Mapping[str, Sequence[str]], types: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a graph with the models that a worker has; empty where it lacks one, or a file, or a node type."""
+    """Return a graph with the models that a worker has; raise LeftOutError for what it lacks."""
     fitted = {}
     for id_, node in graph.items():
         if node["class_type"] not in types:
-            return {}
+            raise LeftOutError(f"lacks node type {node['class_type']}")
         inputs = dict(node["inputs"])
         for name, value in inputs.items():
             offered = _offered(types[node["class_type"]], name)
@@ -265,7 +276,7 @@ def fit(graph: Graph, stand_ins: Mapping[str, Sequence[str]], types: Mapping[str
                 continue
             found = [one for one in (value, *stand_ins.get(value, ())) if one in offered]
             if not found:
-                return {}
+                raise LeftOutError(f"lacks {value}")
             inputs[name] = found[0]
         fitted[id_] = {**node, "inputs": inputs}
     return fitted

@@ -35,7 +35,7 @@ options:
   workflows:
     description:
       - Workflows to choose from, as P(wanmetal.comfyui.canary_workflows#filter) makes them. None is rendered where
-        ComfyUI has the models of none.
+        ComfyUI has the models of none, or where jobs run or wait.
     type: list
     elements: dict
     default: []
@@ -103,7 +103,7 @@ details:
 workflow:
   description:
     - The workflow that was rendered, with C(name), C(seconds), C(seed) and C(details) (C(frames), C(fps), C(width),
-      C(height), C(bytes)). Empty when ComfyUI has the models of none.
+      C(height), C(bytes)). Where none was, C(left_out) says why. Empty without O(workflows).
   returned: when the worker was asked
   type: dict
 dest:
@@ -118,7 +118,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import (
     KINDS,
-    CanaryResult,
+    LeftOutError,
     run_canary,
     run_workflow,
 )
@@ -166,20 +166,23 @@ def main() -> None:
             result.update(changed=False, reason=f"{other.url}: {reason}")
             module.fail_json(msg=f"ComfyUI at {other.url} is not healthy: {reason}", **result)
     video = canary.video
-    if params["workflows"] and (made := _workflow(module, client)):
-        if made.reason:
-            result.update(changed=False, reason=f"{made.kind}: {made.reason}")
-            module.fail_json(msg=f"ComfyUI at {client.url} is not healthy: {result['reason']}", **result)
-        video = made.video
-        result["workflow"] = {"name": made.kind, "seconds": made.seconds, "seed": made.seed, "details": made.details}
+    if params["workflows"]:
+        try:
+            made = run_workflow(
+                client, params["workflows"], params["workflow_timeout"], output_dir=params["output_dir"]
+            )
+        except LeftOutError as error:
+            result["workflow"] = {"left_out": str(error)}
+        else:
+            if made.reason:
+                result.update(changed=False, reason=f"{made.kind}: {made.reason}")
+                module.fail_json(msg=f"ComfyUI at {client.url} is not healthy: {result['reason']}", **result)
+            video = made.video
+            about = {"seconds": made.seconds, "seed": made.seed, "details": made.details}
+            result["workflow"] = {"name": made.kind, **about}
     if params["dest"] and video is not None:
         _write(module, Path(params["dest"]), video)
     module.exit_json(**result)
-
-
-def _workflow(module: AnsibleModule, client: ComfyUIClient) -> CanaryResult | None:
-    params = module.params
-    return run_workflow(client, params["workflows"], params["workflow_timeout"], output_dir=params["output_dir"])
 
 
 def _write(module: AnsibleModule, dest: Path, video: bytes) -> None:

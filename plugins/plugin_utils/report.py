@@ -36,11 +36,17 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         rows.append(("attention", report["attention"]))
     rows.append(("canary", _canary(report.get("canary", {}))))
     if made := report.get("canary", {}).get("workflow"):
-        rows.append(("has rendered", f"{made['name']}, {_video(made['details'])}, {made['seconds']} s"))
+        rows.append(("has rendered", _workflow(made)))
     width = max(len(name) for name, _ in rows)
     lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
     problems = report.get("problems", [])
     return [*lines, *(f"  PROBLEM: {text}" for text in problems)] if problems else [*lines, "  no problems"]
+
+
+def _workflow(made: Mapping[str, Any]) -> str:
+    if "left_out" in made:
+        return f"no workflow: {made['left_out']}"
+    return f"{made['name']}, {_video(made['details'])}, {made['seconds']} s"
 
 
 def _made_from(release: Mapping[str, Any]) -> str:

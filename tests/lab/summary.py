@@ -45,7 +45,7 @@ def summary(
     made = report["canary"].get("workflow") or {}
     drawn = made.get("details") or report["canary"].get("details", {})
     size = f"{drawn['width']}x{drawn['height']}, {drawn['frames']} frames" if drawn else ""
-    size += f", by {made['name']}" if made else ""
+    size += f", by {made['name']}" if "name" in made else ""
     return "\n".join(
         [
             "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import fit, run_canary, run_workflow
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import LeftOutError, fit, run_canary, run_workflow
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.canary_workflows import canary_workflows
@@ -189,14 +189,27 @@ def test_a_workflow_is_rendered_anew_each_time(tmp_path: Path) -> None:
     assert all(graph["saved"]["inputs"]["filename_prefix"].startswith("wanmetal-canary-") for graph in graphs)
 
 
+UNKNOWN = scene("other")
+UNKNOWN["graph"]["note"]["class_type"] = "Unknown"
+
+
 def test_the_first_workflow_is_taken_that_the_worker_can_render() -> None:
-    other = scene("other")
-    other["graph"]["note"]["class_type"] = "Unknown"
     with serve(knows(TYPES)) as url:
-        found = run_workflow(ComfyUIClient(url), [other, scene("this")], 20)
+        found = run_workflow(ComfyUIClient(url), [UNKNOWN, scene("this")], 20)
         assert found
         assert found.kind == "this"
-        assert run_workflow(ComfyUIClient(url), [other], 20) is None
+        with pytest.raises(LeftOutError, match=r"^other lacks node type Unknown; other lacks node type Unknown$"):
+            run_workflow(ComfyUIClient(url), [UNKNOWN, UNKNOWN], 20)
+
+
+@pytest.mark.parametrize("where", ["queue_running", "queue_pending"])
+def test_no_workflow_is_rendered_where_somebody_waits(where: str) -> None:
+    jobs = {"queue_running": [], "queue_pending": [], where: [[0, "somebody's", {}]]}
+    fake = knows(TYPES)
+    fake.special["/queue"] = lambda handler: reply(handler, json.dumps(jobs).encode())
+    with serve(fake) as url, pytest.raises(LeftOutError, match="jobs to do"):
+        run_workflow(ComfyUIClient(url), [scene()], 20)
+    assert not [path for path, _ in fake.requests if path == "POST /prompt"]
 
 
 @pytest.mark.parametrize(
@@ -236,8 +249,11 @@ def listed(*names: str) -> dict[str, Any]:
 )
 def test_which_model_a_workflow_gets(types: dict[str, Any], name: str) -> None:
     graph = {"1": {"class_type": "Load", "inputs": {"name": "a", "text": "a"}}}
-    found = fit(graph, {"a": ["b"]}, types)
-    assert [node["inputs"]["name"] for node in found.values()] == ([name] if name else [])
+    if name:
+        assert fit(graph, {"a": ["b"]}, types)["1"]["inputs"]["name"] == name
+    else:
+        with pytest.raises(LeftOutError, match="lacks a" if types else "lacks node type Load"):
+            fit(graph, {"a": ["b"]}, types)
 
 
 SPECS = house.role_file("verify", "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
@@ -267,11 +283,13 @@ def test_the_module_keeps_the_video_of_the_workflow(tmp_path: Path) -> None:
     with serve(knows(TYPES)) as url:
         made = run_module("canary", {"url": url, **arguments})
         failed = run_module("canary", {"url": url, **arguments, "workflows": [scene(frames=3)]})
+        left_out = run_module("canary", {"url": url, **arguments, "workflows": [UNKNOWN]})
     assert made["workflow"]["name"] == "two-frames"
     assert made["workflow"]["details"]["frames"] == 2
     assert made["details"]["frames"] == 9
     assert failed["failed"]
     assert failed["reason"] == "two-frames: the video must have 3 frames, found 2"
+    assert left_out["workflow"] == {"left_out": "other lacks node type Unknown"}
 
 
 def test_the_module(tmp_path: Path) -> None:

@@ -384,6 +384,10 @@ def test_report_lines() -> None:
             {"canary": {**CANARY, "workflow": {"name": "Wan22-5B", "seconds": 9.1, "details": CANARY["details"]}}},
             "  has rendered     Wan22-5B, 128x64, 9 frames at 16 fps, 9.1 s",
         ),
+        (
+            {"canary": {**CANARY, "workflow": {"left_out": "Wan22-5B lacks a"}}},
+            "  has rendered     no workflow: Wan22-5B lacks a",
+        ),
         ({"problems": ["a is b"]}, "  PROBLEM: a is b"),
         (
             {"custom_nodes": {"a": {"seconds": 1.52}, "b": {"seconds": None}}},
