@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -149,19 +149,54 @@ def test_an_image_that_cannot_be_fetched(answer: Serve, problem: str) -> None:
         load(f"{url}/x?token=s3cret")
 
 
-def test_slow_hosts_are_left() -> None:
+GOOD_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (GOOD_HEAD + b"Content-Length: 50\r\n\r\n", b"x"),
+        (GOOD_HEAD + b"\r\n", b"x"),
+        (b"", b"H"),
+        (GOOD_HEAD + b"X: ", b"x"),
+        (b"HTTP/1.1 404 Gone\r\n", b"X: y\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1"),
+        (GOOD_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+    ],
+    ids=["body", "body-without-length", "status", "header", "headers", "continue", "chunk-length", "trailers"],
+)
+def test_slow_hosts_are_left(first: bytes, again: bytes) -> None:
     def drip(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.end_headers()
-        for _ in range(50):
-            request.wfile.write(b"x")
-            request.wfile.flush()
-            time.sleep(0.05)
+        request.wfile.write(first)
+        with suppress(OSError):
+            for _ in range(40):
+                request.wfile.write(again)
+                request.wfile.flush()
+                time.sleep(0.05)
 
     started = time.monotonic()
     with serving(drip) as url, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
         load(url, image_timeout=0.3)
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 1.0
+
+
+def test_slow_hosts_are_left_during_the_handshake() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        talks, _ = listener.accept()
+        with talks, suppress(OSError):
+            talks.sendall(b"\x16\x03\x03\x10\x00")  # a record of 4096 bytes
+            for _ in range(40):
+                talks.sendall(b"x")
+                time.sleep(0.05)
+
+    threading.Thread(target=answer, daemon=True).start()
+    started = time.monotonic()
+    with listener, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
+        load(f"https://127.0.0.1:{listener.getsockname()[1]}/", image_timeout=0.3)
+    assert time.monotonic() - started < 1.0
 
 
 def test_loopback_is_refused_unless_allowed() -> None:

@@ -14,10 +14,11 @@ import math
 import re
 import socket
 import ssl
+import threading
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import urljoin
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -104,8 +105,10 @@ def _fetched(url: str, most_bytes: int, seconds: float, allowed: Sequence[Networ
                 raise _unfetched(f"its host answered {status}")
             url = urljoin(url, answer)
     except TimeoutError as error:
-        raise JobError("image", f"the image did not come within {seconds:g} s") from error
+        raise _late(seconds) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if time.monotonic() >= deadline:
+            raise _late(seconds) from error
         raise _unfetched(type(error).__name__) from error
     raise _unfetched(f"more than {_MOST_REDIRECTS} redirects")
 
@@ -121,12 +124,16 @@ def _get(url: str, most_bytes: int, deadline: float, allowed: Sequence[Network])
     port = parts.port or (443 if tls else 80)
     connection = (http.client.HTTPSConnection if tls else http.client.HTTPConnection)(host, port)
     opened = _connected(host, port, deadline, allowed)
-    with closing(connection):
-        if tls:
-            opened = ssl.create_default_context().wrap_socket(opened, server_hostname=host)
-        connection.sock = opened
+    if tls:
+        context = ssl.create_default_context()
+        opened = context.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
+    connection.sock = opened
+    with closing(connection), _ended_at(deadline, opened):
+        if isinstance(opened, ssl.SSLSocket):
+            opened.do_handshake()
         connection.request("GET", parts.request_uri, headers={"User-Agent": "wanmetal", "Accept": "image/*"})
         response = connection.getresponse()
+        _left(deadline)  # an end at the deadline reads like the end of what was sent, here and below
         if response.status != 200:
             return response.status, response.headers.get("Location", "") if response.status in range(301, 309) else ""
         if int(response.headers.get("Content-Length") or 0) > most_bytes:
@@ -136,10 +143,27 @@ def _get(url: str, most_bytes: int, deadline: float, allowed: Sequence[Network])
             data += part
             if len(data) > most_bytes:
                 raise _too_large(most_bytes)
-            opened.settimeout(_left(deadline))
+        _left(deadline)
         if response.length:
             raise http.client.IncompleteRead(b"")
         return 200, bytes(data)
+
+
+@contextmanager
+def _ended_at(deadline: float, opened: socket.socket) -> Iterator[None]:
+    """End a connection at the deadline. A limit of its own begins anew with each byte that it receives."""
+
+    def end() -> None:
+        with suppress(OSError):
+            socket.socket.shutdown(opened, socket.SHUT_RDWR)  # that of TLS takes away what another thread reads from
+
+    timer = threading.Timer(_left(deadline), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _connected(host: str, port: int, deadline: float, allowed: Sequence[Network]) -> socket.socket:
@@ -161,6 +185,10 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
+
+
+def _late(seconds: float) -> JobError:
+    return JobError("image", f"the image did not come within {seconds:g} s")
 
 
 def _unfetched(why: str) -> JobError:
