@@ -16,11 +16,29 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas 
 _MUTED, _BYPASSED = 2, 4
 _SUBGRAPH_INPUT, _SUBGRAPH_OUTPUT = "-10", "-20"
 _AFTER_RUN = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
-_NOTES = {"Note", "MarkdownNote", "Label (rgthree)", "Bookmark (rgthree)", "Fast Groups Bypasser (rgthree)"}
-_BROWSER_ONLY = {*_NOTES, "Reroute", "PrimitiveNode", "SetNode", "GetNode"}
+_RGTHREE = {
+    "Bookmark",
+    "Fast Actions Button",
+    "Fast Bypasser",
+    "Fast Groups Bypasser",
+    "Fast Groups Muter",
+    "Fast Muter",
+    "Label",
+    "Mute / Bypass Relay",
+    "Mute / Bypass Repeater",
+    "Node Collector",
+    "Node Combiner",
+    "Power Conductor",
+    "Random Unmuter",
+}
+_REROUTES = {"Reroute", "Reroute (rgthree)"}
+_NOTES = {"Note", "MarkdownNote", *(f"{name} (rgthree)" for name in _RGTHREE)}
+_BROWSER_ONLY = {*_NOTES, *_REROUTES, "PrimitiveNode", "SetNode", "GetNode"}
 _EVERYWHERE = {"Anything Everywhere", "Anything Everywhere3", "Anything Everywhere?", "Prompts Everywhere"}
 # Widgets that show a video, which the browser takes for inputs once they have loaded it.
 PREVIEWS = {"videopreview", "video-preview"}
+# Saved among the values, and given to no input.
+_BUTTONS = {"choose audio to upload", "choose folder to upload", "choose video to upload"}
 
 Node = Mapping[str, Any]
 
@@ -147,7 +165,7 @@ def _resolve(scope: Scope, link: Link, seen: frozenset[str]) -> Source | None:
         return None if index is None else _resolve_input(scope, node, index, seen)
     if link.origin in scope.inner:
         return _resolve_inside(scope.inner[link.origin], link.slot, seen)
-    if node["type"] == "Reroute":
+    if node["type"] in _REROUTES:
         return _resolve_input(scope, node, 0, seen)
     if node["type"] == "GetNode":
         return _resolve_get(scope, node, seen)
@@ -205,7 +223,7 @@ def _widgets(node: Node, schemas: Schemas, strict: bool) -> Iterator[tuple[str, 
     saved = node.get("widgets_values")
     known = schemas.get(node["type"])
     if isinstance(saved, Mapping):
-        yield from ((name, value) for name, value in saved.items() if name not in PREVIEWS)
+        yield from ((name, value) for name, value in saved.items() if name not in PREVIEWS | _BUTTONS)
     elif known:
         yield from named_values(known, saved or [])
     else:

@@ -72,6 +72,43 @@ def test_values_by_the_names_in_the_file_where_the_type_is_not_known() -> None:
     assert to_api(saved(strange, links=[]), {})["1"]["inputs"] == {"seed": 7, "steps": 20}
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Bookmark",
+        "Fast Actions Button",
+        "Fast Bypasser",
+        "Fast Groups Bypasser",
+        "Fast Groups Muter",
+        "Fast Muter",
+        "Label",
+        "Mute / Bypass Relay",
+        "Mute / Bypass Repeater",
+        "Node Collector",
+        "Node Combiner",
+        "Random Unmuter",
+    ],
+)
+def test_what_only_the_browser_has_is_left_out(kind: str) -> None:
+    button = node(1, f"{kind} (rgthree)", [("", "*", None)], widgets_values=[True, "x"])
+    assert list(to_api(saved(button, SAVE, links=[]), SCHEMAS)) == ["9"]
+
+
+@pytest.mark.parametrize("kind", ["Reroute", "Reroute (rgthree)"])
+def test_reroutes_lead_on(kind: str) -> None:
+    ground = node(1, "EmptyImage", [], widgets_values=[64, 64, 1, 0])
+    links = [[1, 2, 0, 9, 0, "IMAGE"], [2, 1, 0, 2, 0, "IMAGE"]]
+    api = to_api(saved(ground, node(2, kind, [("", "*", 2)]), SAVE, links=links), SCHEMAS)
+    assert {id_: one["inputs"].get("images") for id_, one in api.items()} == {"1": None, "9": ["1", 0]}
+
+
+@pytest.mark.parametrize("kind", ["audio", "folder", "video"])
+def test_buttons_that_are_saved_among_the_values_are_no_inputs(kind: str) -> None:
+    values = {"video": "x.mp4", f"choose {kind} to upload": "image", "videopreview": {}}
+    api = to_api(saved(node(1, "VHS_LoadVideo", [], widgets_values=values), links=[]), SCHEMAS)
+    assert api["1"]["inputs"] == {"video": "x.mp4"}
+
+
 def test_a_workflow_of_another_comfyui_by_what_that_one_says() -> None:
     info = {"Strange": {"input": {"required": {"size": ["INT", {"default": 4}], "kind": [["a", "b"]]}}, "output": []}}
     strange = node(1, "Strange", [], widgets_values=[7])
