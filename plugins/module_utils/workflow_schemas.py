@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ CORE = "core"
 
 _WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
+# VHS looks for these itself, in other folders than the one whose files it offers, too.
+_ANY_FILE = ("audio", "directory", "video")
 _KEPT = ("default", "min", "max", "step", "multiline", "formats", "image_folder")
 
 
@@ -59,7 +61,7 @@ def recorded(folder: Path = FOLDER) -> Schemas:
     found: dict[str, NodeType] = {}
     for file in sorted(folder.glob("*.json")):
         data = json.loads(file.read_text(encoding="utf-8"))
-        found.update({name: _read(name, file.stem, entry) for name, entry in data["types"].items()})
+        found.update({name: _freed(_read(name, file.stem, entry)) for name, entry in data["types"].items()})
     if not found:
         raise SchemaError(f"{folder} holds no schemas")
     return found
@@ -76,7 +78,7 @@ def _commit(file: Path) -> str:
 
 def from_object_info(info: Mapping[str, Any], marker: str = "") -> dict[str, NodeType]:
     """Read the answer of /object_info. Choices are not fixed where they are empty, or hold a file named ``marker``."""
-    return {name: _node(name, entry, marker) for name, entry in info.items()}
+    return {name: _freed(_node(name, entry, marker)) for name, entry in info.items()}
 
 
 def write(types: Iterable[NodeType], commit: str) -> str:
@@ -124,6 +126,14 @@ def _node(name: str, entry: Mapping[str, Any], marker: str) -> NodeType:
     names = entry.get("output_name") or entry["output"]
     outputs = tuple((_type(kind), str(label)) for kind, label in zip(entry["output"], names, strict=False))
     return NodeType(name, pack, tuple(inputs), outputs, bool(entry.get("output_node")))
+
+
+def _freed(kind: NodeType) -> NodeType:
+    if not kind.name.startswith("VHS_Load"):
+        return kind
+    return replace(
+        kind, inputs=tuple(replace(one, choices=None) if one.name in _ANY_FILE else one for one in kind.inputs)
+    )
 
 
 def _type(kind: object) -> str:
