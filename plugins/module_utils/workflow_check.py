@@ -6,8 +6,12 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError, to_api
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import Input, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import (
+    ConversionError,
+    is_group_node,
+    to_api,
+)
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import Input, NodeType, Schemas
 
 _BROWSER_TYPES = {"*", "COMBO"}
 _NAMED = 8
@@ -29,15 +33,34 @@ def read(workflow: Any, schemas: Schemas) -> dict[str, Any]:
     return api
 
 
-def problems(api: Mapping[str, Any], schemas: Schemas, trusted: Collection[str] = ()) -> list[str]:
+def problems(
+    api: Mapping[str, Any], schemas: Schemas, trusted: Collection[str] = (), *, strict: bool = False
+) -> list[str]:
     """Return what ComfyUI would refuse in a graph in API format, a line each.
 
-    Nodes of types in ``trusted`` are not looked at.
+    Nodes of types in ``trusted`` are not looked at, and may be the end of others. ``strict`` tells what ComfyUI passes
+    over, too: nodes that lead to no end, inputs that a type does not have; and group nodes, which it never sees.
     """
-    looked_at = {id_: node for id_, node in api.items() if node["class_type"] not in trusted}
-    found = [line for id_, node in looked_at.items() for line in _node_problems(id_, node, api, schemas)]
-    ends = any(schemas[node["class_type"]].ends for node in looked_at.values() if node["class_type"] in schemas)
-    if not ends and len(looked_at) == len(api):
+    looked_at = {
+        id_: node
+        for id_, node in api.items()
+        if node["class_type"] not in trusted and (strict or not is_group_node(node["class_type"]))
+    }
+    ends = [
+        id_
+        for id_, node in api.items()
+        if id_ not in looked_at or (node["class_type"] in schemas and schemas[node["class_type"]].ends)
+    ]
+    runs = set(api) if strict else _leading_to(ends, api)
+    found = []
+    for id_, node in looked_at.items():
+        known = schemas.get(node["class_type"])
+        if known is None:
+            found.append(f"{named(id_, node)}: the node type {node['class_type']} is not known")
+        elif id_ in runs:
+            found += [f"{named(id_, node)}: {line}" for line in _node_problems(known, node["inputs"], api, schemas)]
+            found += [f"{named(id_, node)}: {line}" for line in _strange_inputs(known, node["inputs"]) if strict]
+    if not ends:
         found.append("nothing is saved or shown at its end")
     return found
 
@@ -47,23 +70,33 @@ def named(id_: str, node: Mapping[str, Any]) -> str:
     return f"node {id_} ({(node.get('_meta') or {}).get('title') or node['class_type']})"
 
 
-def _node_problems(id_: str, node: Mapping[str, Any], api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
-    kind = node["class_type"]
-    who = named(id_, node)
-    known = schemas.get(kind)
-    if known is None:
-        yield f"{who}: the node type {kind} is not known"
-        return
-    given = node["inputs"]
+def _leading_to(ends: Collection[str], api: Mapping[str, Any]) -> set[str]:
+    found: set[str] = set()
+    left = list(ends)
+    while left:
+        id_ = left.pop()
+        if id_ in api and id_ not in found:
+            found.add(id_)
+            given = api[id_]["inputs"].values()
+            left += [value[0] for value in given if isinstance(value, list) and value and isinstance(value[0], str)]
+    return found
+
+
+def _node_problems(
+    known: NodeType, given: Mapping[str, Any], api: Mapping[str, Any], schemas: Schemas
+) -> Iterator[str]:
     for one in known.inputs:
         if one.name in given:
-            yield from (f"{who}: {line}" for line in _input_problems(one, given[one.name], api, schemas))
+            yield from _input_problems(one, given[one.name], api, schemas)
         elif not one.optional:
-            yield f"{who}: the input {one.name} is missing"
+            yield f"the input {one.name} is missing"
+
+
+def _strange_inputs(known: NodeType, given: Mapping[str, Any]) -> Iterator[str]:
     dynamic = {name for one in known.inputs for name in _format_inputs(one, given)}
     strange = [name for name in given if known.input(name) is None and name not in dynamic]
     if strange:
-        yield f"{who}: {kind} has no input {', '.join(strange)}"
+        yield f"{known.name} has no input {', '.join(strange)}"
 
 
 def _format_inputs(one: Input, given: Mapping[str, Any]) -> Iterator[str]:

@@ -78,6 +78,11 @@ class Source:
     value: object = None
 
 
+def is_group_node(kind: str) -> bool:
+    """Whether a type is a group of nodes that the browser takes apart, as it was before there were subgraphs."""
+    return kind.startswith(("workflow>", "workflow/"))
+
+
 def is_api_format(workflow: Mapping[str, Any]) -> bool:
     """Whether a workflow needs no conversion."""
     return bool(workflow) and all(isinstance(node, dict) and "class_type" in node for node in workflow.values())
@@ -97,6 +102,11 @@ def to_api(workflow: Mapping[str, Any], schemas: Schemas, *, strict: bool = True
     everywhere = _Everywhere(root, workflow)
     api: dict[str, Any] = {}
     for scope, node in _active(root):
+        if strict and is_group_node(node["type"]):
+            raise ConversionError(
+                f"node {node['id']} is a group node ({node['type']}), which only the browser takes apart: "
+                "turn it into nodes or a subgraph there, and save again"
+            )
         inputs = {name: value for name, value in _widgets(node, schemas, strict) if not _is_promoted(scope, node, name)}
         inputs |= _promoted(scope, node)
         for index, slot in enumerate(node.get("inputs") or []):

@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, pack, unpack
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError, is_group_node
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import CORE, NodeType, Schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, files_of_set
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import told
@@ -312,7 +312,7 @@ def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
     packs: set[str] = set()
     for id_, node in api.items():
         kind = str(node["class_type"])
-        if kind in release.schemas or kind in release.trusted or kind in strange:
+        if kind in release.schemas or kind in release.trusted or kind in strange or is_group_node(kind):
             continue
         strange.add(kind)
         found = f"{workflow_check.named(id_, node)}: the node type {kind}"

@@ -59,6 +59,7 @@ SAVE = node(9, "SaveImage", [("images", "IMAGE", 1)], widgets_values=["out"])
             saved(node(1, "Strange", [("image", "IMAGE", None)], widgets_values=[3]), links=[]),
             "nothing is known of the node type 'Strange'",
         ),
+        (saved(node(1, "workflow>Mine", [], widgets_values=[3]), links=[]), "node 1 is a group node"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_with_the_reason(workflow: dict[str, Any], message: str) -> None:

@@ -42,7 +42,7 @@ def test_schemas_are_of_the_pinned_commits(file: Path) -> None:
 @pytest.mark.parametrize("name", INDEX)
 def test_comfyui_would_take_it(name: str) -> None:
     api = workflows.load(name, "api")
-    assert workflow_check.problems(api, SCHEMAS) == []
+    assert workflow_check.problems(api, SCHEMAS, strict=True) == []
     needs = workflows.needs(api, SCHEMAS, CATALOGUE)
     assert needs.unknown == ()
     assert needs.sets
@@ -117,12 +117,23 @@ def changed(**inputs: Any) -> dict[str, Any]:
         ({"model": ["99", 0]}, "linked to node 99, which is not there"),
         ({"model": ["2", 4]}, "linked to output 4 of UNETLoader, which has 1"),
         ({"positive": ["2", 0]}, "positive wants CONDITIONING, and is linked to MODEL of UNETLoader"),
-        ({"colour": "red"}, "KSampler has no input colour"),
     ],
 )
 def test_what_comfyui_would_refuse_is_named(inputs: dict[str, Any], message: str) -> None:
     found = workflow_check.problems(changed(**inputs), SCHEMAS)
     assert any(message in line and "Sampler" in line for line in found), found
+
+
+def test_what_comfyui_passes_over_is_named_to_those_who_ask() -> None:
+    api = changed(colour="red", positive=["99", 0])
+    loose = {"class_type": "KSampler", "inputs": {}}
+    for strict in (False, True):
+        found = workflow_check.problems({**api, "loose": loose}, SCHEMAS, strict=strict)
+        assert len([line for line in found if "linked to node 99" in line]) == 1
+        assert any("KSampler has no input colour" in line for line in found) is strict
+        assert ("node loose (KSampler): the input model is missing" in found) is strict
+    found = workflow_check.problems({**changed(), "loose": {"class_type": "Magic", "inputs": {}}}, SCHEMAS)
+    assert found == ["node loose (Magic): the node type Magic is not known"]
 
 
 def test_a_type_that_is_not_known_and_a_graph_without_end() -> None:
@@ -267,10 +278,75 @@ def test_preflight_names_what_is_wrong_with_an_operators_workflow(text: str, fou
 
 
 def test_preflight_counts_what_would_not_be_read_to_its_end() -> None:
-    nodes = [{**PICTURE, "widgets_values": [0, 0, 0, 0]} for _ in range(9)]
-    found = [problem["found"] for problem in told(saved(*nodes, SAVED, links=[LINK]))["problems"]]
+    broken = {**SAVED, "inputs": []}
+    found = [problem["found"] for problem in told(saved(*[broken] * 27))["problems"]]
     assert len(found) == 5
     assert found[-1] == "23 further things"
+
+
+def with_node(name: str, **node: Any) -> str:
+    """A shipped workflow with one node more."""
+    workflow = workflows.load(name, "ui")
+    workflow["nodes"].append({"id": 999, "inputs": [], "outputs": [], **node})
+    return json.dumps(workflow)
+
+
+def with_values(name: str, kind: str, **values: Any) -> str:
+    """A shipped workflow with other values in the nodes of a type that saves them by name."""
+    workflow = workflows.load(name, "ui")
+    chosen = [node for node in workflow["nodes"] if node["type"] == kind]
+    assert chosen
+    for node in chosen:
+        node["widgets_values"] |= values
+    return json.dumps(workflow)
+
+
+MULTI = saved(
+    PICTURE,
+    {
+        "type": "ImageBatchMulti",
+        "inputs": [{"name": f"image_{number}", "type": "IMAGE", "link": number} for number in (1, 2, 3)],
+        "widgets_values": [3, None],
+    },
+    {**SAVED, "inputs": [{"name": "images", "type": "IMAGE", "link": 4}]},
+    links=[*([number, 1, 0, 2, number - 1, "IMAGE"] for number in (1, 2, 3)), [4, 2, 0, 3, 0, "IMAGE"]],
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        with_values("Wrapper-VideoToVideo", "VHS_LoadVideo", **{"choose video to upload": "image"}),
+        with_values("Wrapper-VideoToVideo", "VHS_LoadVideo", video="x.mp4 [output]", of_tomorrow=1),
+        MULTI,
+        with_node("Native-TextToVideo", type="KSampler", widgets_values=[]),
+        with_node("Native-TextToVideo", type="Fast Groups Muter (rgthree)", widgets_values=[True]),
+        with_node("Native-TextToVideo", type="workflow>My group", widgets_values=["x", 1]),
+        saved(PICTURE, {**SAVED, "type": "workflow>My group"}, links=[LINK]),
+        saved({"type": "VHS_LoadImages", "widgets_values": {"directory": "mine"}}, SAVED, links=[LINK]),
+    ],
+    ids=["button", "unknown input", "multi", "loose", "browser only", "group", "group at the end", "folder"],
+)
+def test_what_comfyui_takes_does_not_stop_a_deploy(text: str) -> None:
+    assert told(text)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("VHS_LoadVideo", "video"),
+        ("VHS_LoadVideoFFmpeg", "video"),
+        ("VHS_LoadAudioUpload", "audio"),
+        ("VHS_LoadImages", "directory"),
+    ],
+)
+def test_files_that_a_loader_looks_for_itself_are_no_fixed_choice(kind: str, name: str) -> None:
+    asked = {"input": {"required": {name: [["one.mp4"]], "format": [["a", "b"]]}}, "output": []}
+    read = workflow_schemas.from_object_info({kind: asked})[kind]
+    assert [(one.name, one.choices) for one in read.inputs] == [(name, None), ("format", ("a", "b"))]
+    recorded = SCHEMAS[kind].input(name)
+    assert recorded is not None
+    assert recorded.choices is None
 
 
 SAVED_BY_KJ = saved(
