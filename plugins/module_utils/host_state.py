@@ -283,6 +283,13 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
+def umask() -> str:
+    """The umask of commands here, in octal digits."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return f"{mask:04o}"
+
+
 def host_state(root: str, paths: Sequence[str], urls: Sequence[str], seconds: float) -> dict[str, Any]:
     """All of it."""
     proc, run = Path("/proc"), Path("/run")
@@ -301,6 +308,7 @@ def host_state(root: str, paths: Sequence[str], urls: Sequence[str], seconds: fl
         "filesystems": {path: filesystem(path) for path in paths},
         "listeners": listeners(proc),
         "synchronised": synchronised(clock_error_us(), container),
+        "umask": umask(),
         "urls": ask(urls, seconds, fetch_head),
         "pythons": pythons(),
         "gpu": gpu_info.gpu_info(),

@@ -20,6 +20,7 @@ STATE: dict[str, Any] = {
     "filesystems": {"/opt/wanmetal": ROOT, "/var/cache/wanmetal": ROOT, "/data/models": DATA},
     "listeners": [],
     "synchronised": True,
+    "umask": "0022",
     "urls": {},
     "gpu": {"gpus": [{"name": "NVIDIA L4", "vram_mb": 23034}], "driver": {"loaded": "570.133.20"}},
 }
@@ -173,6 +174,9 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
     ),
     ({}, {"synchronised": None}, []),
     ({}, {"synchronised": False}, [("time", "clock", "not synchronised")]),
+    ({}, {"umask": "0002"}, []),
+    ({}, {"umask": "0027"}, [("umask", "umask of root", "0027")]),
+    ({}, {"umask": "0077"}, [("umask", "umask of root", "0077")]),
     (SOURCES, {"urls": {URL: {"ok": True, "reason": "", "status": 200}}}, []),
     (SOURCES, answer("dns"), [("sources", "https://***@host/x.git", "its host name is unknown")]),
     (SOURCES, answer("http", 503), [("sources", "https://***@host/x.git", "HTTP status 503")]),
