@@ -246,10 +246,14 @@ _TEMPLATE = re.compile(r"\{(?=[{%#])")
 
 @dataclass(frozen=True)
 class Release:
-    """The node types of a release: those that are known by its commits, and those that it is trusted to have."""
+    """The node types of a release: those that are known by its commits, and those that it is trusted to have.
+
+    Of ``silent`` packs nothing is known: they may have any type.
+    """
 
     schemas: Schemas
     trusted: frozenset[str]
+    silent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, packs: Mapping[str, Mapping[str, Any]], comfyui: str) -> Release:
@@ -259,7 +263,9 @@ class Release:
         same = {pack for pack, commit in here.items() if commits.get(pack) == commit}
         promised = {kind for pack, entry in packs.items() if pack not in same for kind in entry["node_types"]}
         others = {kind for kind, one in recorded.items() if one.pack in here.keys() - same}
-        return cls({kind: one for kind, one in recorded.items() if one.pack in same}, frozenset(promised | others))
+        silent = tuple(pack for pack, entry in packs.items() if pack not in same and not entry["node_types"])
+        schemas = {kind: one for kind, one in recorded.items() if one.pack in same}
+        return cls(schemas, frozenset(promised | others), silent)
 
 
 def part(
@@ -293,6 +299,7 @@ def part(
             for what, needed, mend in found
         ]
         if name in paths and not found:
+            notes += _unknown(name, data, release)
             notes += _lacks(name, data, files, catalogue)
     return {
         "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
@@ -318,12 +325,25 @@ def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
         found = f"{workflow_check.named(id_, node)}: the node type {kind}"
         if kind not in recorded:
             mend = f"name its pack in custom_nodes_extra, with {kind} under node_types, or {_REMOVE}"
-            yield found, "a node type of ComfyUI, or of a node pack of this host", mend
+            if not release.silent:
+                yield found, "a node type of ComfyUI, or of a node pack of this host", mend
         elif (name := recorded[kind].pack) not in packs:
             packs.add(name)
             yield found, f"the node pack {name}, which has it", f"set wanmetal_variant: wan, or {_REMOVE}"
     for line in workflow_check.problems(api, release.schemas, {*release.trusted, *strange}):
         yield line, _NEEDED, _SAVE
+
+
+def _unknown(name: str, data: bytes, release: Release) -> Iterator[str]:
+    """Node types that a pack may have which does not say what it has."""
+    recorded = workflow_schemas.recorded()
+    used = dict.fromkeys(str(node["class_type"]) for node in workflow_check.read(json.loads(data), recorded).values())
+    kinds = [kind for kind in used if not (kind in recorded or kind in release.trusted or is_group_node(kind))]
+    if kinds:
+        yield (
+            f"{name} needs the node type {', '.join(kinds)}, which may be of {', '.join(release.silent)}: "
+            "name it under node_types there, and a deploy sees to it"
+        )
 
 
 def _lacks(name: str, data: bytes, files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]) -> Iterator[str]:

@@ -379,6 +379,20 @@ def test_a_pack_of_the_operator_is_trusted_to_have_what_it_promises() -> None:
     assert told(saved(PICTURE, {**SAVED, "type": "SaveMagic"}, links=[LINK]), own)["problems"] == []
 
 
+def test_a_pack_of_the_operator_that_promises_nothing_may_have_any_type() -> None:
+    own = {**RELEASE, "mine": {"commit": "0" * 40, "node_types": []}}
+    text = saved(PICTURE, {**SAVED, "type": "SaveMagic"}, links=[LINK])
+    assert told(text, own) == {
+        "problems": [],
+        "notes": [
+            "mine.json needs the node type SaveMagic, which may be of mine: "
+            "name it under node_types there, and a deploy sees to it"
+        ],
+    }
+    assert told(GOOD, own) == {"problems": [], "notes": []}
+    assert told(SAVED_BY_KJ, {"mine": own["mine"]})["problems"], "of a pack that is known, and that the host lacks"
+
+
 def test_models_that_nothing_fetches_are_told_and_do_not_stop_a_deploy() -> None:
     text = json.dumps(workflows.load("Native-TextToVideo", "ui"))
     told_ = told(text)
