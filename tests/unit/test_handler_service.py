@@ -237,6 +237,47 @@ def test_comfyui_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert service.health()[0] is False
 
 
+def test_a_poll_that_is_not_answered_ends_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_GONE_AFTER_S", 0.8)
+    monkeypatch.setattr(render, "_POLL_S", 0.2, raising=False)
+    with scripted(takes_s=1.2, no_socket=True) as (fake, url), serving(tmp_path, url) as service:
+        service.worker.client.timeout_s = 1.0
+
+        def hang(_: Any) -> None:
+            fake.special.clear()
+            time.sleep(2)
+
+        service.accept("one", GOOD)
+        until(lambda: fake.queue["queue_running"])
+        fake.special["/history/job-0"] = hang
+        assert (service.wait("one", 8) or {})["status"] == "COMPLETED"
+        assert not fake.special, "the poll was not answered"
+
+
+def test_what_comfyui_tells_shows_that_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it tells something nobody asks it, and the first question after that may go unanswered."""
+    monkeypatch.setattr(render, "_GONE_AFTER_S", 2.0)
+    monkeypatch.setattr(render, "_LOOK_EVERY_S", 0.2)
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
+        service.accept("one", GOOD)
+        until(lambda: fake.queue["queue_running"] and fake.sockets)
+        (client,) = fake.sockets
+        fake.special["/history"] = lambda handler: handler.connection.shutdown(2)
+        for _ in range(25):
+            fake.tell(client, "progress", {"node": "4", "value": 1, "max": 2, "prompt_id": "job-0"})
+            time.sleep(0.1)
+        time.sleep(0.5)
+        assert (service.get("one") or {})["status"] == "IN_PROGRESS"
+
+
+def test_health_does_not_wait_for_comfyui(tmp_path: Path) -> None:
+    with scripted() as (fake, url), serving(tmp_path, url) as service:
+        fake.special["/queue"] = lambda _: time.sleep(4)
+        started = time.monotonic()
+        assert service.health()[0] is False
+        assert time.monotonic() - started < 3.5
+
+
 def test_a_job_waits_for_comfyui(tmp_path: Path) -> None:
     with scripted() as (fake, url), serving(tmp_path, url) as service:
         fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)

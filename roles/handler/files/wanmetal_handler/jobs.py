@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .comfyui_client import ComfyUIError
+from .comfyui_client import ComfyUIClient, ComfyUIError
 from .failure import JobError, cancelled
 from .job import Worker
 
@@ -28,6 +28,7 @@ CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status, number);
 CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished);
 """
 _ATTEMPTS = 2
+_HEALTH_S = 2.0
 _CUT_OFF = JobError("restart", "the service was restarted while the job ran, twice; it was not tried again")
 _FULL = JobError("storage", "the job's end could not be written down, since the disk is full")
 _log = logging.getLogger("handler")
@@ -112,7 +113,7 @@ class Jobs:
         health: dict[str, Any] = {"jobs": {name: counts.get(status, 0) for name, status in names.items()}}
         health["workflows"] = {name: list(workflow.fields) for name, workflow in self.worker.workflows.items()}
         try:
-            self.worker.client.queue()
+            ComfyUIClient(self.worker.client.url, _HEALTH_S).queue()
         except ComfyUIError:
             return False, {**health, "comfyui": "does not answer"}
         return True, {**health, "comfyui": "answers"}

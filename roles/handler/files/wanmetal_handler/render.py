@@ -27,6 +27,7 @@ from .workflows import Graph, Workflow
 Tell = Callable[[dict[str, Any]], None]
 
 _LOOK_EVERY_S = 0.5
+_POLL_S = 10.0
 _LOST_AFTER_S = 2.0
 _GONE_AFTER_S = 30.0
 _ENDS = {"execution_success", "execution_error", "execution_interrupted"}
@@ -74,6 +75,7 @@ def _followed(
     stop: threading.Event,
 ) -> dict[str, Any]:
     begun: set[str] = set()
+    client = ComfyUIClient(client.url, _POLL_S)  # a question that is not answered is not yet the end
     answered = known = time.monotonic()
     while True:
         told = _next(socket, id_, min(time.monotonic() + _LOOK_EVERY_S, deadline), stop)
@@ -87,6 +89,8 @@ def _followed(
             step = {"step": told["data"].get("value"), "of": told["data"].get("max")} if kind == "progress" else {}
             nodes = {"nodes_begun": len(begun), "nodes": len(workflow.graph)}
             tell({"stage": "render", "node": workflow.title(node), **nodes, **step})
+        if told:
+            answered = time.monotonic()
         if told and kind not in _ENDS and (node or kind != "executing"):
             continue
         try:
