@@ -113,8 +113,8 @@ def _unit_problem(unit: str, state: Mapping[str, Any]) -> str:
 def _workflow_problem(name: str, wrong: Sequence[str]) -> str:
     more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
     return (
-        f"workflow {name}: {'; '.join(wrong[:_SHOWN])}{more}. Where a model is not there yet, playbooks/models.yml waits "
-        "for it; one that nothing fetches is to be added to wan_models_files, or the workflow to be removed from "
+        f"workflow {name}: {'; '.join(wrong[:_SHOWN])}{more}. Where a model is not there yet, playbooks/models.yml "
+        "waits for it; where nothing fetches it, add it to wan_models_files, or remove the workflow from "
         "workflows_extra; otherwise deploy again"
     )
 

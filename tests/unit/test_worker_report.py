@@ -161,8 +161,8 @@ def socket(address: str) -> dict[str, Any]:
             False,
             [
                 "workflow b.json: 1; 2; 3 (and 1 more). Where a model is not there yet, playbooks/models.yml waits for "
-                "it; one that nothing fetches is to be added to wan_models_files, or the workflow to be removed from "
-                "workflows_extra; otherwise deploy again"
+                "it; where nothing fetches it, add it to wan_models_files, or remove the workflow from workflows_extra; "
+                "otherwise deploy again"
             ],
         ),
         ({"current": ""}, False, ["no release is current: deploy"]),
