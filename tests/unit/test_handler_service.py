@@ -287,6 +287,22 @@ def test_a_job_waits_for_comfyui(tmp_path: Path) -> None:
         assert (service.wait("one", 5) or {})["status"] == "COMPLETED"
 
 
+def test_a_job_waits_for_comfyui_as_long_as_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    with scripted() as (fake, url), serving(tmp_path, url, job_timeout=500.0) as service:
+        fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
+        machine = service.worker._machine
+
+        def noted(deadline: float, *given: Any) -> dict[str, Any]:
+            asked.append(deadline - time.monotonic())
+            return machine(deadline, *given)
+
+        monkeypatch.setattr(service.worker, "_machine", noted)
+        service.accept("one", GOOD)
+        until(lambda: asked)
+    assert asked[0] == pytest.approx(500, abs=5)
+
+
 def test_a_job_does_not_wait_for_comfyui_for_ever(tmp_path: Path) -> None:
     with scripted() as (fake, url), serving(tmp_path, url, job_timeout=0.2) as service:
         fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)

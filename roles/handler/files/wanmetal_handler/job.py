@@ -59,7 +59,7 @@ class Worker:
             seconds[title] = round(seconds.get(title, 0.0) + time.monotonic() - started, 3)
 
         workflow, values = self.check(given)
-        machine = self._machine(min(deadline, time.monotonic() + self.settings.comfyui_timeout), tell, stop)
+        machine = self._machine(deadline, tell, stop)
         hashes = {}
         try:
             for which in [name for name in request.IMAGES if name in values]:

@@ -26,7 +26,6 @@ class Settings:
     """Named as there, in small letters and without HANDLER_, which all but COMFYUI_URL and BUCKET_* begin with."""
 
     comfyui_url: str = "http://127.0.0.1:8188"
-    comfyui_timeout: float = 120.0  # how long a job waits for ComfyUI's answer before it begins
     workflows: str = "workflows.json"
     record: str = "jobs.db"
     release: str = "/nonexistent"
