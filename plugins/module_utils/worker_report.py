@@ -18,7 +18,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes impo
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host_state import listeners
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, UserFilesError, untouched
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import problems as wrong_in
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import read
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import read, unknown_types
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import Schemas, from_object_info
 
@@ -119,22 +119,42 @@ def _workflow_problem(name: str, wrong: Sequence[str]) -> str:
     )
 
 
-def placed_workflows(root: Path, data: Path, client: ComfyUIClient) -> dict[str, list[str]]:
-    """What ComfyUI would refuse in each workflow that was placed and that nobody has changed, by its name."""
+def placed_workflows(root: Path, data: Path, client: ComfyUIClient) -> tuple[dict[str, list[str]], list[str]]:
+    """What ComfyUI would refuse in each workflow that was placed and that nobody has changed, by its name; and notes.
+
+    After a rollback, workflows are there that are of a later release. They are noted, and not looked at.
+    """
     state = root / "workflows.json"
     try:
         placed = {Path(path).name: text for path, text in untouched(data, state).items() if path.startswith(BROWSER)}
         schemas = _with_any_checkpoint(from_object_info(client.object_info())) if placed else {}
     except (OSError, UserFilesError, ComfyUIError) as error:
-        return {state.name: [str(error)]}
-    return {name: _wrong(text, schemas) for name, text in sorted(placed.items())}
+        return {state.name: [str(error)]}, []
+    wrong: dict[str, list[str]] = {}
+    notes: list[str] = []
+    later = _later_release(root)
+    for name, text in sorted(placed.items()):
+        try:
+            api = read(json.loads(text), schemas)
+        except (ConversionError, ValueError) as error:
+            wrong[name] = [str(error)]
+            continue
+        lacks = unknown_types(api, schemas)
+        if lacks and later:
+            notes.append(
+                f"workflow {name}: the release that runs lacks the node type {', '.join(lacks)}. "
+                f"A later one is on the host, {later}, and may have it"
+            )
+        else:
+            wrong[name] = wrong_in(api, schemas)
+    return wrong, notes
 
 
-def _wrong(text: bytes, schemas: Schemas) -> list[str]:
-    try:
-        return wrong_in(read(json.loads(text), schemas), schemas)
-    except (ConversionError, ValueError) as error:
-        return [str(error)]
+def _later_release(root: Path) -> str:
+    """The release that was built last, where another one runs: the host has gone back."""
+    built = {path.parent.name: path.stat().st_mtime for path in root.glob("releases/*/release.json")}
+    last = max(built, key=lambda name: built[name], default="")
+    return "" if last == _link(root / "current") else last
 
 
 def _with_any_checkpoint(schemas: Schemas) -> Schemas:
@@ -180,6 +200,7 @@ def worker_report(
         "custom_nodes": {},
         "custom_nodes_problems": [],
         "workflows": {},
+        "workflows_notes": [],
     }
     errors = []
     for unit, url in workers.items():
@@ -197,7 +218,8 @@ def worker_report(
         ]
     report["api_error"] = "; ".join(errors)
     if data and report["versions"]:
-        report["workflows"] = placed_workflows(root, data, ComfyUIClient(next(iter(workers.values())), OBJECT_INFO_S))
+        client = ComfyUIClient(next(iter(workers.values())), OBJECT_INFO_S)
+        report["workflows"], report["workflows_notes"] = placed_workflows(root, data, client)
     return report
 
 

@@ -65,6 +65,12 @@ def problems(
     return found
 
 
+def unknown_types(api: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    """Return the node types that a graph in API format needs besides those that are known."""
+    used = dict.fromkeys(str(node["class_type"]) for node in api.values())
+    return [kind for kind in used if kind not in known and not is_group_node(kind)]
+
+
 def named(id_: str, node: Mapping[str, Any]) -> str:
     """A node for people."""
     return f"node {id_} ({(node.get('_meta') or {}).get('title') or node['class_type']})"

@@ -103,6 +103,11 @@ report:
     workflows:
       description: What ComfyUI would refuse in each workflow that was placed and that nobody has changed, by its name.
       type: dict
+    workflows_notes:
+      description:
+        - Of each workflow of a later release that was placed, what the release that runs lacks. Told as warnings, too.
+      type: list
+      elements: str
     services:
       description: Of each service that was asked, why it does not answer, or an empty string.
       type: dict
@@ -138,6 +143,8 @@ def main() -> None:
     params = module.params
     data = Path(params["data"]) if params["data"] else None
     report = worker_report(Path(params["root"]), params["units"], params["workers"], params["services"], data)
+    for note in report["workflows_notes"]:
+        module.warn(note)
     module.exit_json(changed=False, report=report, problems=problems(report, params["allow_remote"]))
 
 

@@ -337,9 +337,8 @@ def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
 def _unknown(name: str, data: bytes, release: Release) -> Iterator[str]:
     """Node types that a pack may have which does not say what it has."""
     recorded = workflow_schemas.recorded()
-    used = dict.fromkeys(str(node["class_type"]) for node in workflow_check.read(json.loads(data), recorded).values())
-    kinds = [kind for kind in used if not (kind in recorded or kind in release.trusted or is_group_node(kind))]
-    if kinds:
+    api = workflow_check.read(json.loads(data), recorded)
+    if kinds := workflow_check.unknown_types(api, {*recorded, *release.trusted}):
         yield (
             f"{name} needs the node type {', '.join(kinds)}, which may be of {', '.join(release.silent)}: "
             "name it under node_types there, and a deploy sees to it"

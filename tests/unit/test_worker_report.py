@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import worker_report as module
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import Look
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, pack, place
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import (
@@ -161,8 +163,8 @@ def socket(address: str) -> dict[str, Any]:
             False,
             [
                 "workflow b.json: 1; 2; 3 (and 1 more). Where a model is not there yet, playbooks/models.yml waits for "
-                "it; where nothing fetches it, add it to wan_models_files, or remove the workflow from workflows_extra; "
-                "otherwise deploy again"
+                "it; where nothing fetches it, add it to wan_models_files, or remove the workflow from "
+                "workflows_extra; otherwise deploy again"
             ],
         ),
         ({"current": ""}, False, ["no release is current: deploy"]),
@@ -244,6 +246,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "custom_nodes": {},
         "custom_nodes_problems": [],
         "workflows": {},
+        "workflows_notes": [],
     }
 
 
@@ -300,6 +303,27 @@ def test_placed_workflows_are_compared_with_what_comfyui_offers(tmp_path: Path) 
         "good.json": [],
         "strange.json": ["this is no workflow: it has neither nodes nor class types"],
     }
+
+
+@pytest.mark.parametrize("built_last", ["r1", "r2"])
+def test_workflows_of_a_later_release_are_no_problem_after_a_rollback(tmp_path: Path, built_last: str) -> None:
+    root, _ = host(tmp_path)
+    os.utime(root / "releases" / built_last / "release.json", (2**32, 2**32))
+    strange = {**json.loads(graph(8)), "3": {"class_type": "Magic", "inputs": {}}}
+    archive = pack({f"{BROWSER}/strange.json": json.dumps(strange).encode(), f"{BROWSER}/bad.json": graph(0)})
+    place(tmp_path, archive, root / "workflows.json", getpass.getuser(), check=False)
+    special = {"/object_info": lambda handler: reply(handler, json.dumps(OFFERED).encode(), 200)}
+    with serve(Fake(special=special)) as url:
+        wrong, notes = module.placed_workflows(root, tmp_path, ComfyUIClient(url))
+    assert wrong.pop("bad.json")
+    if built_last == "r1":
+        assert (wrong, notes) == ({"strange.json": ["node 3 (Magic): the node type Magic is not known"]}, [])
+    else:
+        assert wrong == {}
+        assert notes == [
+            "workflow strange.json: the release that runs lacks the node type Magic. "
+            "A later one is on the host, r2, and may have it"
+        ]
 
 
 @pytest.mark.usefixtures("systemctl")
