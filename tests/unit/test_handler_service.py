@@ -430,6 +430,34 @@ def test_nothing_is_left_in_comfyui_s_folders(script: dict[str, Any], tmp_path: 
     assert [path.name for path in tmp_path.glob("*put/*")] == ["of somebody else.mp4"]
 
 
+@pytest.mark.parametrize("how", ["cancel", "timeout", "close"])
+def test_a_node_that_does_not_stop_at_once_leaves_nothing(how: str, tmp_path: Path) -> None:
+    class Slow(Script):
+        def post(self, path: str, body: Any) -> tuple[int, Any]:
+            if path != "/interrupt":
+                return super().post(path, body)
+            threading.Timer(0.5, self.stopped, [body]).start()
+            return 200, None
+
+        def stopped(self, body: Any) -> None:
+            name = self.graphs[0]["6"]["inputs"]["filename_prefix"].removeprefix("handler/")
+            (tmp_path / "output" / f"{name}_00001_.mp4").write_bytes(b"x")
+            super().post("/interrupt", body)
+
+    with scripted(takes_s=60) as (fake, url):
+        fake.__class__ = Slow
+        with serving(tmp_path, url, job_timeout=0.5 if how == "timeout" else 10.0) as service:
+            service.accept("one", GOOD)
+            until(lambda: fake.queue["queue_running"])
+            if how == "cancel":
+                service.cancel("one")
+            elif how == "timeout":
+                service.wait("one", 8)
+        until(lambda: not fake.queue["queue_running"])
+        time.sleep(0.1)
+    assert list(tmp_path.glob("*put/*")) == []
+
+
 def test_what_a_crash_left_is_removed_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "input").mkdir()
     (tmp_path / "input/job-1-abcd.png").write_bytes(b"x")

@@ -30,6 +30,7 @@ _LOOK_EVERY_S = 0.5
 _POLL_S = 10.0
 _LOST_AFTER_S = 2.0
 _GONE_AFTER_S = 30.0
+_STOPS_WITHIN_S = 5.0
 _ENDS = {"execution_success", "execution_error", "execution_interrupted"}
 
 
@@ -51,7 +52,7 @@ def render(
                 return _followed(client, id_, socket, workflow, tell, deadline, stop)
             except (ComfyUIError, JobError):
                 with suppress(ComfyUIError):
-                    client.cancel(id_)
+                    _stopped(client, id_)
                 raise
             finally:
                 with suppress(ComfyUIError):
@@ -63,6 +64,17 @@ def render(
             raise _failed(error, workflow) from error
         except ComfyUIError as error:
             raise JobError("comfyui", str(error)) from error
+
+
+def _stopped(client: ComfyUIClient, id_: str) -> None:
+    """Stop a graph, and give its node the time to see that: until then it may still write a file."""
+    client = ComfyUIClient(client.url, _POLL_S)
+    client.cancel(id_)
+    until = time.monotonic() + _STOPS_WITHIN_S
+    while any(isinstance(job, list) and id_ in job[1:2] for job in client.queue()["queue_running"]):
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.1)
 
 
 def _followed(
