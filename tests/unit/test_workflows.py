@@ -432,11 +432,12 @@ def test_the_program_says_what_the_shipped_ones_need() -> None:
 def test_the_program_says_what_is_wrong(tmp_path: Path) -> None:
     good, bad, none = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "none.json"
     good.write_text(GOOD)
-    bad.write_text(saved(PICTURE, SAVED))
+    bad.write_text(saved(PICTURE, SAVED, {"type": "KSampler"}))
     none.write_text("{")
     done = validate(good, bad, none)
     assert done.returncode == 1
     assert f"wrong: {bad}: node 2 (SaveImage): the input images is missing\n" in done.stderr
+    assert f"wrong: {bad}: node 3 (KSampler): the input model is missing\n" in done.stderr, "though it leads to no end"
     assert f"wrong: {none}: " in done.stderr
     assert str(good) not in done.stderr
     assert json.loads(validate("--api", good).stdout)["2"]["inputs"]["images"] == ["1", 0]
