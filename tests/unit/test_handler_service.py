@@ -45,7 +45,7 @@ GOOD = {"image": image(), "positive_prompt": "a fox", "seed": 7}
 
 
 @contextmanager
-def serving(tmp_path: Path, url: str, told: Any = None, **settings: Any) -> Iterator[Jobs]:
+def serving(tmp_path: Path, url: str, told: Any = None, resume: bool = True, **settings: Any) -> Iterator[Jobs]:
     (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
     (tmp_path / "release.json").write_text('{"id": "0.3.75-abc"}')
     homes = [tmp_path / name for name in ("input", "output")]
@@ -54,7 +54,7 @@ def serving(tmp_path: Path, url: str, told: Any = None, **settings: Any) -> Iter
     given = {"comfyui_url": url, "folders": ":".join(map(str, homes)), "job_timeout": 10.0, "inline_mb": 0.1}
     given |= {"workflows": str(tmp_path / "workflows.json"), "record": str(tmp_path / "jobs.db")}
     given |= {"release": str(tmp_path / "release.json"), "models": str(tmp_path / "proven.json")}
-    jobs = Jobs(Worker(Settings(**{**given, **settings})), told or (lambda *_: None))
+    jobs = Jobs(Worker(Settings(**{**given, **settings})), told or (lambda *_: None), resume)
     try:
         yield jobs
     finally:
@@ -343,6 +343,24 @@ def test_jobs_outlive_a_restart(tmp_path: Path) -> None:
             assert (service.get("runs") or {})["status"] == "COMPLETED"
 
 
+def test_what_a_restart_cuts_off_is_left_to_runpod(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may have given the job to another worker; where it gives it here again, it is done, and not answered."""
+    caplog.set_level(logging.INFO)
+    with scripted(takes_s=60) as (fake, url):
+        with serving(tmp_path, url, resume=False) as service:
+            for id_ in ("runs", "waits"):
+                service.accept(id_, GOOD)
+            until(lambda: fake.queue["queue_running"])
+        fake.takes_s, fake.end = 0.01, "success"
+        with serving(tmp_path, url, resume=False) as service:
+            assert [service.get(id_) for id_ in ("runs", "waits")] == [None, None]
+            assert done(service, "runs")["status"] == "COMPLETED"
+        with serving(tmp_path, url, resume=False) as service:
+            assert (service.get("runs") or {})["status"] == "COMPLETED"
+    assert len(fake.graphs) == 2
+    assert "job waits: cut off by a restart" in caplog.text
+
+
 def test_a_job_that_kills_the_service_is_given_up(tmp_path: Path) -> None:
     with scripted(takes_s=0.01) as (fake, url):
         with serving(tmp_path, url) as service:
@@ -407,7 +425,7 @@ def test_an_unforeseen_error_shows_nothing_of_the_job(
 def test_secrets_of_the_bucket_are_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     error = NODE_ERROR | {"exception_message": "the key s3cret of key-id is wrong"}
-    keys = {"bucket_access_key_id": "key-id", "bucket_secret_access_key": "s3cret"}
+    keys: dict[str, Any] = {"bucket_access_key_id": "key-id", "bucket_secret_access_key": "s3cret"}
     with scripted(end="error", error=error) as (_, url), serving(tmp_path, url, **keys) as service:
         job = done(service)
     assert "the key *** of *** is wrong" in job["output"]["error"]

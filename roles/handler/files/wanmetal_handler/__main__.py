@@ -57,7 +57,8 @@ def work_for_runpod(worker: Worker) -> None:
     """Do the same jobs, taken from RunPod's queue by its SDK, until the process ends."""
     import runpod.serverless  # it takes a second, and 70 MB of memory, which the local API spares
 
-    jobs = Jobs(worker, teller(runpod.serverless.progress_update))
+    # A job that a restart cuts off is RunPod's to give again, here or elsewhere.
+    jobs = Jobs(worker, teller(runpod.serverless.progress_update), resume=False)
     runpod.serverless.start({"handler": handler(jobs), "concurrency_modifier": lambda _: worker.settings.concurrency})
     jobs.close()
 

@@ -37,7 +37,10 @@ _log = logging.getLogger("handler")
 class Jobs:
     """The jobs of one worker. All methods may be called from any thread."""
 
-    def __init__(self, worker: Worker, told: Callable[[str, dict[str, Any]], None] = lambda *_: None) -> None:
+    def __init__(
+        self, worker: Worker, told: Callable[[str, dict[str, Any]], None] = lambda *_: None, resume: bool = True
+    ) -> None:
+        """Begin. Without ``resume`` it is for somebody else to bring again what a restart has cut off."""
         self.worker, self._settings, self._told = worker, worker.settings, told
         self._news = threading.Condition()  # its lock is that of everything below
         self._stops: dict[str, threading.Event] = {}
@@ -48,6 +51,9 @@ class Jobs:
         self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
         self._base.row_factory = sqlite3.Row
         self._base.executescript(f"PRAGMA journal_mode = WAL; {_TABLE}")
+        if not resume:
+            for row in self._sql("DELETE FROM jobs WHERE status IN (?, ?) RETURNING id", *OPEN):
+                _log.info("job %s: cut off by a restart", row["id"])
         # What ran at the end of the last service waits again, unless it has ended the service before.
         cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _ATTEMPTS)
         for row in cut_off:
