@@ -58,7 +58,9 @@ _value:
       type: list
       elements: dict
     notes:
-      description: Models that workflows of the operator name and that nothing fetches.
+      description:
+        - Models that workflows of the operator name and that nothing fetches, and node types that may be of a pack which
+          does not list its own.
       type: list
       elements: str
 """
