@@ -502,6 +502,13 @@ def test_the_sdk_s_worker_does_the_same_jobs(tmp_path: Path) -> None:
         assert refused["error"].startswith("image: found 3, allowed is an http(s) address")
 
 
+def test_a_job_that_the_record_has_lost_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted() as (_, url), serving(tmp_path, url) as service:
+        monkeypatch.setattr(service, "wait", lambda *_: None)
+        limited = asyncio.wait_for(program.handler(service)({"id": "one", "input": GOOD}), 2.0)
+        assert "the record has lost the job" in asyncio.run(limited)["error"]
+
+
 def test_the_sdk_can_stop_a_job(tmp_path: Path) -> None:
     with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
 

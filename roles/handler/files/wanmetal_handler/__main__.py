@@ -71,8 +71,10 @@ def handler(jobs: Jobs) -> Callable[[dict[str, Any]], Coroutine[Any, Any, dict[s
         found: Job | None = None
         try:
             await asyncio.to_thread(jobs.accept, id_, job.get("input"))
-            while found is None or found["status"] in OPEN:
+            while not found or found["status"] in OPEN:
                 found = await asyncio.to_thread(jobs.wait, id_, 5.0)
+                if not found:
+                    raise JobError("internal", "the record has lost the job")  # noqa: TRY301
         except asyncio.CancelledError:
             await asyncio.to_thread(jobs.cancel, id_)
             raise

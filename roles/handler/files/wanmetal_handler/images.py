@@ -33,6 +33,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA = re.compile(r"data:(image/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
 _MOST_REDIRECTS = 3
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# A network's own NAT64, site-local addresses, and the old way to write IPv4: the library takes them for the internet's.
+_NOT_PUBLIC = [ipaddress.ip_network(text) for text in ("64:ff9b:1::/48", "fec0::/10", "::/96")]
 
 
 def load(text: str, settings: Settings, seconds: float = math.inf) -> bytes:
@@ -78,7 +80,7 @@ def is_public(address: Address) -> bool:
             hidden = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if hidden or address.teredo:
             return hidden is not None and is_public(hidden)
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
 
 
 def _decoded(text: str, most_bytes: int) -> bytes:
