@@ -92,6 +92,13 @@ def test_a_turned_image_is_made_upright_and_loses_its_metadata() -> None:
     assert b"where I live" not in images.upright(picture("JPEG", exif=exif), 1000)
 
 
+@pytest.mark.parametrize(("value", "shown"), [(0, 0), (0x4000, 0x40), (0x8000, 0x80), (0xFFFF, 0xFF)])
+def test_grey_of_16_bits_stays_as_bright(value: int, shown: int) -> None:
+    data = io.BytesIO()
+    Image.new("I;16", (2, 2), value).save(data, "PNG")
+    assert load(b64(data.getvalue())).getpixel((1, 1)) == (shown,) * 3
+
+
 def test_transparency_becomes_white() -> None:
     assert load(b64(picture(mode="RGBA"))).getpixel((3, 3)) == (255, 255, 255)
 

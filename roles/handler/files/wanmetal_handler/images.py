@@ -55,8 +55,11 @@ def upright(data: bytes, most_pixels: int) -> bytes:
             warnings.simplefilter("ignore")
             if image.width * image.height > most_pixels:
                 raise JobError("image", f"the image has {image.width}x{image.height} pixels; {most}")  # noqa: TRY301
+            picture = ImageOps.exif_transpose(image)
+            if picture.mode.startswith("I"):  # grey of 16 bits, all of which is cut off to white otherwise
+                picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
             # Transparency becomes black otherwise, whatever lies under it.
-            picture = ImageOps.exif_transpose(image).convert("RGBA")
+            picture = picture.convert("RGBA")
             ground = Image.new("RGBA", picture.size, "white")
             ground.alpha_composite(picture)
             result = io.BytesIO()
