@@ -68,8 +68,8 @@ def render(
 
 def _stopped(client: ComfyUIClient, id_: str) -> None:
     """Stop a graph, and give its node the time to see that: until then it may still write a file."""
-    client = ComfyUIClient(client.url, _POLL_S)
     client.cancel(id_)
+    client = ComfyUIClient(client.url, 3.0)  # who cancels waits for this, and not for ever
     until = time.monotonic() + _STOPS_WITHIN_S
     while any(isinstance(job, list) and id_ in job[1:2] for job in client.queue()["queue_running"]):
         if time.monotonic() >= until:
