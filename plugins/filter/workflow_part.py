@@ -59,8 +59,8 @@ _value:
       elements: dict
     notes:
       description:
-        - Models that workflows of the operator name and that nothing fetches, and node types that may be of a pack which
-          does not list its own.
+        - Models that workflows of the operator name and that nothing fetches, and node types that may be of a pack
+          which does not list its own.
       type: list
       elements: str
 """
