@@ -99,19 +99,10 @@ def _node_problems(
 
 
 def _strange_inputs(known: NodeType, given: Mapping[str, Any]) -> Iterator[str]:
-    dynamic = {name for one in known.inputs for name in _format_inputs(one, given)}
+    dynamic = {name for one in known.inputs for name in one.brings(given.get(one.name))}
     strange = [name for name in given if known.input(name) is None and name not in dynamic]
     if strange:
         yield f"{known.name} has no input {', '.join(strange)}"
-
-
-def _format_inputs(one: Input, given: Mapping[str, Any]) -> Iterator[str]:
-    chosen = given.get(one.name)
-    offered = (one.options.get("formats") or {}).get(chosen) if isinstance(chosen, str) else None
-    # a format that is a mapping changes no inputs
-    for name, *_ in offered if isinstance(offered, list) else []:
-        if isinstance(name, str):
-            yield name
 
 
 def _input_problems(one: Input, value: Any, api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:

@@ -250,9 +250,8 @@ def named_values(known: NodeType, saved: Sequence[Any]) -> Iterator[tuple[str, A
         yield one.name, value
         if one.control and values and values[0] in _AFTER_RUN:
             values.pop(0)
-        offered = (one.options.get("formats") or {}).get(value) if isinstance(value, str) else None
-        for name, *_ in offered if isinstance(offered, list) else []:
-            if isinstance(name, str) and values:
+        for name in one.brings(value):
+            if values:
                 yield name, values.pop(0)
 
 

@@ -36,6 +36,12 @@ class Input:
     choices: tuple[Any, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def brings(self, value: object) -> list[str]:
+        """Return the further inputs that this value brings, such as those of a video format of VideoHelperSuite."""
+        offered = (self.options.get("formats") or {}).get(value) if isinstance(value, str) else None
+        # a format that is a mapping changes no inputs
+        return [name for name, *_ in offered if isinstance(name, str)] if isinstance(offered, list) else []
+
 
 @dataclass(frozen=True)
 class NodeType:

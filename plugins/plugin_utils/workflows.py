@@ -284,7 +284,11 @@ def part(
     release = Release.of(packs, comfyui) if placed else Release({}, frozenset())
     for path, data in placed.items():
         name = Path(path).name
-        found = list(_wrong(data, release))
+        try:
+            api = workflow_check.read(json.loads(data), workflow_schemas.recorded())
+            found = list(_wrong(api, release))
+        except (ValueError, ConversionError) as error:
+            found = [(str(error), _NEEDED, _SAVE)]
         if len(found) > _SHOWN:
             more = len(found) - _SHOWN + 1
             found[_SHOWN - 1 :] = [(f"{more} further things", _NEEDED, _SAVE)]
@@ -299,22 +303,17 @@ def part(
             for what, needed, mend in found
         ]
         if name in paths and not found:
-            notes += _unknown(name, data, release)
-            notes += _lacks(name, data, files, catalogue)
+            notes += _unknown(name, api, release)
+            notes += _lacks(name, api, files, catalogue)
     return {
         "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
         "notes": [_plain(note) for note in notes],
     }
 
 
-def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
+def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str, str]]:
     """What is found, what is needed and how to mend it."""
     recorded = workflow_schemas.recorded()
-    try:
-        api = workflow_check.read(json.loads(data), recorded)
-    except (ValueError, ConversionError) as error:
-        yield str(error), _NEEDED, _SAVE
-        return
     strange: set[str] = set()
     packs: set[str] = set()
     for id_, node in api.items():
@@ -334,21 +333,21 @@ def _wrong(data: bytes, release: Release) -> Iterator[tuple[str, str, str]]:
         yield line, _NEEDED, _SAVE
 
 
-def _unknown(name: str, data: bytes, release: Release) -> Iterator[str]:
+def _unknown(name: str, api: Mapping[str, Any], release: Release) -> Iterator[str]:
     """Node types that a pack may have which does not say what it has."""
-    recorded = workflow_schemas.recorded()
-    api = workflow_check.read(json.loads(data), recorded)
-    if kinds := workflow_check.unknown_types(api, {*recorded, *release.trusted}):
+    known = {*workflow_schemas.recorded(), *release.trusted}
+    if kinds := workflow_check.unknown_types(api, known):
         yield (
             f"{name} needs the node type {', '.join(kinds)}, which may be of {', '.join(release.silent)}: "
             "name it under node_types there, and a deploy sees to it"
         )
 
 
-def _lacks(name: str, data: bytes, files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]) -> Iterator[str]:
+def _lacks(
+    name: str, api: Mapping[str, Any], files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]
+) -> Iterator[str]:
     """Models of a workflow that nothing fetches. They may be on the host all the same."""
-    schemas = workflow_schemas.recorded()
-    needed = needs(workflow_check.read(json.loads(data), schemas), schemas, catalogue)
+    needed = needs(api, workflow_schemas.recorded(), catalogue)
     here = {model_name(file) for file in files if file.get("name")}
     known = [id_ for id_ in needed.models if model_name(catalogue["files"][id_]) not in here]
     # names of what CivitAI offers are known when it is fetched
