@@ -155,7 +155,7 @@ def test_health(tmp_path: Path) -> None:
         ("POST", "/run", b"[" * 100_000, 400, "is no JSON"),
         ("POST", "/run", b'{"input": {"width": NaN}}', 400, "is no JSON"),
         ("POST", "/runsync?wait=999999999", {"input": GOOD}, 400, "wait has to be milliseconds"),
-        ("POST", "/run", bytes(1_000_001), 413, "at most 1000000 are taken"),
+        ("POST", "/run", bytes(20_000_000), 413, "at most 1000000 are taken"),
         ("GET", "/run", None, 404, "there are: POST /run"),
         ("GET", "/cancel/one", None, 404, "there are: POST /run"),
         ("GET", "/status/one", None, 404, "no job of this id"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import socket
 import sqlite3
+import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,6 +20,7 @@ from .jobs import RUNNING, Job, Jobs
 _log = logging.getLogger("handler")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WAIT_MS, _MOST_WAIT_MS = 90_000, 300_000
+_LINGER_S = 5
 
 
 class Server(ThreadingHTTPServer):
@@ -29,6 +33,16 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], jobs: Jobs, most_body: int) -> None:
         self.jobs, self.most_body = jobs, most_body
         super().__init__(address, Endpoint)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection after its caller: closed while a refused body is on its way, it would lose the answer."""
+        until = time.monotonic() + _LINGER_S
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_WR)
+            request.settimeout(1)
+            while request.recv(65_536) and time.monotonic() < until:
+                pass
+        self.close_request(request)
 
     def handle_error(self, *_: object) -> None:
         """Say nothing: a caller that went away is no news."""
