@@ -160,14 +160,19 @@ def test_two_deploys_at_once() -> None:
     assert sorted(map(changed, outputs)) == [0, 1]
 
 
+def see_in_status(text: str) -> None:
+    status = "systemctl status comfyui --no-pager"
+    worker.ssh(f"for n in $(seq 60); do {status} | grep --quiet '{text}' && exit; sleep 1; done; {status}; exit 1")
+
+
 def test_several_workers() -> None:
     two = ["-e", "comfyui_instances=2"]
     assert changed(worker.playbook("site.yml", *two)) == 1
-    assert "2 of 2 workers answer" in worker.ssh("sleep 6; systemctl status comfyui --no-pager")
+    see_in_status("2 of 2 workers answer")
     assert worker.ssh("systemctl is-active comfyui@0 comfyui@1").split() == ["active", "active"]
     assert changed(worker.playbook("site.yml", *two)) == 0
     worker.ssh("sudo systemctl stop comfyui@1")
-    assert "1 of 2 workers answer; silent: comfyui@1" in worker.ssh("sleep 8; systemctl status comfyui --no-pager")
+    see_in_status("1 of 2 workers answer; silent: comfyui@1")
     said = worker.playbook("playbooks/verify.yml", *two, "-e", f"verify_output_dir={OUTPUT}", ok=False)
     assert "comfyui@1.service is inactive" in said
     assert changed(worker.playbook("site.yml", *two)) == 1
