@@ -177,7 +177,7 @@ def test_slow_hosts_are_left(first: bytes, again: bytes) -> None:
     def drip(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(first)
         with suppress(OSError):
-            for _ in range(40):
+            for _ in range(1200):
                 request.wfile.write(again)
                 request.wfile.flush()
                 time.sleep(0.05)
@@ -185,7 +185,7 @@ def test_slow_hosts_are_left(first: bytes, again: bytes) -> None:
     started = time.monotonic()
     with serving(drip) as url, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
         load(url, image_timeout=0.3)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 20
 
 
 def test_slow_hosts_are_left_during_the_handshake() -> None:
@@ -195,7 +195,7 @@ def test_slow_hosts_are_left_during_the_handshake() -> None:
         talks, _ = listener.accept()
         with talks, suppress(OSError):
             talks.sendall(b"\x16\x03\x03\x10\x00")  # a record of 4096 bytes
-            for _ in range(40):
+            for _ in range(1200):
                 talks.sendall(b"x")
                 time.sleep(0.05)
 
@@ -203,7 +203,7 @@ def test_slow_hosts_are_left_during_the_handshake() -> None:
     started = time.monotonic()
     with listener, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
         load(f"https://127.0.0.1:{listener.getsockname()[1]}/", image_timeout=0.3)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 20
 
 
 def test_loopback_is_refused_unless_allowed() -> None:

@@ -272,10 +272,10 @@ def test_what_comfyui_tells_shows_that_it_is_there(tmp_path: Path, monkeypatch: 
 
 def test_health_does_not_wait_for_comfyui(tmp_path: Path) -> None:
     with scripted() as (fake, url), serving(tmp_path, url) as service:
-        fake.special["/queue"] = lambda _: time.sleep(4)
+        fake.special["/queue"] = lambda _: time.sleep(60)
         started = time.monotonic()
         assert service.health()[0] is False
-        assert time.monotonic() - started < 3.5
+        assert time.monotonic() - started < 20
 
 
 def test_a_job_waits_for_comfyui(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self, status: int) -> None:
         if self.path == "/slow":
-            time.sleep(1)
+            time.sleep(5)
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -228,17 +228,21 @@ def test_urls(server: str, monkeypatch: pytest.MonkeyPatch, url: str, expected: 
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    assert host_state.fetch_head(url.format(server=server), 0.5) == expected
+    seconds = 0.5 if expected["reason"] == "timeout" else 30
+    assert host_state.fetch_head(url.format(server=server), seconds) == expected
 
 
 def test_all_urls_are_asked_at_once_and_in_time() -> None:
     def fetch(url: str, seconds: float) -> dict[str, Any]:
-        time.sleep(5 if url == "stuck" else seconds / 2)
+        if url == "stuck":
+            time.sleep(60)
+        both.wait(seconds)
         return {"ok": True}
 
+    both = threading.Barrier(2)
     begin = time.monotonic()
-    answers = host_state.ask(["a", "b", "stuck"], 0.2, fetch)
-    assert time.monotonic() - begin < 2
+    answers = host_state.ask(["a", "b", "stuck"], 2, fetch)
+    assert time.monotonic() - begin < 30
     assert answers == {
         "a": {"ok": True},
         "b": {"ok": True},
@@ -263,10 +267,8 @@ def test_releases(tmp_path: Path) -> None:
     assert host_state.releases(tmp_path) == {"installed": ["a", "b"], "current": "b", "previous": "gone"}
 
 
-def test_all_of_it_in_no_time(tmp_path: Path) -> None:
-    begin = time.monotonic()
+def test_all_of_it(tmp_path: Path) -> None:
     state = host_state.host_state(str(tmp_path), ["/", str(tmp_path)], [], 1)
-    assert time.monotonic() - begin < 0.15
     assert state["filesystems"].keys() == {"/", str(tmp_path)}
     assert state["architecture"] == os.uname().machine
     assert state["urls"] == {}
