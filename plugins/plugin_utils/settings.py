@@ -705,17 +705,23 @@ RULES: tuple[Rule, ...] = (
         "comfyui_api_source: source, whose hashes are known",
         ("comfyui_api_source",),
     ),
-    Rule(
-        "comfyui_api_ip_deny",
-        _entries(_not_a_network),
-        "networks such as 10.0.0.0/8, single addresses, or any, localhost, link-local, multicast",
-        "correct the entry: a network has zeros after its prefix, so 10.1.2.0/24 and not 10.1.2.3/24",
-    ),
-    Rule(
-        "comfyui_api_ip_deny",
-        lambda _, networks: ", ".join(entry for entry in networks if entry in {"any", "localhost", "127.0.0.0/8"}),
-        "networks that do not hold this host, since ComfyUI is on it",
-        "remove the entry",
+    *(
+        rule
+        for name in ("comfyui_api_ip_deny", "jupyterlab_ip_deny")
+        for rule in (
+            Rule(
+                name,
+                _entries(_not_a_network),
+                "networks such as 10.0.0.0/8, single addresses, or any, localhost, link-local, multicast",
+                "correct the entry: a network has zeros after its prefix, so 10.1.2.0/24 and not 10.1.2.3/24",
+            ),
+            Rule(
+                name,
+                lambda _, networks: ", ".join(one for one in networks if one in {"any", "localhost", "127.0.0.0/8"}),
+                "networks that do not hold this host, since ComfyUI is on it",
+                "remove the entry",
+            ),
+        )
     ),
     Rule(
         "comfyui_api_environment",

@@ -105,6 +105,7 @@ def test_the_unit(host: Host) -> None:
         *("User=wanmetal-jupyter", "NoNewPrivileges=yes", "ProtectSystem=strict"),
         *("UnitFileState=enabled", "DevicePolicy=closed"),
     } <= shown
+    assert "169.254.0.0/16" in show(host, "IPAddressDeny")
     sockets = re.findall(r"LISTEN +\S+ +\S+ +(\S+):8888 ", host.check_output("ss -Hltn"))
     assert sockets == ["127.0.0.1"]
 
