@@ -87,11 +87,7 @@ class Workflow:
         bypassed = inputs.pop("bypassed", False)
         known = self._schemas[kind]
         node = Node(len(self.nodes) + 1, kind, title, self._group, outputs=known.outputs, bypassed=bypassed)
-        formats: Mapping[str, Any] = next(
-            (one.options["formats"] for one in known.inputs if one.options.get("formats")), {}
-        )
-        offered = formats.get(str(inputs.get("format")))
-        extra = [name for name, *_ in offered if isinstance(name, str)] if isinstance(offered, list) else []
+        extra = [name for one in known.inputs for name in one.brings(inputs.get(one.name))]
         strange = [name for name in inputs if known.input(name) is None and name not in extra]
         if strange:
             raise KeyError(f"{self.name}: {kind} has no input {strange[0]!r}")
