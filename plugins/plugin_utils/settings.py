@@ -313,6 +313,15 @@ def _not_a_network(entry: str) -> bool:
     return False
 
 
+def _networks(option: str) -> Rule:
+    return Rule(
+        option,
+        _entries(_not_a_network),
+        "networks such as 10.0.0.0/8, single addresses, or any, localhost, link-local, multicast",
+        "correct the entry: a network has zeros after its prefix, so 10.1.2.0/24 and not 10.1.2.3/24",
+    )
+
+
 _VRAM_FLAGS = ("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram")
 _OWNED_FLAGS = {
     "--listen": "comfyui_listen",
@@ -614,12 +623,7 @@ RULES: tuple[Rule, ...] = (
         "guards the network",
         ("comfyui_allow_remote",),
     ),
-    Rule(
-        "comfyui_ip_allow",
-        _entries(_not_a_network),
-        "networks such as 10.0.0.0/8, single addresses, or any, localhost, link-local, multicast",
-        "correct the entry: a network has zeros after its prefix, so 10.1.2.0/24 and not 10.1.2.3/24",
-    ),
+    _networks("comfyui_ip_allow"),
     Rule(
         "comfyui_ip_allow",
         _walled_in,
@@ -705,23 +709,16 @@ RULES: tuple[Rule, ...] = (
         "comfyui_api_source: source, whose hashes are known",
         ("comfyui_api_source",),
     ),
+    _networks("comfyui_api_ip_deny"),
+    _networks("jupyterlab_ip_deny"),
     *(
-        rule
-        for name in ("comfyui_api_ip_deny", "jupyterlab_ip_deny")
-        for rule in (
-            Rule(
-                name,
-                _entries(_not_a_network),
-                "networks such as 10.0.0.0/8, single addresses, or any, localhost, link-local, multicast",
-                "correct the entry: a network has zeros after its prefix, so 10.1.2.0/24 and not 10.1.2.3/24",
-            ),
-            Rule(
-                name,
-                lambda _, networks: ", ".join(one for one in networks if one in {"any", "localhost", "127.0.0.0/8"}),
-                "networks that do not hold this host, since ComfyUI is on it",
-                "remove the entry",
-            ),
+        Rule(
+            name,
+            lambda _, networks: ", ".join(one for one in networks if one in {"any", "localhost", "127.0.0.0/8"}),
+            "networks that do not hold this host, since ComfyUI is on it",
+            "remove the entry",
         )
+        for name in ("comfyui_api_ip_deny", "jupyterlab_ip_deny")
     ),
     Rule(
         "comfyui_api_environment",
