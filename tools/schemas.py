@@ -14,8 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 
 MARKER = "wanmetal-marker"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheel_build import RUNNING, line
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels.build import RUNNING, line
 
 _SHOW_EVERY_S = 30.0
 # The build goes on without us, so a connection that breaks is given time to come back.

@@ -56,7 +56,7 @@ _value:
 from collections.abc import Callable
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 
 def mirror(url: object, mirrors: object) -> str:

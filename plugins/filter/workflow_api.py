@@ -44,8 +44,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError, to_api
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import from_object_info, recorded
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import from_object_info, recorded
 
 
 def workflow_api(workflow: Mapping[str, Any], object_info: Mapping[str, Any] | None = None) -> dict[str, Any]:

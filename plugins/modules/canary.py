@@ -116,13 +116,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.canary import (
     KINDS,
     LeftOutError,
     run_canary,
     run_workflow,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
 
 
 def main() -> None:

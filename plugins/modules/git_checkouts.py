@@ -143,7 +143,7 @@ import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.git_checkouts import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import (
     CheckoutError,
     Checkouts,
     Made,

@@ -163,7 +163,7 @@ sources:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.gpu_info import gpu_info
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.gpu import gpu_info
 
 
 def main() -> None:

@@ -121,7 +121,7 @@ releases:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import host_state
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import state as host_state
 
 
 def main() -> None:

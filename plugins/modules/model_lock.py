@@ -91,10 +91,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import model_lock
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem, delay_s
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens, fetch_list
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import models as model_lock
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 # These will be the same for the next repository.
 _OF_THE_HOST = {"dns", "tls", "network", "rate_limited"}

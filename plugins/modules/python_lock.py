@@ -140,7 +140,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.python_lock import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.python import (
     LockError,
     Target,
     changes,

@@ -180,13 +180,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import run_canary
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.canary import run_canary
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import (
     ComfyUIClient,
     ComfyUIError,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import look_at_packs
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import look_at_packs
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
     ConfigFile,
     Health,
     Host,

@@ -146,7 +146,7 @@ removed:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import sageattention
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels import sageattention
 
 
 def main() -> None:

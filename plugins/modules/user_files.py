@@ -71,7 +71,7 @@ kept:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import UserFilesError, place
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import UserFilesError, place
 
 
 def main() -> None:

@@ -107,7 +107,7 @@ reason:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheel_build import Build, Builder, environment
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels.build import Build, Builder, environment
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ problems:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import problems, worker_report
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.report import problems, worker_report
 
 
 def main() -> None:

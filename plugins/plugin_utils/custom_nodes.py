@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

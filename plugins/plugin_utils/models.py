@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files as downloads
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import duration, human
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 PROFILES = ("small", "fp8", "full")
 # In MiB, with some room: cards of 24 and 40 GB report a little less, above all with ECC.

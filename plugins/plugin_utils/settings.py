@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import mirrors
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import mirrors
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, shown, told
 

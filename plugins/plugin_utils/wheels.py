@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.sageattention import covers, sorted_architectures
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels.sageattention import covers, sorted_architectures
 
 RECORD = "wheel.json"
 """Beside each wheel in the cache; written last."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, pack, unpack
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError, is_group_node
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import CORE, NodeType, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack, unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, is_group_node
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import CORE, NodeType, Schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, files_of_set
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import told
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks, workflows
 
 from tests.e2e import tiny_worker

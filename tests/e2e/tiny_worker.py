@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import requests
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import PREVIEWS
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import PREVIEWS
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
 from tests.worker import PROJECT, STATE, Worker

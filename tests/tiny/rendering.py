@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import Studio, assert_alive, read_back
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.png import Picture
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.canary import Studio, assert_alive, read_back
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.png import Picture
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 
 SIZE, FRAMES = 64, 5

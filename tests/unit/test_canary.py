@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.canary import LeftOutError, fit, run_canary, run_workflow
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.canary import (
+    LeftOutError,
+    fit,
+    run_canary,
+    run_workflow,
+)
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.canary_workflows import canary_workflows
 from ansible_collections.wanmetal.comfyui.tests.contract import house

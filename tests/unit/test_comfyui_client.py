@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import (
     BadAnswerError,
     ComfyUIClient,
     NoAnswerError,

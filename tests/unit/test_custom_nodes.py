@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import custom_nodes
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import node_types as custom_nodes
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import (
     Startup,
     look_at_packs,
     parse_log,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.filter.apt_mend import FilterModule as AptMend
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.gpu_info import gpu_info
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.gpu import gpu_info
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import driver
 from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import (
     BROKEN,

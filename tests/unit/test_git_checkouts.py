@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.git_checkouts import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import (
     DAMAGE,
     MARKER,
     NETWORK,
@@ -408,7 +408,7 @@ def test_the_module(place: Place, source: Repository) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.git_checkouts import Checkouts, Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import Checkouts, Wanted
 url, commit, dest, cache = sys.argv[1:]
 print(Checkouts(Path(cache)).make([Wanted("a", url, commit, Path(dest))])[0].changed)
 """

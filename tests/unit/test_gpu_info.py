@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import gpu_info
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import gpu as gpu_info
 from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import HOSTS, KERNEL, Host, dpkg, make
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
 

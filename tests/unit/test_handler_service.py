@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import comfyui_client as modules_client
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import client as modules_client
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import (
     __main__ as program,
 )

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import model_lock
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.model_lock import LockError, Place, Stated
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import models as model_lock
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.models import LockError, Place, Stated
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
 

@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.png import Picture, PNGError, decode
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.png import Picture, PNGError, decode
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Frame, encode, png
 
 FRAME: Frame = [[((x * 7 % 256) / 255, (y * 31 % 256) / 255, (x * y % 256) / 255) for x in range(9)] for y in range(11)]

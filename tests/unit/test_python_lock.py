@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.python_lock import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.python import (
     LockError,
     Requirement,
     Target,

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import release_switch
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import Look
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import switch as release_switch
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import Look
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
     ConfigFile,
     Health,
     Host,

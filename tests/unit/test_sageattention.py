@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import release_switch, sageattention
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import switch as release_switch
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels import sageattention
 
 SOURCE = {"name": "source-2.2", "version": "2.2.0", "base": "aaa", "architectures": ["8.0", "8.9", "9.0"]}
 TRITON = {"name": "triton-1.0.6", "version": "1.0.6", "base": "bbb", "architectures": ["8.0", "8.9", "9.0"]}

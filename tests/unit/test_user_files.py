@@ -10,8 +10,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import user_files
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import UserFilesError, decide, pack, place
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import user_files
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import (
+    UserFilesError,
+    decide,
+    pack,
+    place,
+)
 
 from tests.unit.run_module import run_module
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import wheel_build
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheel_build import Build, Builder
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels import build as wheel_build
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels.build import Build, Builder
 
 ROOT = Path(__file__).resolve().parents[2]
 

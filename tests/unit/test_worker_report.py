@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import worker_report as module
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import Look
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, pack, place
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.worker_report import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack, place
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import report as module
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import Look
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.report import (
     devices,
     problems,
     unit_states,

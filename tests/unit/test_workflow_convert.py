@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError, to_api
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
 # What ComfyUI's own browser page exported, at the pinned commits, with KJNodes.

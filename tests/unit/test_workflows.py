@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.filter.workflow_part import workflow_part
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_check, workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import pack, unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import pack, unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
 

@@ -11,8 +11,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / ".ansible/collections"))
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import to_api
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import to_api
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 
 from tools.workflows import vace, wan21, wan22, wrapper

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import default
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import default
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflows import model_name
 
 NODE_WIDTH, NOTE_WIDTH = 330, 400

@@ -1,1 +1,1 @@
-../../../../plugins/module_utils/comfyui_client.py
+../../../../plugins/module_utils/release/client.py

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils import gpu_info
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import gpu as gpu_info
 
 _DISTRIBUTIONS = {"debian": "Debian", "ubuntu": "Ubuntu"}
 _LISTENING = "0A"

@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.gpu_info import gpu_info
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.release_switch import SETTINGS, unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.gpu import gpu_info
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import SETTINGS, unpack
 
 PROVEN, FAILED, UNSUPPORTED, READY, MISSING = "proven", "failed", "unsupported", "ready", "missing"
 

@@ -18,13 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import (
     ComfyUIClient,
     ComfyUIError,
     Graph,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import OBJECT_INFO_S
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.png import Picture, PNGError, decode
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import OBJECT_INFO_S
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.png import Picture, PNGError, decode
 
 Colour = tuple[int, int, int]
 

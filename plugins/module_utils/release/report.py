@@ -13,14 +13,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.comfyui_client import ComfyUIClient, ComfyUIError
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.custom_nodes import OBJECT_INFO_S, look_at_packs
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host_state import listeners
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.user_files import BROWSER, UserFilesError, untouched
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import problems as wrong_in
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_check import read, unknown_types
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import ConversionError
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import Schemas, from_object_info
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.state import listeners
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, UserFilesError, untouched
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, ComfyUIError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import OBJECT_INFO_S, look_at_packs
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import problems as wrong_in
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import read, unknown_types
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import Schemas, from_object_info
 
 _PROPERTIES = {
     "ActiveState": "active",

@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_convert import (
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import (
     ConversionError,
     is_group_node,
     to_api,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflow_schemas import Input, NodeType, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import Input, NodeType, Schemas
 
 _BROWSER_TYPES = {"*", "COMBO"}
 _NAMED = 8

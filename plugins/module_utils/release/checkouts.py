@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.mirrors import rewrite
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 MARKER = ".wanmetal-checkout.json"
 SCHEMES = ("https", "http", "file", "ssh", "git")

@@ -1,0 +1,1 @@
+"""How the locks are made, and where what they name is fetched."""

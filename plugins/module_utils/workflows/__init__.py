@@ -1,0 +1,1 @@
+"""Workflows of ComfyUI: node schemas, conversion to the API format, and checks."""
