@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[2] / "files" / "locks" / "schemas"
+FOLDER = Path(__file__).resolve().parents[3] / "files" / "locks" / "schemas"
 CORE = "core"
 
 _WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
