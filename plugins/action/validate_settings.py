@@ -37,7 +37,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if problems:
             result["msg"] = listed(
                 problems,
-                f"{counted(len(problems), 'setting')} of {variables['inventory_hostname']} must be mended first. "
+                f"{counted(len(problems), 'setting')} of {variables['inventory_hostname']} must be fixed first. "
                 "Nothing has been changed.",
             )
         return result

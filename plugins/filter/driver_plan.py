@@ -43,7 +43,7 @@ options:
     choices: [auto, vendor, ubuntu]
     default: auto
   installed:
-    description: Whether the driver was installed just now. What is wrong then is not mended by installing it again.
+    description: Whether the driver was installed just now. What is wrong then is not fixed by installing it again.
     type: bool
     default: false
   restarted:
@@ -62,7 +62,7 @@ RETURN = r"""
 _value:
   description:
     - C(action) is V(none), V(install), V(restart) (of the host), or V(refuse) where nothing of that helps.
-    - C(why), in words. With V(refuse), C(found), C(needed) and C(mend).
+    - C(why), in words. With V(refuse), C(found), C(needed) and C(fix).
     - C(modules), V(open) or V(proprietary), C(source), V(vendor) or V(ubuntu), and the packages, C(pinning),
       C(packages) and C(headers), in the order in which they are installed.
     - C(notes), what an operator should know besides.

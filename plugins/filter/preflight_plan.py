@@ -60,7 +60,7 @@ options:
         elements: str
       problems:
         description:
-          - What a role finds wrong itself, each with C(what), C(found), C(needed) and C(mend). With a C(kind), it
+          - What a role finds wrong itself, each with C(what), C(found), C(needed) and C(fix). With a C(kind), it
             can be left out of the check.
         type: list
         elements: dict

@@ -43,7 +43,7 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - A text that lists each problem with what was found, what is needed and how to mend it. Empty where there is none.
+    - A text that lists each problem with what was found, what is needed and how to fix it. Empty where there is none.
   type: str
 """
 
@@ -59,7 +59,7 @@ def preflight_problems(
 ) -> str:
     """List problems; see the documentation above."""
     problems = preflight.problems(plan, state, skip=skip, allow_untested_os=allow_untested_os)
-    heading = f"{counted(len(problems), 'thing')} on this host must be mended first. Nothing has been changed."
+    heading = f"{counted(len(problems), 'thing')} on this host must be fixed first. Nothing has been changed."
     return listed(problems, heading) if problems else ""
 
 

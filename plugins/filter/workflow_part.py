@@ -54,7 +54,7 @@ _value:
   type: dict
   contains:
     problems:
-      description: What is wrong, by file and node, each with C(kind), C(what), C(found), C(needed) and C(mend).
+      description: What is wrong, by file and node, each with C(kind), C(what), C(found), C(needed) and C(fix).
       type: list
       elements: dict
     notes:

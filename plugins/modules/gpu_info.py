@@ -8,7 +8,7 @@ author: The wanmetal team
 description:
   - Works before any driver is there. The cards are then read from sysfs, and named by a table of PCI device ids from
     Maxwell to Blackwell. With a driver that works, C(nvidia-smi) says the rest.
-  - Says what is wrong with the driver, and the mend. Changes nothing.
+  - Says what is wrong with the driver, and the fix. Changes nothing.
   - M(wanmetal.comfyui.host_state) has the same in its answer.
 options:
   root:
@@ -150,7 +150,7 @@ devices:
 problems:
   description: >-
     What is wrong, each with C(kind) (V(mismatch), V(nouveau), V(headers), V(not built), V(mok) or V(smi)), C(found) and
-    C(mend).
+    C(fix).
   type: list
   elements: dict
   returned: success

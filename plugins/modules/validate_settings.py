@@ -13,7 +13,7 @@ description:
     ranges, forms and contradictions.
   - Names that inventory, group_vars or the command line set, that begin like one of ours and that no role knows,
     are reported with the closest name that is known, unless C(preflight_skip) holds V(names).
-  - All that is wrong comes in one message. It names each variable, the value found, the value needed and the mend.
+  - All that is wrong comes in one message. It names each variable, the value found, the value needed and the fix.
     Values of secret settings (C(no_log), and names that end with C(_environment), C(_key), C(_password),
     C(_secret) or C(_token)) are not shown.
 options: {}

@@ -115,7 +115,7 @@ report:
       description: Why ComfyUI does not answer, or an empty string.
       type: str
 problems:
-  description: What is wrong, with the mend. Empty for a healthy worker.
+  description: What is wrong, with the fix. Empty for a healthy worker.
   returned: always
   type: list
   elements: str

@@ -39,7 +39,7 @@ def driver_plan(
 ) -> dict[str, Any]:
     """Decide. See the documentation of the filter."""
     plan: dict[str, Any] = {
-        **{"action": "none", "found": "", "needed": "", "mend": "", "why": "", "notes": [], "modules": ""},
+        **{"action": "none", "found": "", "needed": "", "fix": "", "why": "", "notes": [], "modules": ""},
         **{"source": "", "pinning": [], "packages": [], "headers": []},
     }
     if accelerator == "cpu":
@@ -51,12 +51,12 @@ def driver_plan(
     if not bad:
         return plan | {"why": f"driver {driver['loaded']} works"}
 
-    def refuse(found: str, mend: str) -> dict[str, Any]:
+    def refuse(found: str, fix: str) -> dict[str, Any]:
         return plan | {
             "action": "refuse",
             "found": found,
             "needed": f"one that works, with driver {minimum} or later",
-            "mend": mend,
+            "fix": fix,
         }
 
     elsewhere = _elsewhere(gpu, cards, bad, minimum)
@@ -79,7 +79,7 @@ def driver_plan(
     if installed:
         worst = _first(problems, "mok", "headers", "not built", "mismatch", "nouveau", "smi")
         return refuse(
-            worst.get("found") or f"{bad} after the driver was installed", worst.get("mend") or "see dmesg on the host"
+            worst.get("found") or f"{bad} after the driver was installed", worst.get("fix") or "see dmesg on the host"
         )
     return plan | {"action": "install", "why": bad} | _packages(gpu, system, branch, plan["modules"], source)
 
@@ -105,7 +105,7 @@ def _bad(cards: Sequence[Gpu], driver: Gpu, minimum: str) -> str:
 
 
 def _elsewhere(gpu: Gpu, cards: Sequence[Gpu], bad: str, minimum: str) -> tuple[str, str] | None:
-    """Where no driver can be installed: what was found, and the mend."""
+    """Where no driver can be installed: what was found, and the fix."""
     kind = gpu["host"]["kind"]
     if kind == "wsl":
         return f"WSL, whose driver is Windows' ({bad})", f"install driver {minimum} or later in Windows, {ON_CPU}"
@@ -239,10 +239,10 @@ _APT = (
 
 
 def apt_mend(message: str) -> str:
-    """What a failure of apt means, with its mend, and what it said."""
-    for pattern, found, mend in _APT:
+    """What a failure of apt means, with its fix, and what it said."""
+    for pattern, found, fix in _APT:
         match = re.search(pattern, message)
         if match:
             what = next((group for group in match.groups() if group), "") if "{0}" in found else ""
-            return f"{found.format(what).rstrip(': ')}.\n  mend  {mend}\n  said  {message.strip()[-1500:]}"
-    return f"apt failed.\n  mend  see what it says\n  said  {message.strip()[-1500:]}"
+            return f"{found.format(what).rstrip(': ')}.\n  fix   {fix}\n  said  {message.strip()[-1500:]}"
+    return f"apt failed.\n  fix   see what it says\n  said  {message.strip()[-1500:]}"

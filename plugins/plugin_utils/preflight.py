@@ -115,14 +115,14 @@ def _system(state: State) -> Iterator[Problem]:
 def _systemd(systemd: Mapping[str, Any]) -> Iterator[Problem]:
     version, state = systemd["version"], systemd["state"]
     if version is None:
-        found, mend = "another init, or none", "use a host, a virtual machine or a container that systemd has started"
+        found, fix = "another init, or none", "use a host, a virtual machine or a container that systemd has started"
     elif version < OLDEST_SYSTEMD:
-        found, mend = f"systemd {version}", "upgrade the operating system"
+        found, fix = f"systemd {version}", "upgrade the operating system"
     elif state not in {"running", "degraded", "starting"}:
-        found, mend = f"systemd in the state {state}", "see systemctl status and systemctl list-jobs on the host"
+        found, fix = f"systemd in the state {state}", "see systemctl status and systemctl list-jobs on the host"
     else:
         return
-    yield Problem("systemd", "init", found, f"systemd {OLDEST_SYSTEMD} or later, running", mend)
+    yield Problem("systemd", "init", found, f"systemd {OLDEST_SYSTEMD} or later, running", fix)
 
 
 def _disk(disk: Sequence[Mapping[str, Any]], filesystems: Mapping[str, Any]) -> Iterator[Problem]:
@@ -177,7 +177,7 @@ def _memory(needed: int, found: int) -> Iterator[Problem]:
 def _gpu(reasons: Sequence[str], driver: Mapping[str, Any]) -> Iterator[Problem]:
     if reasons and driver.get("action") == "refuse":
         needed = f"{driver['needed']}: {', '.join(reasons)}"
-        yield Problem("gpu", "NVIDIA GPU", driver["found"], needed, driver["mend"])
+        yield Problem("gpu", "NVIDIA GPU", driver["found"], needed, driver["fix"])
 
 
 def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ class Problem:
     what: str
     found: str
     needed: str
-    mend: str
+    fix: str
 
 
 def shown(value: object) -> str:
@@ -35,7 +35,7 @@ def told(text: str) -> str:
 def listed(problems: Sequence[Problem], heading: str) -> str:
     """All problems as one text for a terminal."""
     blocks = [
-        f"{problem.what}\n  found   {problem.found}\n  needed  {problem.needed}\n  mend    {problem.mend}"
+        f"{problem.what}\n  found   {problem.found}\n  needed  {problem.needed}\n  fix     {problem.fix}"
         for problem in problems
     ]
     return "\n\n".join([heading, *blocks])

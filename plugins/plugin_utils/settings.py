@@ -82,7 +82,7 @@ def check(values: Mapping[str, object], given: Iterable[str], specs: Specs, read
         if all(name in typed for name in (rule.option, *rule.uses)):
             found = rule.find(read, typed[rule.option], *(typed[name] for name in rule.uses))
             if found:
-                problems.append(Problem("settings", rule.option, found, rule.needed, rule.mend))
+                problems.append(Problem("settings", rule.option, found, rule.needed, rule.fix))
     skipped = typed.get("preflight_skip", ())
     return [problem for problem in problems if problem.kind not in skipped]
 
@@ -170,7 +170,7 @@ def _typed(name: str, value: object, spec: Spec) -> tuple[Any, Problem | None]:
         found = f"the text {shown(value)}"
     elif isinstance(value, bool) and spec.get("type", "str") == "str":
         found = f"{value}, which YAML makes of words like yes, no, on and off"
-    return None, Problem("settings", name, found, wanted(spec), _type_mend(name, value, spec))
+    return None, Problem("settings", name, found, wanted(spec), _type_fix(name, value, spec))
 
 
 def _as_texts(spec: Spec) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _fits(value: object, spec: Spec) -> bool:
     return True
 
 
-def _type_mend(name: str, value: object, spec: Spec) -> str:
+def _type_fix(name: str, value: object, spec: Spec) -> str:
     if value is None:
         return f"remove the line to get the default, or give {name} a value"
     if isinstance(value, bool) and spec.get("type", "str") == "str":
@@ -232,7 +232,7 @@ class Rule:
     option: str
     find: Callable[..., str]
     needed: str
-    mend: str
+    fix: str
     uses: tuple[str, ...] = ()
 
 
@@ -242,12 +242,12 @@ def _ports(typed: Mapping[str, Any]) -> list[Problem]:
     for name, port in ports.items():
         same = [other for other in ports if other < name and ports[other] == port]
         if not 1024 <= port <= 65535:
-            found, mend = shown(port), "choose a port that the services' user, who is not root, may open"
+            found, fix = shown(port), "choose a port that the services' user, who is not root, may open"
         elif same:
-            found, mend = f"{port}, which {same[0]} has, too", "give each service a port of its own"
+            found, fix = f"{port}, which {same[0]} has, too", "give each service a port of its own"
         else:
             continue
-        problems.append(Problem("settings", name, found, "a port of its own from 1024 to 65535", mend))
+        problems.append(Problem("settings", name, found, "a port of its own from 1024 to 65535", fix))
     return problems
 
 

@@ -239,7 +239,7 @@ def _why_not(choice: Choice) -> str:
 
 _NEEDED = "a workflow that the pinned ComfyUI and node packs take"
 _REMOVE = "remove it from workflows_extra"
-_SAVE = f"mend it in the browser and save it again, or {_REMOVE}"
+_SAVE = f"fix it in the browser and save it again, or {_REMOVE}"
 _OURS = "it comes with wanmetal, so please report it; preflight_skip: [workflows] goes on"
 _SHOWN = 5
 _TEMPLATE = re.compile(r"\{(?=[{%#])")
@@ -299,9 +299,9 @@ def part(
                 "what": f"workflow {paths.get(name, name)}",
                 "found": told(what),
                 "needed": needed,
-                "mend": mend if name in paths else _OURS,
+                "fix": fix if name in paths else _OURS,
             }
-            for what, needed, mend in found
+            for what, needed, fix in found
         ]
         if name in paths and not found:
             notes += _unknown(name, api, release)
@@ -313,7 +313,7 @@ def part(
 
 
 def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str, str]]:
-    """What is found, what is needed and how to mend it."""
+    """What is found, what is needed and how to fix it."""
     recorded = workflow_schemas.recorded()
     strange: set[str] = set()
     packs: set[str] = set()
@@ -324,9 +324,9 @@ def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str,
         strange.add(kind)
         found = f"{workflow_check.named(id_, node)}: the node type {kind}"
         if kind not in recorded:
-            mend = f"name its pack in custom_nodes_extra, with {kind} under node_types, or {_REMOVE}"
+            fix = f"name its pack in custom_nodes_extra, with {kind} under node_types, or {_REMOVE}"
             if not release.silent:
-                yield found, "a node type of ComfyUI, or of a node pack of this host", mend
+                yield found, "a node type of ComfyUI, or of a node pack of this host", fix
         elif (name := recorded[kind].pack) not in packs:
             packs.add(name)
             yield found, f"the node pack {name}, which has it", f"set wanmetal_variant: wan, or {_REMOVE}"

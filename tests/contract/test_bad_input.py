@@ -142,15 +142,15 @@ def test_each_fault_is_named(outcome: Outcome, case: dict[str, Any]) -> None:
     assert host in outcome.run.messages, outcome.run.output[-2000:]
     message = outcome.run.messages[host]
     assert message.startswith(f"{len(case['wrong'])} setting")
-    assert f" of {host} must be mended first. Nothing has been changed.\n" in message
+    assert f" of {host} must be fixed first. Nothing has been changed.\n" in message
     said = blocks(message)
     assert said.keys() == case["wrong"].keys()
     for variable, expected in case["wrong"].items():
-        assert said[variable].keys() == {"found", "needed", "mend"}
+        assert said[variable].keys() == {"found", "needed", "fix"}
         assert all(said[variable].values())
         if expected:
             assert expected["found"] in (None, said[variable]["found"])
-            assert expected["mend"] in said[variable]["mend"]
+            assert expected["fix"] in said[variable]["fix"]
     if "hidden" in case:
         assert case["hidden"] not in message
 

@@ -141,7 +141,7 @@ def test_what_is_decided(
 ) -> None:
     decided = plan(tmp_path, found, **settings)
     assert (decided["action"], decided["modules"], decided["packages"]) == expected
-    assert bool(decided["mend"]) == bool(decided["found"]) == (decided["action"] == "refuse")
+    assert bool(decided["fix"]) == bool(decided["found"]) == (decided["action"] == "refuse")
     assert bool(decided["why"]) == (decided["action"] != "refuse")
 
 
@@ -162,13 +162,11 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("found", "settings", "problem", "mend"), REFUSALS)
-def test_refusals_say_what_to_do(
-    tmp_path: Path, found: Host, settings: dict[str, Any], problem: str, mend: str
-) -> None:
+@pytest.mark.parametrize(("found", "settings", "problem", "fix"), REFUSALS)
+def test_refusals_say_what_to_do(tmp_path: Path, found: Host, settings: dict[str, Any], problem: str, fix: str) -> None:
     decided = plan(tmp_path, found, **settings)
     assert problem in decided["found"]
-    assert mend in decided["mend"]
+    assert fix in decided["fix"]
     assert settings.get("minimum", MINIMUM) in decided["needed"]
 
 
@@ -238,7 +236,7 @@ def test_versions_are_compared_by_number(one: str, other: str | None) -> None:
 def test_what_apt_means(message: str, found: str) -> None:
     text = AptMend().filters()["apt_mend"](message)
     assert found in text.splitlines()[0]
-    assert "mend  " in text
+    assert "fix   " in text
     assert message in text
 
 

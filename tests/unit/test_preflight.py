@@ -35,7 +35,7 @@ def test_an_empty_plan_has_every_key() -> None:
     assert preflight_problems(plan, STATE) == ""
 
 
-WRONG_LOCK = {"what": "the lock", "found": "an old one", "needed": "a new one", "mend": "make it"}
+WRONG_LOCK = {"what": "the lock", "found": "an old one", "needed": "a new one", "fix": "make it"}
 
 
 def test_parts_are_merged() -> None:
@@ -98,7 +98,7 @@ def disk(size: float, path: str = "/opt/wanmetal", **more: object) -> dict[str, 
     return {"path": path, "bytes": int(size * GB), "why": "the release", **more}
 
 
-REFUSED = {"action": "refuse", "found": "none", "needed": "one", "mend": "buy one"}
+REFUSED = {"action": "refuse", "found": "none", "needed": "one", "fix": "buy one"}
 SOURCES = {"fetch": [{"what": "x", "url": URL}], "urls": [URL]}
 
 # What is not said of the state is as in STATE. Problems are given as (kind, what, found).
@@ -200,7 +200,7 @@ def test_problems(part: dict[str, Any], state: dict[str, Any], expected: list[tu
     found = preflight.problems(plan, whole)
     assert [(problem.kind, problem.what, problem.found) for problem in found] == expected
     text = preflight_problems(plan, whole)
-    assert all(problem.what in text and problem.mend in text for problem in found)
+    assert all(problem.what in text and problem.fix in text for problem in found)
     assert "secret" not in text
     assert preflight_problems(plan, whole, skip=[kind for kind, _, _ in expected]) == ""
 

@@ -96,7 +96,7 @@ def test_types_that_do_not_fit(spec: dict[str, Any], value: object, found: str) 
     _, problem = settings._typed("demo_x", value, spec)
     assert problem is not None
     assert problem.found == found
-    assert "s3cret" not in problem.mend
+    assert "s3cret" not in problem.fix
 
 
 def test_inner_options_are_checked() -> None:
@@ -211,4 +211,4 @@ def test_shown(value: object, text: str) -> None:
 
 def test_told_and_listed() -> None:
     assert told("git+https://tok@h/x.git") == "git+https://***@h/x.git"
-    assert listed([Problem("disk", "a", "b", "c", "d")], "One:") == "One:\n\na\n  found   b\n  needed  c\n  mend    d"
+    assert listed([Problem("disk", "a", "b", "c", "d")], "One:") == "One:\n\na\n  found   b\n  needed  c\n  fix     d"

@@ -247,35 +247,35 @@ def test_preflight_finds_nothing_wrong_with_the_shipped_ones(profile: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "mend"),
+    ("text", "found", "fix"),
     [
         (
             saved({**PICTURE, "widgets_values": [0, 64, 1, 0]}, SAVED, links=[LINK]),
             "node 1 (EmptyImage): width must be 1 to 16384, found 0",
-            "mend it in the browser",
+            "fix it in the browser",
         ),
-        (saved(PICTURE, SAVED), "node 2 (SaveImage): the input images is missing", "mend it in the browser"),
+        (saved(PICTURE, SAVED), "node 2 (SaveImage): the input images is missing", "fix it in the browser"),
         (
             saved(PICTURE, {**SAVED, "title": "End", "type": "SaveMagic"}, links=[LINK]),
             "node 2 (End): the node type SaveMagic",
             "name its pack in custom_nodes_extra, with SaveMagic under node_types",
         ),
-        (saved(PICTURE), "nothing is saved or shown at its end", "mend it in the browser"),
-        ('{"nodes": [{"id": 1}]}', "this is no workflow of ComfyUI's (KeyError: 'type')", "mend it in the browser"),
+        (saved(PICTURE), "nothing is saved or shown at its end", "fix it in the browser"),
+        ('{"nodes": [{"id": 1}]}', "this is no workflow of ComfyUI's (KeyError: 'type')", "fix it in the browser"),
         (
             saved(
                 {**PICTURE, "title": "{{ lookup('pipe', 'x') }}", "widgets_values": [0, 64, 1, 0]}, SAVED, links=[LINK]
             ),
             "node 1 ({ { lookup('pipe', 'x') }}): width must be 1 to 16384, found 0",
-            "mend it in the browser",
+            "fix it in the browser",
         ),
     ],
 )
-def test_preflight_names_what_is_wrong_with_an_operators_workflow(text: str, found: str, mend: str) -> None:
+def test_preflight_names_what_is_wrong_with_an_operators_workflow(text: str, found: str, fix: str) -> None:
     (problem,) = told(text)["problems"]
     assert (problem["kind"], problem["what"], problem["found"]) == ("workflows", "workflow /home/me/mine.json", found)
-    assert mend in problem["mend"]
-    assert "remove it from workflows_extra" in problem["mend"]
+    assert fix in problem["fix"]
+    assert "remove it from workflows_extra" in problem["fix"]
 
 
 def test_preflight_counts_what_would_not_be_read_to_its_end() -> None:
@@ -362,7 +362,7 @@ def test_a_node_of_a_pack_that_the_host_does_not_get() -> None:
     (problem,) = told(SAVED_BY_KJ, {})["problems"]
     assert problem["found"] == "node 2 (ImageResizeKJv2): the node type ImageResizeKJv2"
     assert problem["needed"] == "the node pack ComfyUI-KJNodes, which has it"
-    assert "set wanmetal_variant: wan" in problem["mend"]
+    assert "set wanmetal_variant: wan" in problem["fix"]
     whole = json.dumps(workflows.load("Wrapper-VideoToVideo", "ui"))
     needed = {problem["needed"] for problem in told(whole, {})["problems"]}
     assert needed == {f"the node pack {name}, which has it" for name in INDEX["Wrapper-VideoToVideo"]["packs"]}

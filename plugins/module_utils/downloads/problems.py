@@ -9,7 +9,7 @@ import ssl
 import urllib.error
 from dataclasses import dataclass, replace
 
-# Kinds that another attempt cannot mend. The others are tried again.
+# Kinds that another attempt cannot fix. The others are tried again.
 LASTING = frozenset({"not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "unproven", "local"})
 
 
@@ -72,8 +72,8 @@ def _not_allowed(status: int, host: str, had_token: bool, code: str, told: str) 
     if code == "RepoNotFound":
         told += ". It says the same of a repository that does not exist: compare its name"
     if had_token:
-        mend = "check that the account of this token may fetch it (a licence to accept, early access)"
-        return f"{host} answers {status}: the token for {host} does not open it{told}; {mend}"
+        fix = "check that the account of this token may fetch it (a licence to accept, early access)"
+        return f"{host} answers {status}: the token for {host} does not open it{told}; {fix}"
     return f"{host} answers {status}: a token for {host} is missing{told}; give one in the tokens of this host"
 
 
@@ -83,8 +83,8 @@ def from_exception(error: BaseException, host: str) -> Problem:
     if isinstance(reason, ssl.SSLError):
         if isinstance(reason, ssl.SSLCertVerificationError):
             why = getattr(reason, "verify_message", "") or str(reason)
-            mend = "add the authority that signs here to the host's certificates, or set SSL_CERT_FILE"
-            return Problem("tls", f"the certificate of {host} is not trusted ({why}); {mend}")
+            fix = "add the authority that signs here to the host's certificates, or set SSL_CERT_FILE"
+            return Problem("tls", f"the certificate of {host} is not trusted ({why}); {fix}")
         return Problem("tls", f"TLS with {host} failed ({getattr(reason, 'reason', '') or reason})")
     if isinstance(reason, socket.gaierror):
         return Problem("dns", f"the name {host} cannot be resolved ({reason.strerror or reason})")

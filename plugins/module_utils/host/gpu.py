@@ -296,14 +296,14 @@ def secure_boot(root: Path) -> bool | None:
 
 
 def diagnose(host: dict[str, Any], gpus: Sequence[dict[str, Any]], driver: dict[str, Any]) -> list[dict[str, str]]:
-    """What users meet, each with its mend. Empty where there is no card, or all works."""
+    """What users meet, each with its fix. Empty where there is no card, or all works."""
     cards = [gpu for gpu in gpus if gpu["kernel_driver"] != "vfio-pci"]
     if not cards or host["kind"] == "container":
         return []
     found = []
 
-    def add(kind: str, what: str, mend: str) -> None:
-        found.append({"kind": kind, "found": what, "mend": mend})
+    def add(kind: str, what: str, fix: str) -> None:
+        found.append({"kind": kind, "found": what, "fix": fix})
 
     mismatched = driver["loaded"] and driver["installed"] and driver["loaded"] != driver["installed"]
     if mismatched or "version mismatch" in driver["error"]:
