@@ -194,7 +194,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch im
     SwitchError,
     Worker,
     as_result,
-    exclusive,
+    switch_lock,
 )
 
 LOCK_WAIT_S = 900.0
@@ -317,7 +317,7 @@ def main() -> None:
         if module.check_mode:
             result = _switch(module, host)
         else:
-            with exclusive(root, LOCK_WAIT_S):
+            with switch_lock(root, LOCK_WAIT_S):
                 result = _switch(module, host)
     except (SwitchError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -89,7 +89,7 @@ def main() -> None:
         changes = place(
             Path(given["root"]), given["archive"], Path(given["state"]), given["owner"], check=module.check_mode
         )
-    except (UserFilesError, OSError) as error:
+    except (UserFilesError, LookupError, OSError) as error:
         module.fail_json(msg=str(error))
     before = "".join(f"{path}\n" for path in sorted([*changes.renew, *changes.remove]))
     after = "".join(

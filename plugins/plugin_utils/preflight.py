@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, counted, told
 
 TESTED = {"debian-12": "Debian 12", "ubuntu-22.04": "Ubuntu 22.04", "ubuntu-24.04": "Ubuntu 24.04"}
@@ -325,12 +326,3 @@ def _notes(state: State, skip: Collection[str]) -> Iterator[str]:
         yield "whether the clock is right cannot be seen from inside this container"
     if skip:
         yield f"not looked at: {', '.join(sorted(skip))}"
-
-
-def size(number: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" or number >= 100 else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"

@@ -256,18 +256,3 @@ def test_the_summary_of_an_unchanged_deploy() -> None:
         "note     X 1 is not tested",
         "         the host is still starting",
     ]
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (123456, "123 kB"),
-        (7 * GB, "7.0 GB"),
-        (2 * 10**12, "2.0 TB"),
-    ],
-)
-def test_size(number: int, text: str) -> None:
-    assert preflight.size(number) == text

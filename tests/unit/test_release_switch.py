@@ -23,10 +23,10 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch im
     Switch,
     SwitchError,
     Worker,
-    exclusive,
     generation_of,
     pack,
     releases_to_remove,
+    switch_lock,
     unpack,
 )
 from ansible_collections.wanmetal.comfyui.plugins.modules import release_switch as release_switch_module
@@ -956,11 +956,11 @@ def test_the_journal_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.Monk
 def test_only_one_deploy_switches_at_a_time(tmp_path: Path) -> None:
     with (tmp_path / ".switch.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(SwitchError, match=r"\.switch\.lock is held by another deploy"), exclusive(tmp_path, 0):
+        with pytest.raises(SwitchError, match=r"\.switch\.lock is held by another deploy"), switch_lock(tmp_path, 0):
             pytest.fail("two at a time")
-    with exclusive(tmp_path, 0):
+    with switch_lock(tmp_path, 0):
         pass
-    with exclusive(tmp_path, 0):
+    with switch_lock(tmp_path, 0):
         pass
 
 

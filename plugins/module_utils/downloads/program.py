@@ -8,6 +8,7 @@ import zipfile
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import downloads
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import cli
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import files, units
 
 # Ansible sends a module only what is imported, so the name of the module comes from an import.
 _MAIN = f"import sys\nfrom {cli.__name__} import main\nsys.exit(main(sys.argv[1:]))\n"
@@ -16,15 +17,16 @@ _DATE = (2020, 1, 1, 0, 0, 0)
 
 
 def build() -> bytes:
-    """Pack the modules of this package, whether they lie in a folder or in Ansible's own archive."""
-    package = downloads.__name__
+    """Pack this package and what it uses of others, whether they lie in a folder or in Ansible's own archive."""
     sources = {"__main__.py": _MAIN}
-    folders = package.split(".")
-    for depth in range(len(folders)):
-        sources["/".join([*folders[: depth + 1], "__init__.py"])] = ""
-    for module in pkgutil.iter_modules(downloads.__path__):
-        data = pkgutil.get_data(package, f"{module.name}.py") or b""
-        sources[f"{'/'.join(folders)}/{module.name}.py"] = data.decode()
+    own = [f"{downloads.__name__}.{module.name}" for module in pkgutil.iter_modules(downloads.__path__)]
+    for name in [*own, files.__name__, units.__name__]:
+        package, _, module_name = name.rpartition(".")
+        folders = package.split(".")
+        for depth in range(len(folders)):
+            sources["/".join([*folders[: depth + 1], "__init__.py"])] = ""
+        data = pkgutil.get_data(package, f"{module_name}.py") or b""
+        sources[f"{'/'.join(folders)}/{module_name}.py"] = data.decode()
     packed = io.BytesIO()
     packed.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as out:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import grp
 import hashlib
 import json
-import os
 import pwd
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import (
+    FileError,
+    as_user,
+    read_regular,
+    write_whole,
+)
 
 BROWSER = "user/default/workflows"
 """Where ComfyUI's browser page looks for workflows, below the data folder."""
@@ -91,12 +96,12 @@ def place(root: Path, archive: str, state: Path, user: str, *, check: bool) -> C
     wanted = {path: digest(data) for path, data in files.items()}
     if check and not _exists(user):  # a host that a deploy has still to make
         return decide(wanted, placed, {})
-    with _as_user(user):
+    with as_user(user):
         found = {path: _hash(root / path) for path in {*wanted, *placed}}
     changes = decide(wanted, placed, found)
     if check:
         return changes
-    with _as_user(user):
+    with as_user(user):
         for path in [*changes.add, *changes.renew]:
             _write(root / path, files[path])
         for path in changes.remove:
@@ -112,9 +117,9 @@ def untouched(root: Path, state: Path) -> dict[str, bytes]:
     """Return the files that are as they were placed, by their paths."""
     found = {}
     for path, hash_ in _remembered(state).items():
-        file = root / path
-        if file.is_file() and not file.is_symlink() and digest(data := file.read_bytes()) == hash_:
-            found[path] = data
+        with contextlib.suppress(OSError):
+            if digest(data := read_regular(root / path)) == hash_:
+                found[path] = data
     return found
 
 
@@ -128,7 +133,7 @@ def _exists(user: str) -> bool:
 
 def _remembered(state: Path) -> dict[str, str]:
     try:
-        data = json.loads(state.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(state))
         return {str(path): str(hash_) for path, hash_ in data["files"].items()}
     except FileNotFoundError:
         return {}
@@ -139,58 +144,27 @@ def _remembered(state: Path) -> dict[str, str]:
 
 
 def _remember(state: Path, files: Mapping[str, str]) -> None:
-    if not files:
+    if files:
+        write_whole(state, json.dumps({"files": dict(sorted(files.items()))}, indent=1))
+    else:
         state.unlink(missing_ok=True)
-        return
-    new = state.with_name(f".{state.name}.new")
-    new.write_text(json.dumps({"files": dict(sorted(files.items()))}, indent=1), encoding="utf-8")
-    new.chmod(0o644)
-    new.replace(state)
 
 
 def _hash(path: Path) -> str | None:
+    """Hash of a file; empty for what nobody but its user can have put there, and which is kept."""
     try:
-        return digest(path.read_bytes())
+        return digest(read_regular(path))
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        return ""  # somebody's own, and kept
+    except FileError:
+        return ""
     except OSError as error:
         raise UserFilesError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _write(path: Path, data: bytes) -> None:
-    new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new.unlink(missing_ok=True)
-        new.write_bytes(data)
-        new.chmod(0o640)
-        new.replace(path)
+        write_whole(path, data, 0o640)
     except OSError as error:
         raise UserFilesError(f"{path} cannot be written: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _as_user(name: str) -> Iterator[None]:
-    """Work with the rights of a user: in folders that are theirs, links could lead root anywhere."""
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError as error:
-        raise UserFilesError(f"there is no user {name}") from error
-    if account.pw_uid == os.geteuid():
-        yield
-        return
-    back: list[Callable[[], None]] = []
-    groups, group = os.getgroups(), os.getegid()
-    try:
-        os.setgroups([one.gr_gid for one in grp.getgrall() if name in one.gr_mem])
-        back.append(lambda: os.setgroups(groups))
-        os.setegid(account.pw_gid)
-        back.append(lambda: os.setegid(group))
-        os.seteuid(account.pw_uid)
-        back.append(lambda: os.seteuid(0))
-        yield
-    finally:
-        for step in reversed(back):
-            step()

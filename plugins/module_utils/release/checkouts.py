@@ -6,7 +6,6 @@ and the commit is hashed, too. So neither a damaged cache nor a conversion of li
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -28,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, exclusive
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 MARKER = ".wanmetal-checkout.json"
@@ -316,24 +317,16 @@ class Checkouts:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         self._cache_dir.mkdir(parents=True, exist_ok=True)
-        with (self._cache_dir / ".lock").open("w") as file:
-            deadline = time.monotonic() + _LOCK_WAIT_S
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise CheckoutError(
-                            f"another run has been using {self._cache_dir} for {_LOCK_WAIT_S:g} s. "
-                            "Wait for it, or end it"
-                        ) from error
-                    time.sleep(0.1)
-            self._lock_fd = file.fileno()
-            try:
+        try:
+            with exclusive(self._cache_dir / ".lock", _LOCK_WAIT_S) as self._lock_fd:
                 yield
-            finally:
-                self._lock_fd = -1
+        except BusyError as holder:
+            raise CheckoutError(
+                f"another run ({holder}) has been using {self._cache_dir} for {duration(_LOCK_WAIT_S)}. "
+                "Wait for it, or end it"
+            ) from holder
+        finally:
+            self._lock_fd = -1
 
 
 _CONFIG = [

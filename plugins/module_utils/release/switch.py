@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import grp
 import hashlib
 import json
-import os
 import pwd
 import re
 import shutil
@@ -24,6 +22,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, exclusive, write_whole
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration
 
 COMPLETE = "release.json"
 """Written last by a build: a release folder without it is incomplete."""
@@ -253,18 +254,7 @@ class Host:
             return None
 
     def write(self, path: Path, content: bytes, owner: str, group: str, mode: int) -> None:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chown(name, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
-            Path(name).chmod(mode)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, content, mode, owner=owner, group=group)
 
     def differs(self, item: ConfigFile) -> bool:
         try:
@@ -351,22 +341,17 @@ def _environment_value(lines: list[str], name: str) -> str:
 
 
 @contextlib.contextmanager
-def exclusive(root: Path, wait_s: float) -> Iterator[None]:
+def switch_lock(root: Path, wait_s: float) -> Iterator[None]:
     """Hold the host's switch lock, so that two deploys never switch at the same time."""
-    with (root / ".switch.lock").open("w") as lock:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise SwitchError(
-                        f"{root}/.switch.lock is held by another deploy since more than {wait_s:.0f} s. "
-                        "Wait until that one has ended, then run this again."
-                    ) from None
-                time.sleep(0.5)
-        yield
+    path = root / ".switch.lock"
+    try:
+        with exclusive(path, wait_s):
+            yield
+    except BusyError as holder:
+        raise SwitchError(
+            f"{path} is held by another deploy ({holder}), for more than {duration(wait_s)}. "
+            "Wait until that one has ended, then run this again."
+        ) from None
 
 
 @dataclass
