@@ -270,6 +270,98 @@ def test_submodules(place: Place, source: Repository, tmp_path: Path, address: s
     assert set(place.content()) == {".gitmodules", "x"}
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "reason"),
+    [
+        ("way", "/etc", "leads out of the checkout, to /etc"),
+        ("way", "..", "leads out of the checkout"),
+        ("way", "../../etc", "leads out of the checkout"),
+        ("deep/way", "../../x", "leads out of the checkout"),
+        ("deep/way", "../up/..", "leads out of the checkout"),  # up leads to the top, and .. from there out of it
+        ("way.py", "deep/../../x", "leads out of the checkout"),
+        ("__pycache__", "/etc", "bytecode would be written there"),
+        ("__pycache__", "deep", "bytecode would be written there"),
+        ("deep/__pycache__", "nothing", "bytecode would be written there"),
+        (MARKER, "/etc/hostname", "a name that checkouts keep"),
+        (f"deep/{MARKER}", "/etc/hostname", "a name that checkouts keep"),
+    ],
+)
+def test_links_that_lead_root_out_are_refused(
+    place: Place, source: Repository, name: str, target: str, reason: str
+) -> None:
+    source.commit({"deep/a.py": "1", "b.py": "2"})
+    (source.folder / "deep/up").symlink_to("..")
+    (source.folder / name).symlink_to(target)
+    commit = source.commit()
+    outer = place.wanted(source, source.commit({"c.py": "3"}), "outer")
+    with pytest.raises(CheckoutError, match=reason):
+        place.make(Wanted("a", source.url, commit, place.root / "outer/a"), outer)
+    assert place.left() == []
+
+
+@pytest.mark.parametrize("name", ["up", "deep/same", "deep/far"])
+def test_links_within_a_checkout_stay(place: Place, source: Repository, name: str) -> None:
+    target = {"up": "deep", "deep/same": "./a.py", "deep/far": "../deep/nowhere"}[name]
+    source.commit({"deep/a.py": "1"})
+    (source.folder / name).symlink_to(target)
+    place.make(place.wanted(source, source.commit()))
+    assert os.readlink(place.root / "a" / name) == target  # noqa: PTH115 (as it is written)
+
+
+@pytest.mark.parametrize(("target", "refused"), [("../../top", False), ("../../../top", True)])
+def test_a_link_of_a_submodule_stays_in_the_whole_checkout(
+    place: Place, source: Repository, tmp_path: Path, target: str, refused: bool
+) -> None:
+    module = Repository(tmp_path / "src" / "module")
+    (module.folder / "link").symlink_to(target)
+    module.commit()
+    source.commit({"top": "1"})
+    git(source.folder, "submodule", "add", "-q", module.url, "sub/module")
+    wanted = place.wanted(source, source.commit(), submodules=True)
+    if refused:
+        with pytest.raises(CheckoutError, match="its file link is a link that leads out of the checkout"):
+            place.make(wanted)
+        assert place.left() == []
+    else:
+        place.make(wanted)
+        assert (place.root / "a/sub/module/link").read_text() == "1"
+
+
+def test_a_submodule_is_no_folder_of_this_host(place: Place, source: Repository, web: Web, tmp_path: Path) -> None:
+    module = Repository(tmp_path / "src" / "module")
+    module.commit({"secret": "1"})
+    git(source.folder, "submodule", "add", "-q", module.url, "module")
+    commit = source.commit()
+    git(source.folder, "update-server-info")
+    wanted = place.wanted(f"{web.url}/a/.git", commit, submodules=True)
+    with pytest.raises(CheckoutError, match="its submodule module is a folder of this host"):
+        place.make(wanted)
+
+
+def test_attributes_of_a_commit_change_no_file(place: Place, source: Repository, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    config = tmp_path / "gitconfig"
+    config.write_text(
+        f'[filter "evil"]\n\tsmudge = "touch {ran}; cat"\n\trequired = true\n[core]\n\thooksPath = hooks\n'
+    )
+    files = {".gitattributes": "* filter=evil ident text eol=crlf\n", "a.py": "$Id$\n"}
+    files["hooks/post-checkout"] = f"#!/bin/sh\ntouch {ran}\n"
+    for name, text in files.items():
+        path = source.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    commit = source.commit()
+    before = os.environ.get("GIT_CONFIG_GLOBAL")
+    os.environ["GIT_CONFIG_GLOBAL"] = str(config)
+    try:
+        place.make(place.wanted(source, commit))
+    finally:
+        os.environ.pop("GIT_CONFIG_GLOBAL") if before is None else os.environ.update(GIT_CONFIG_GLOBAL=before)
+    assert not ran.exists()
+    assert place.content()["a.py"] == git(source.folder, "cat-file", "blob", f"{commit}:a.py") + "\n"
+
+
 def test_a_submodule_without_an_address(place: Place, source: Repository) -> None:
     git(source.folder, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},gone")
     git(source.folder, "commit", "-q", "-m", "x")

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -217,7 +217,9 @@ class Checkouts:
         self._git(repository, f"--work-tree={folder}", "checkout-index", "--all", "--force", env=index, cwd=folder)
         for path in links:
             _remove(folder / path)
-        found = tree_id(walk(folder), links)
+        exported = walk(folder)
+        refuse_escapes(draft / "tree", folder, {*exported, *links})
+        found = tree_id(exported, links)
         if found != tree:
             raise CheckoutError(f"the exported files are not those of the commit: tree {found}, not {tree}", DAMAGE)
         return tree, links
@@ -237,6 +239,9 @@ class Checkouts:
         if url.startswith(("./", "../")):
             scheme, rest = parent.split("://", 1)
             return f"{scheme}://{posixpath.normpath(posixpath.join(rest, url))}"
+        if url.startswith("file:") and not parent.startswith("file:"):
+            # Root would hand out whatever repository of this host the commit names.
+            raise CheckoutError(f"its submodule {path} is a folder of this host, {url}, and it is none itself")
         rewritten = rewrite(url, self._mirrors)
         _assert_url(f"its submodule {path}", rewritten)
         return rewritten
@@ -435,10 +440,35 @@ def walk(folder: Path, leave_out: Sequence[Path] = ()) -> dict[str, str]:
     return found
 
 
+def refuse_escapes(top: Path, folder: Path, paths: Collection[str]) -> None:
+    """Refuse files through which a write inside of a checkout could end outside of it, or be taken for ours."""
+    for relative in sorted({*paths, *([MARKER] if _exists(folder / MARKER) else [])}):
+        path = folder / relative
+        if MARKER in Path(relative).parts:
+            raise CheckoutError(f"it has a file or folder {relative}, a name that checkouts keep for themselves")
+        if not path.is_symlink():
+            continue
+        target = path.readlink()
+        if path.name == "__pycache__":
+            raise CheckoutError(
+                f"its file {relative} is a link to {target}: bytecode would be written there. {_ANOTHER}"
+            )
+        # Upwards first and then down, it cannot pass through another link and leave from there.
+        ups = next((count for count, part in enumerate(target.parts) if part != ".."), len(target.parts))
+        depth = len(path.parent.relative_to(top).parts)
+        if target.is_absolute() or ups > depth or ".." in target.parts[ups:]:
+            raise CheckoutError(
+                f"its file {relative} is a link that leads out of the checkout, to {target}. {_ANOTHER}"
+            )
+
+
+_ANOTHER = "Name a commit without that link"
+
+
 def _entry(path: Path) -> str:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
-        return f"120000 {_object_id('blob', os.fsencode(path.readlink()))}"
+        return f"120000 {_object_id('blob', os.fsencode(os.readlink(path)))}"  # noqa: PTH115 (Path changes "./x")
     if not stat.S_ISREG(status.st_mode):
         return "special file"
     mode = "100755" if status.st_mode & stat.S_IXUSR else "100644"
