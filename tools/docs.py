@@ -24,6 +24,15 @@ FIRST = ("wanmetal", "comfyui")
 FOR_ONE_RUN = ("comfyui_rollback_to", "sageattention_retry", "wanmetal_serial", "wanmetal_uninstall_data")
 """Settings that belong to a command rather than to a host."""
 
+NEEDS = {
+    "comfyui": ("nvidia_driver",),
+    "sageattention": ("nvidia_driver", "comfyui"),
+    "comfyui_api": ("comfyui",),
+    "jupyterlab": ("comfyui",),
+    "handler": ("comfyui",),
+}
+"""Roles that come before a role in a play of its own, besides the role wanmetal."""
+
 HEAD = (
     "The settings of the hosts in gpu_hosts, each with its default. To change one, remove the # before its name. "
     "The README of each role says more. Made by tools/docs.py from the roles' argument specs."
@@ -155,10 +164,35 @@ def readme(root: Path, role: str) -> str:
     books = list(dict.fromkeys(f"`{COLLECTION}.{name}`" for name, _, _ in plays))
     blocks += ["## Tags", ", ".join(f"`{tag}`" for tag in tags) if tags else "None."]
     blocks += ["## Where it is used", f"In {', '.join(books)}." if books else "By other roles."]
-    if plays:
-        name, text, _ = next((play for play in plays if play[0] in (role, "site")), plays[0])
-        blocks += [f"From `playbooks/{name}.yml`:", f"```yaml\n{text}```"]
+    blocks += ["A playbook of your own:", f"```yaml\n{playbook(root, role)}```"]
     return "\n\n".join(blocks) + "\n"
+
+
+def needed(role: str) -> list[str]:
+    """Roles that a role needs before it, in their order."""
+    if role == "wanmetal":
+        return []
+    return list(dict.fromkeys(["wanmetal", *(name for need in NEEDS.get(role, ()) for name in (*needed(need), need))]))
+
+
+def playbook(root: Path, role: str) -> str:
+    """The shortest playbook that has a role, as text."""
+    own = next((text for name, text, _ in plays_of(root, role) if name == role), "")
+    if own:
+        return f"---\n{own}"
+    tasks = ""
+    for name in [*needed(role), role]:
+        task = plain(specs_of(root, name)["main"]["short_description"])
+        entry = "        tasks_from: release\n" if (role, name) == ("sageattention", "comfyui") else ""
+        public = "        public: true\n" if name != role else ""
+        call = f"      ansible.builtin.import_role:\n        name: {COLLECTION}.{name}\n{entry}{public}"
+        tasks += f"\n    - name: {task}\n{call}"
+    if role == "sageattention":
+        call = f"      ansible.builtin.import_role:\n        name: {COLLECTION}.comfyui\n        tasks_from: switch\n"
+        given = '      vars:\n        comfyui_sageattention_path: "{{ sageattention_path }}"\n'
+        tasks = f"{tasks}        public: true\n\n    - name: Switch ComfyUI to the release\n{call}{given}"
+    head = "- name: My hosts\n  hosts: gpu_hosts\n  gather_facts: false\n  become: true\n  tasks:"
+    return f"---\n{head}{tasks}"
 
 
 def own_options(spec: Spec, main: Spec) -> list[str]:

@@ -35,6 +35,7 @@ options:
       disk:
         description:
           - What is written, with C(path), C(bytes) and C(why), and C(files), their number, where it is large.
+          - Where C(linked_to), another path, is on the same filesystem, it is C(linked_bytes) instead of C(bytes).
         type: list
         elements: dict
       ports:
@@ -73,7 +74,7 @@ options:
 EXAMPLES = r"""
 - name: Show the plan
   ansible.builtin.debug:
-    msg: "{{ [__comfyui_plan] | wanmetal.comfyui.preflight_plan }}"
+    msg: "{{ [comfyui_plan] | wanmetal.comfyui.preflight_plan }}"
 """
 
 RETURN = r"""

@@ -160,7 +160,10 @@ def _by_filesystem(
     """Filesystems, each with what is to be written to it."""
     by_device: dict[int, list[Mapping[str, Any]]] = {}
     for entry in disk:
-        by_device.setdefault(filesystems[entry["path"]]["device"], []).append(entry)
+        device = filesystems[entry["path"]]["device"]
+        if "linked_to" in entry and filesystems[entry["linked_to"]]["device"] == device:
+            entry = {**entry, "bytes": int(entry["linked_bytes"])}
+        by_device.setdefault(device, []).append(entry)
     return [(filesystems[entries[0]["path"]], entries) for entries in by_device.values()]
 
 

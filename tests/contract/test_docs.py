@@ -56,7 +56,7 @@ def test_markup(text: str, expected: str) -> None:
 
 
 def test_a_readme_s_table(tmp_path: Path) -> None:
-    meta = tmp_path / "roles/one/meta"
+    meta = tmp_path / "roles/wanmetal/meta"
     meta.mkdir(parents=True)
     spec = {
         "main": {
@@ -71,7 +71,7 @@ def test_a_readme_s_table(tmp_path: Path) -> None:
     }
     spec["main"]["options"]["one_a"]["options"] = {"deep": {"type": "int", "default": 1, "description": "D."}}  # type: ignore[index]
     (meta / "argument_specs.yml").write_text(yaml.safe_dump({"argument_specs": spec}))
-    text = docs.readme(tmp_path, "one")
+    text = docs.readme(tmp_path, "wanmetal")
     assert "| `one_a` | list of dict | `[]` | `x\\|y`. |\n| `one_a[].deep` | int | `1` | D. |" in text
     assert "| `one_b` | str | required | B. C. One of `p`, `true`. |" in text
     assert "- `go`: Goes. Takes `one_b`." in text

@@ -13,6 +13,7 @@ TYPES = {"bool", "dict", "float", "int", "list", "path", "raw", "str"}
 # Roles that have nothing to remove, and the modules that show it.
 CHANGES_NOTHING = {
     "preflight": {
+        "ansible.builtin.set_fact",
         "ansible.builtin.debug",
         "ansible.builtin.fail",
         "wanmetal.comfyui.host_state",

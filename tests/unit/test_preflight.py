@@ -140,6 +140,12 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
         {},
         [("disk", "filesystem /", "50.0 GB free"), ("disk", "filesystem /data", "5.0 GB free")],
     ),
+    ({"disk": [disk(49), disk(9, "/var/cache/wanmetal", linked_to="/opt/wanmetal", linked_bytes=GB)]}, {}, []),
+    (
+        {"disk": [disk(9, "/data/models", linked_to="/opt/wanmetal", linked_bytes=GB)]},
+        {},
+        [("disk", "filesystem /data", "5.0 GB free")],
+    ),
     ({"disk": [disk(1, files=1001)]}, {}, [("disk", "filesystem /", "1000 free inodes")]),
     ({"disk": [disk(1, "/data/models", files=10**9)]}, {}, []),
     (
