@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import survey
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import Engine
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import parse
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import BusyError, exclusive
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
@@ -134,6 +135,63 @@ def test_what_passes_is_got_over(house: House, fault: Fault) -> None:
     assert house.right(blob)
     assert house.leftovers() == []
     assert house.origin.faults[0].times < times, "the fault took place"
+
+
+def utf8(text: str) -> str:
+    """Write UTF-8 as it looks in a header."""
+    return text.encode().decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "says"),
+    [
+        ({"Location": utf8("/n\u00e4her/m.safetensors")}, 302, "it has no such file"),
+        ({"Location": "https://[::1/x"}, 302, "redirects to an address that cannot be used"),
+        ({"Location": utf8("http://b\u00fccher..example/x")}, 302, "redirects to an address that cannot be used"),
+        ({"Location": "  "}, 307, "does not say where to"),
+        ({"Retry-After": "\u00b2"}, 429, "limits the rate"),
+        ({"Retry-After": "9" * 400}, 503, "answers 503"),
+        ({"X-Error-Message": utf8("\u00e4\x1b[31m")}, 500, "answers 500"),
+    ],
+)
+def test_odd_answers_end_with_a_message(house: House, headers: dict[str, str], status: int, says: str) -> None:
+    good, bad = house.blob("good.safetensors"), house.blob("bad.safetensors")
+    house.origin.fail(Fault("status", "hub", 9, status, bad.name, headers=headers))
+    outcome = house.run([house.want(bad), house.want(good)], tries=2)
+    assert house.right(good)
+    assert says in outcome.failed[0]["problem"]
+
+
+def test_a_name_beyond_ascii_is_fetched(house: House) -> None:
+    blob = house.blob("gr\u00f6\u00dfe \u00fc.safetensors")
+    given = {"name": blob.name, "folder": "loras", "urls": [f"{house.origin.hub}/own/repo/resolve/0/{blob.name}"]}
+    assert house.run([parse(given)]).failed == []
+    assert house.right(blob)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("odd"), RecursionError("odd"), UnicodeError("odd")])
+@pytest.mark.parametrize("place", ["engine.ask", "engine.sha256", "hashing.Follower._wait", "stream.Stream._copy"])
+def test_whatever_a_thread_raises_is_that_file_s_problem(
+    house: House, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    good, bad, there = (house.blob(f"{name}.safetensors") for name in ("good", "bad", "there"))
+    house.run([house.want(good)])
+    house.path(there).write_bytes(there.data)
+
+    def broken(*_args: object, **_named: object) -> Any:
+        raise error
+
+    if place.startswith("stream"):
+        house.origin.add(bad, TOKEN)
+    monkeypatch.setattr(f"ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.{place}", broken)
+    urls = (house.origin.plain_url(bad.name),)
+    outcome = house.run(
+        [house.want(good), house.want(bad, urls=urls), house.want(there)], tokens=Tokens({house.origin.hub: TOKEN})
+    )
+    failed = {failure["file"]: failure["problem"] for failure in outcome.failed}
+    expected = there if place == "engine.sha256" else bad
+    assert f"{type(error).__name__}: " in failed[expected.name]
+    assert house.right(good)
 
 
 def test_a_wrong_hash_is_shown_and_kept_aside_once(house: House) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import (
     aria2,
     asking,
+    civitai,
     files,
     order,
     problems,
@@ -47,6 +48,19 @@ GOOD = {"id": "a", "name": "a.safetensors", "folder": "loras", "urls": [URL]}
         ({"urls": []}, "urls is missing"),
         ({"urls": ["ftp://host/x"]}, "urls must begin with https://"),
         ({"urls": ["https://me:secret@host/x"]}, "holds a user name or a password (not shown)"),
+        ({"urls": ["https://me:secret/with-a-slash@host/x"]}, "holds a user name or a password (not shown)"),
+        ({"urls": ["https://host/x?token=secret"]}, "holds a credential in its query (token=, not shown)"),
+        ({"urls": ["https://host/x?a=b&X-Amz-Signature=secret"]}, "(X-Amz-Signature=, not shown)"),
+        ({"urls": ["https://host/x?accessToken=secret"]}, "as the token of host"),
+        ({"urls": ["https://[::1/x"]}, "its host or port is malformed"),
+        ({"urls": ["https://host:port/x"]}, "its host or port is malformed"),
+        ({"urls": ["https://a..b/x"]}, "its host is malformed"),
+        ({"urls": ["https://host/x\ny"]}, "not printable"),
+        ({"urls": ["https://host/"]}, "names a host and no file"),
+        ({"urls": ["https://host/x#y"]}, "write %23"),
+        ({"urls": ["https://huggingface.co/me/mine/blob/main/x"]}, "has /resolve/ in place of /blob/"),
+        ({"urls": ["https://github.com/me/mine/blob/main/x"]}, "has /raw/ in place of /blob/"),
+        ({"urls": ["https://civitai.com/models/42/x?modelVersionId=7"]}, "in place of the URL write civitai: 7"),
         ({"sha256": "abc"}, "sha256 must have 64 hexadecimal digits"),
         ({"bytes": 0}, "bytes must be a whole number above 0"),
         ({"bytes": "12"}, "bytes must be a whole number above 0"),
@@ -63,6 +77,21 @@ def test_entries() -> None:
     wanted = files.parse({**GOOD, "sha256": SHA.upper(), "about_bytes": 7, "folder": "controlnet/SDXL"})
     assert (wanted.path, wanted.sha256, wanted.guess) == ("controlnet/SDXL/a.safetensors", SHA, 7)
     assert files.parse({"civitai": 12}).id == "civitai-12"
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("https://host/a b.bin", "https://host/a%20b.bin"),
+        ("https://host/gr\u00f6\u00dfe.bin?name=\u00fc", "https://host/gr%C3%B6%C3%9Fe.bin?name=%C3%BC"),
+        ("https://m\u00fcller.example/x", "https://xn--mller-kva.example/x"),
+        ("HTTPS://Host:443/X%20y", "https://host/X%20y"),
+        ("http://[::1]:8/x\n", "http://[::1]:8/x"),
+        ("file:///srv/a b", "file:///srv/a%20b"),
+    ],
+)
+def test_addresses_are_written_so_that_http_carries_them(given: str, asked: str) -> None:
+    assert files.parse({**GOOD, "urls": [given]}).urls == (asked,)
 
 
 def test_a_place_is_claimed_once() -> None:
@@ -166,6 +195,10 @@ def test_only_a_real_sha256_is_a_statement(headers: dict[str, str], expected: st
         ({"Retry-After": "Thu, 01 Jan 1970 00:17:00 GMT"}, 20),
         ({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, 0),
         ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "\u00b2"}, None),
+        ({"Retry-After": "9" * 5000}, None),
+        ({"Retry-After": "Thu, 01 Jan 99999 00:17:00 GMT"}, None),
+        ({"RateLimit": f'"resolvers";r=0;t={"9" * 400}'}, None),
         ({"RateLimit": '"resolvers";r=0;t=140'}, 140),
         ({"RateLimit": '"resolvers";r=12;t=140'}, None),
         ({}, None),
@@ -182,6 +215,9 @@ def test_how_long_a_host_asks_to_wait(headers: dict[str, str], expected: float |
         (206, {"Content-Range": "bytes 0-0/*"}, None),
         (200, {"Content-Length": "55"}, 55),
         (200, {}, None),
+        (200, {"Content-Length": "-5"}, None),
+        (200, {"Content-Length": "\u0663"}, None),
+        (206, {"Content-Range": f"bytes 0-0/{'9' * 5000}"}, None),
     ],
 )
 def test_total_size(status: int, headers: dict[str, str], expected: int | None) -> None:
@@ -195,14 +231,29 @@ def test_total_size(status: int, headers: dict[str, str], expected: int | None) 
         ("https://a/x", "https://b/z?sig=1", "https://b/z?sig=1"),
         ("http://a/x", "http://b/z", "http://b/z"),
         ("https://a/x", "http://127.0.0.1:8/z", "http://127.0.0.1:8/z"),
+        ("https://a/x", "/n\u00e4her", "/n%E4her"),
+        ("https://a/x", "/n\u00e4her".encode().decode("latin-1"), "/n%C3%A4her"),
+        ("https://a/x", "https://b\u00fccher.example/z y#part".encode().decode("latin-1"), ""),
+        ("https://a/x/y", "z y", "https://a/x/z%20y"),
     ],
 )
 def test_redirects(url: str, location: str, expected: str) -> None:
-    assert resolve.next_hop(url, location) == expected
+    target = (
+        expected if "://" in expected else f"https://a{expected}" if expected else "https://xn--bcher-kva.example/z%20y"
+    )
+    assert resolve.next_hop(url, location) == target
 
 
 @pytest.mark.parametrize(
-    ("location", "kind"), [("http://b/z", "tls"), ("file:///etc/passwd", "server"), ("ftp://b/z", "server")]
+    ("location", "kind"),
+    [
+        ("http://b/z", "tls"),
+        ("file:///etc/passwd", "server"),
+        ("ftp://b/z", "server"),
+        ("https://[::1/z", "server"),
+        ("https://b:99999/z", "server"),
+        ("", "server"),
+    ],
 )
 def test_redirects_that_are_refused(location: str, kind: str) -> None:
     with pytest.raises(Problem) as caught:
@@ -219,6 +270,61 @@ def test_tokens_belong_to_one_host_and_to_https() -> None:
     assert tokens.of("http://127.0.0.1:8/x") == "two"
     assert tokens.of("http://127.0.0.1:9/x") == ""
     assert tokens.hide("one and two") == "******** and ********"
+
+
+@pytest.mark.parametrize("sent", ["hf_abc\n", " hf_abc", "hf_abc\r\n"])
+def test_a_line_end_around_a_token_is_not_sent(sent: str) -> None:
+    assert Tokens({"A.example:443": sent}).of("https://a.example/x") == "hf_abc"
+
+
+@pytest.mark.parametrize("sent", ["hf_a\nb", "hf_\u00e4b", "hf a", "hf_\x7fb"])
+def test_a_token_that_http_cannot_carry_is_refused(sent: str) -> None:
+    with pytest.raises(ValueError, match=r"the token of a\.example \(not shown\)") as caught:
+        Tokens({"a.example": sent})
+    assert sent not in str(caught.value)
+    with pytest.raises(ValueError, match="is no host"):
+        Tokens({"https://[::1": "hf_abc"})
+
+
+VERSION: dict[str, Any] = {"model": {"type": "LORA"}, "files": [{"id": 2, "name": "a.safetensors"}]}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"hashes": [{"type": "SHA256"}]},
+        {"hashes": {"SHA256": ["ab"]}},
+        {"hashes": "none"},
+        {"sizeKB": float("nan")},
+        {"sizeKB": float("inf")},
+        {"sizeKB": "12"},
+        {"id": "2"},
+        {"primary": "yes"},
+    ],
+)
+def test_odd_metadata_of_a_file_is_left_aside(odd: dict[str, Any]) -> None:
+    data = {**VERSION, "files": [{**VERSION["files"][0], **odd}]}
+    found = civitai.describe(Wanted("c", "", civitai=5), data, civitai.API)
+    assert (found.path, found.sha256, found.about_bytes) == ("loras/a.safetensors", None, None)
+    assert found.urls == ("https://civitai.com/api/download/models/5?fileId=2",)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"files": {"id": 2}},
+        {"files": "none"},
+        {"files": [7, None, {"id": "second"}, {"id": True}, {"id": 2.5}]},
+        {"files": [{"id": 2, "name": ["a"]}]},
+        {"files": [{"id": 2, "name": "..\\.."}]},
+        {"model": ["LORA"]},
+        {"model": {"type": 5}, "air": 7},
+        {"model": None, "air": "urn:air"},
+    ],
+)
+def test_odd_metadata_of_a_version_is_a_problem(odd: dict[str, Any]) -> None:
+    with pytest.raises(Problem):
+        civitai.describe(Wanted("c", "", civitai=5), {**VERSION, **odd}, civitai.API)
 
 
 def test_sources_are_mixed_only_when_they_are_the_same_bytes() -> None:

@@ -15,9 +15,9 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve
     Source,
     Tokens,
     fetch_json,
-    host_of,
     resolve,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls import host_of
 
 _PEERS = 8
 _PEER_TIMEOUT_S = 5
@@ -64,7 +64,7 @@ def _ask_peers(wanted: Wanted, settings: Settings) -> tuple[Source, ...]:
         try:
             url = f"{peer.rstrip('/')}/{quote(wanted.path)}"
             source = resolve(url, Tokens({}), timeout_s=_PEER_TIMEOUT_S, name=wanted.name)
-        except Problem:
+        except Exception:  # noqa: S112  whatever is wrong with a peer, the origin is there still
             continue
         size = wanted.bytes or (found[0].size if found else source.size)
         if source.size is not None and source.size == size and source.ranges:

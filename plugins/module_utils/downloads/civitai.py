@@ -35,27 +35,31 @@ def version_url(api: str, version: int) -> str:
 def describe(wanted: Wanted, data: Mapping[str, Any], api: str) -> Wanted:
     """Fill in what the metadata of a version says."""
     file = _file(wanted, data)
-    name = PurePosixPath(str(file.get("name") or "").replace("\\", "/")).name
+    name = PurePosixPath(_text(file.get("name")).replace("\\", "/")).name
     if not check_name(name):
         raise Problem("local", f"CivitAI names the file {name!r}, which is no plain file name")
-    sha256 = str((file.get("hashes") or {}).get("SHA256") or "").lower()
+    sha256 = _text(_mapping(file.get("hashes")).get("SHA256")).lower()
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         sha256 = ""
-    size = file.get("sizeKB")
     return replace(
         wanted,
         name=wanted.name or name,
         folder=wanted.folder or _folder(data),
         # fp=, format= and the like may miss the file that fileId names.
-        urls=(f"{api.rstrip('/')}/api/download/models/{wanted.civitai}?fileId={int(file['id'])}",),
+        urls=(f"{api.rstrip('/')}/api/download/models/{wanted.civitai}?fileId={file['id']}",),
         # sizeKB is rounded, so it is good for plans only.
-        about_bytes=round(size * 1024) if isinstance(size, (int, float)) else None,
+        about_bytes=_about_bytes(file.get("sizeKB")),
         sha256=wanted.sha256 or sha256 or None,
     )
 
 
 def _file(wanted: Wanted, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    files = [file for file in data.get("files") or [] if isinstance(file, Mapping) and file.get("id")]
+    listed = data.get("files")
+    files = [
+        {**file, "id": int(str(file["id"]))}
+        for file in (listed if isinstance(listed, list) else [])
+        if isinstance(file, Mapping) and re.fullmatch(r"[1-9][0-9]{0,17}", str(file.get("id")))
+    ]
     if not files:
         raise Problem("not_found", f"CivitAI version {wanted.civitai} holds no file (an archived model)")
     if wanted.file_id is not None:
@@ -69,10 +73,10 @@ def _file(wanted: Wanted, data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _folder(data: Mapping[str, Any]) -> str:
-    kind = str((data.get("model") or {}).get("type") or "")
+    kind = _text(_mapping(data.get("model")).get("type"))
     if not kind:
         # urn:air:<base>:<type>:civitai:<model>@<version>
-        parts = str(data.get("air") or "").split(":")
+        parts = _text(data.get("air")).split(":")
         kind = parts[3] if len(parts) > 3 else ""
     folder = FOLDERS.get(kind.lower())
     if folder is None:
@@ -80,3 +84,16 @@ def _folder(data: Mapping[str, Any]) -> str:
             "local", f"CivitAI calls this a {kind or 'file without a type'}, which has no folder; name one as folder"
         )
     return folder
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _about_bytes(kib: object) -> int | None:
+    good = isinstance(kib, (int, float)) and not isinstance(kib, bool) and 0 < kib < 2**40
+    return max(1, round(kib * 1024)) if good else None  # type: ignore[operator]

@@ -34,8 +34,8 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.job imp
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import (
     Problem,
     delay_s,
+    from_any,
     from_aria2,
-    from_os,
     tries,
 )
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import Meter, human
@@ -159,12 +159,10 @@ class Engine:
     def _try(self, job: Job, action: Callable[[Job], None]) -> None:
         try:
             action(job)
-        except Problem as problem:
-            self._fail(job, problem)
         except GoneError:
             self._fail(job, Problem("crashed", "aria2c ended"))
-        except OSError as error:
-            self._fail(job, from_os(error))
+        except Exception as error:  # one file's trouble is not the others'
+            self._fail(job, from_any(error))
 
     # Asking
 
@@ -183,10 +181,8 @@ class Engine:
                 answer = ask(job.wanted, self._settings, peers=peers, limited=self._limited)
             if job.there:
                 digest = sha256(job.there)
-        except Problem as problem:
-            trouble = problem
-        except OSError as error:
-            trouble = from_os(error)
+        except Exception as error:  # a thread that does not report would be waited for, for ever
+            trouble = from_any(error)
         self._news.put(lambda: self._try(job, lambda _job: self._answered(job, answer, digest, trouble)))
 
     def _limited(self, host: str, wait_s: float) -> None:
@@ -399,12 +395,12 @@ class Engine:
         if job.follower:
             job.follower.reach(actual, last=True)
 
-    def _judge(self, job: Job, follower: Follower, result: str | OSError) -> None:
+    def _judge(self, job: Job, follower: Follower, result: str | Exception) -> None:
         if job.follower is not follower:
             return
         assert job.answer  # noqa: S101
         job.follower = None
-        if isinstance(result, OSError):
+        if isinstance(result, Exception):
             raise result
         expected = job.answer.expected
         if expected in {result, None}:
@@ -501,7 +497,8 @@ class Engine:
         if not (problem.kind == "disk_full" and job.rejected):
             job.problem = problem
         if problem.kind in _SPOILT and job.part.name:
-            discard(job.part)
+            with contextlib.suppress(OSError):
+                discard(job.part)
         if problem.kind == "link_refused":
             job.connections = 4 if job.connections > 4 else 1
         if job.answer and job.answer.from_peers and not job.peers_failed:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls import check
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_URL = re.compile(r"(https?://[^/\s]+|file://)/\S*")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Wanted:
 
 def parse(entry: Mapping[str, Any]) -> Wanted:
     """Check an entry; an error names the file and the field."""
-    where = f"file {entry.get('id') or entry.get('name') or entry.get('civitai') or dict(entry)}"
+    where = f"file {entry.get('id') or entry.get('name') or entry.get('civitai') or 'without a name'}"
     civitai = entry.get("civitai")
     name = entry.get("name") or ""
     if not name and civitai is None:
@@ -51,14 +52,11 @@ def parse(entry: Mapping[str, Any]) -> Wanted:
     parts = PurePosixPath(folder).parts
     if (not parts and civitai is None) or folder.startswith("/") or not all(check_name(p) for p in parts):
         raise ValueError(f"{where}: folder must be a path below the models folder, like loras, found {folder!r}")
-    urls = tuple(entry.get("urls") or ())
-    for url in urls:
-        if not isinstance(url, str) or not _URL.fullmatch(url):
-            raise ValueError(f"{where}: urls must begin with https://, http:// or file://, found {url!r}")
-        if "@" in url.split("/")[2]:
-            raise ValueError(
-                f"{where}: the URL holds a user name or a password (not shown); give it as a token of this host"
-            )
+    given = entry.get("urls") or ()
+    try:
+        urls = tuple(check(url) for url in ([given] if isinstance(given, str) else given))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if not urls and civitai is None:
         raise ValueError(f"{where}: urls is missing, and there is no CivitAI version either")
     sha256 = entry.get("sha256")

@@ -14,7 +14,7 @@ _CHUNK = 4 * 1024 * 1024
 class Follower(threading.Thread):
     """Hashes a growing file as far as it is told that the file is complete."""
 
-    def __init__(self, path: Path, done: Callable[[Follower, str | OSError], None]) -> None:
+    def __init__(self, path: Path, done: Callable[[Follower, str | Exception], None]) -> None:
         super().__init__(daemon=True)
         self._path = path
         self._done = done
@@ -44,14 +44,19 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         """Follow the file; see the class."""
+        try:
+            result: str | Exception = self._hash()
+        except Exception as error:  # a thread that does not report would be waited for, for ever
+            result = error
+        if not self._stopped:
+            self._done(self, result)
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         offset = 0
         handle = -1
         try:
-            while True:
-                limit = self._wait(offset)
-                if limit < 0:
-                    return
+            while (limit := self._wait(offset)) >= 0:
                 if handle < 0:
                     handle = os.open(self._path, os.O_RDONLY)
                 while offset < limit and not self._stopped:
@@ -64,14 +69,10 @@ class Follower(threading.Thread):
                     # Proven bytes must outlive a power cut before they get their name.
                     os.fsync(handle)
                     break
-        except OSError as error:
-            if not self._stopped:
-                self._done(self, error)
-            return
         finally:
             if handle >= 0:
                 os.close(handle)
-        self._done(self, digest.hexdigest())
+        return digest.hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -13,7 +13,6 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.asking 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.job import Settings
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.order import Order
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
 
@@ -47,7 +46,7 @@ def look(job: Order) -> dict[str, Any]:
 def _size(wanted: Wanted, settings: Settings) -> tuple[str, int | None]:
     try:
         answer = ask(wanted, settings, peers=False)
-    except Problem:
+    except Exception:
         # A plan is made without it; the run itself says what is wrong.
         return "", None
     return str(settings.root / answer.wanted.path), answer.size

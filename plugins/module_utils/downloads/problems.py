@@ -10,7 +10,9 @@ import urllib.error
 from dataclasses import dataclass, replace
 
 # Kinds that another attempt cannot fix. The others are tried again.
-LASTING = frozenset({"not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "unproven", "local"})
+LASTING = frozenset(
+    {"not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "unproven", "local", "defect"}
+)
 
 
 @dataclass(eq=False)
@@ -133,6 +135,15 @@ def from_os(error: OSError) -> Problem:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return Problem("disk_full", "the disk is full")
     return Problem("local", f"{error.filename or 'the file'}: {error.strerror}")
+
+
+def from_any(error: Exception) -> Problem:
+    """Turn whatever went wrong with one file into its problem, so that the others go on."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OSError):
+        return from_os(error)
+    return Problem("defect", f"wanmetal cannot handle this, please report it ({type(error).__name__}: {error})")
 
 
 def tries(problem: Problem, usual: int) -> int:

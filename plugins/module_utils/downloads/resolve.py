@@ -6,9 +6,11 @@ Redirects are followed by hand, so that a token stays with the host that it belo
 from __future__ import annotations
 
 import email.utils
+import html
 import http.client
 import json
 import re
+import stat
 import time
 import urllib.error
 import urllib.parse
@@ -21,10 +23,19 @@ from typing import IO, Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import problems
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls import (
+    PLAIN,
+    encoded,
+    host_of,
+    origin,
+    without_queries,
+)
 
 # Cloudflare answers 403 to urllib's own name.
 AGENT = "wanmetal/0.1 (+https://github.com/wanmetal/wanmetal)"
 _HOPS = 10
+_CHUNK = 64 * 1024
+_LONGEST_ANSWER = 16 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -55,9 +66,21 @@ class Tokens:
     """Tokens by host. A bare host name means https; ``http://host:port`` has to be written out."""
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
-        self._tokens = {
-            (key if "://" in key else f"https://{key}").rstrip("/"): value for key, value in tokens.items() if value
-        }
+        self._tokens: dict[str, str] = {}
+        for host, given in tokens.items():
+            # A vault's block of text ends with a line end.
+            token = str(given or "").strip()
+            if not (token.isascii() and token.isprintable()) or " " in token:
+                raise ValueError(
+                    f"the token of {host} (not shown) holds a line end, a space or a letter that HTTP cannot carry; "
+                    "compare it with what the host showed when it was made"
+                )
+            try:
+                key = origin(encoded(host if "://" in str(host) else f"https://{host}"))
+            except ValueError as error:
+                raise ValueError(f"tokens: {host!r} is no host: {error}") from None
+            if token:
+                self._tokens[key] = token
 
     def of(self, url: str) -> str:
         """Return the token for the host of a URL, or nothing."""
@@ -70,20 +93,16 @@ class Tokens:
         return text
 
 
-def origin(url: str) -> str:
-    """Return scheme, host and port."""
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def host_of(url: str) -> str:
-    """Return the host and port for messages; never the path, which may be signed."""
-    return urllib.parse.urlsplit(url).netloc or "this host"
-
-
 def next_hop(url: str, location: str) -> str:
     """Return where a redirect leads; a step down from https to http is refused."""
-    target = urllib.parse.urljoin(url, location)
+    if not location.strip():
+        raise Problem("server", f"{host_of(url)} redirects, and does not say where to")
+    try:
+        # http.client reads headers as Latin-1, whatever their bytes mean.
+        raw = location.strip().encode("latin-1" if all(ord(c) < 256 for c in location) else "utf-8")
+        target = encoded(urllib.parse.urljoin(url, urllib.parse.quote(raw, safe=f"{PLAIN}#")))
+    except ValueError as error:
+        raise Problem("server", f"{host_of(url)} redirects to an address that cannot be used: {error}") from None
     parts = urllib.parse.urlsplit(target)
     if parts.scheme not in {"http", "https"}:
         raise Problem("server", f"{host_of(url)} redirects to a {parts.scheme or 'strange'} address")
@@ -100,7 +119,7 @@ def stated_sha256(headers: Mapping[str, str]) -> str | None:
 
 def whole_number(value: str | None) -> int | None:
     """Read a number of a header."""
-    return int(value) if value and value.strip().isdigit() else None
+    return int(value) if value and re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else None
 
 
 def total_size(status: int, headers: Mapping[str, str]) -> int | None:
@@ -113,20 +132,22 @@ def total_size(status: int, headers: Mapping[str, str]) -> int | None:
 def wait_s(headers: Mapping[str, str], now: float) -> float | None:
     """Return the seconds that the host asks to wait: Retry-After, or the Hub's RateLimit with none left."""
     value = (headers.get("Retry-After") or "").strip()
-    if value.isdigit():
+    if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     if value:
         try:
             return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, OSError):
             return None
-    match = re.search(r"r=0;\s*t=(\d+)", headers.get("RateLimit") or "")
+    match = re.search(r"r=0;\s*t=([0-9]{1,9})(?![0-9])", headers.get("RateLimit") or "")
     return float(match[1]) if match else None
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
-        return None
+    def http_error_302(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any) -> None:
+        """Leave the answer as it is; what it says is read by those who asked."""
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 @contextmanager
@@ -150,7 +171,7 @@ def request(
         answer = urllib.request.build_opener(_Stay).open(asked, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         answer = error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise problems.from_exception(error, host_of(url)) from error
     with answer:
         yield answer.status or 200, answer.headers, answer
@@ -160,7 +181,7 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
     """Follow a URL to the host that sends the bytes, and ask it for the first one."""
     if url.startswith("file:"):
         return _local(url)
-    asked, here = url, url
+    asked = here = encoded(url)
     size: int | None = None
     sha256: str | None = None
     for _ in range(_HOPS):
@@ -183,7 +204,8 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
                     code=headers.get("X-Error-Code") or "",
                     wait_s=wait_s(headers, time.time()),
                 )
-            _no_page(headers, name or urllib.parse.urlsplit(asked).path, host_of(here))
+            path = urllib.parse.urlsplit(asked).path
+            _no_page(headers, name or path, host_of(here), path)
             sent = total_size(status, headers)
             if None not in (size, sent) and size != sent:
                 raise Problem(
@@ -196,31 +218,56 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
 
 
 def _local(url: str) -> Source:
-    path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    path = path_of(url)
     try:
-        return Source(url, path.stat().st_size)
+        found = path.stat()
     except OSError as error:
         raise Problem("not_found", f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise Problem("local", f"{path} is no regular file")
+    return Source(url, found.st_size)
+
+
+def path_of(url: str) -> Path:
+    """Return the path of a file:// address."""
+    return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
 
 
 def _said(headers: Mapping[str, str], body: IO[bytes]) -> str:
     text = headers.get("X-Error-Message") or ""
-    if not text and "json" in (headers.get("Content-Type") or ""):
+    if not text:
         try:
-            data = json.loads(body.read(4096))
-            text = str(data.get("error") or data.get("message") or "") if isinstance(data, dict) else ""
+            raw = body.read(4096).decode(errors="replace")
         except (OSError, ValueError, http.client.HTTPException):
-            text = ""
-    return "".join(c if c.isprintable() else " " for c in text)[:200]
+            raw = ""
+        text = _in_json(raw) or _in_markup(raw)
+    return without_queries(" ".join("".join(c if c.isprintable() else " " for c in text).split()))[:200]
 
 
-def _no_page(headers: Mapping[str, str], name: str, host: str) -> None:
+def _in_json(raw: str) -> str:
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        return ""
+    said = (data.get("error") or data.get("message")) if isinstance(data, dict) else data
+    return str(said.get("message") or said) if isinstance(said, dict) else str(said or "")
+
+
+def _in_markup(raw: str) -> str:
+    """Return what a storage's XML, a page's title or plain text says."""
+    if not raw.lstrip("\ufeff \t\r\n").startswith("<"):
+        return raw
+    found = re.search(r"<(Message|title|Code|h1)[^>]*>([^<]*)</\1>", raw, re.IGNORECASE)
+    return html.unescape(found[2]) if found else ""
+
+
+def _no_page(headers: Mapping[str, str], name: str, host: str, path: str) -> None:
     kind = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-    if kind == "text/html" or (kind == "application/json" and not name.endswith(".json")):
-        raise Problem(
-            "html",
-            f"{host} sends a page ({kind}) instead of the file: a login, a captive portal or an error",
-        )
+    if kind in {"text/html", "application/xhtml+xml"} or (kind == "application/json" and not name.endswith(".json")):
+        why = "a login, a captive portal or an error"
+        if "/blob/" in path:
+            why = "the address is that of a file's page; the file itself has /resolve/ in place of /blob/"
+        raise Problem("html", f"{host} sends a page ({kind}) instead of the file: {why}")
 
 
 def fetch_json(url: str, tokens: Tokens, *, timeout_s: float = 30) -> dict[str, Any]:
@@ -240,6 +287,7 @@ def fetch_list(url: str, tokens: Tokens, form: bytes, *, timeout_s: float = 30) 
 
 
 def _fetch(url: str, tokens: Tokens, form: bytes | None, timeout_s: float) -> Any:
+    url = encoded(url)
     token = tokens.of(url)
     with request(url, token, None, None, timeout_s, form) as (status, headers, body):
         if status != 200:
@@ -253,8 +301,21 @@ def _fetch(url: str, tokens: Tokens, form: bytes | None, timeout_s: float) -> An
                 wait_s=wait_s(headers, time.time()),
             )
         try:
-            return json.loads(body.read(16 * 1024 * 1024))
+            return json.loads(_whole(body, host_of(url), timeout_s * 4))
         except (OSError, http.client.HTTPException) as error:
             raise problems.from_exception(error, host_of(url)) from error
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Problem("html", f"{host_of(url)} does not answer with JSON") from None
+
+
+def _whole(body: IO[bytes], host: str, most_s: float) -> bytes:
+    """Read an answer that is small and comes soon; a time limit of the socket alone lets a host trickle for ever."""
+    until = time.monotonic() + most_s
+    data = b""
+    while part := body.read1(_CHUNK):  # type: ignore[attr-defined]
+        data += part
+        if len(data) > _LONGEST_ANSWER:
+            raise Problem("html", f"{host} answers with more than {_LONGEST_ANSWER >> 20} MiB")
+        if time.monotonic() > until:
+            raise Problem("network", f"{host} has not finished its answer in {most_s:.0f} s")
+    return data

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import problems
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem, from_os
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Source, request
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem, from_any, from_os
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Source, path_of, request
 
 _CHUNK = 1024 * 1024
 
@@ -48,11 +48,11 @@ class Stream(threading.Thread):
         problem: Problem | None = None
         try:
             self._copy()
-        except Problem as error:
-            problem = error
         except (OSError, http.client.HTTPException) as error:
             here = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
             problem = from_os(error) if here else problems.from_exception(error, self._source.host)  # type: ignore[arg-type]
+        except Exception as error:  # a thread that does not report would be waited for, for ever
+            problem = from_any(error)
         if not self._stopped:
             self._report(self, problem)
 
@@ -65,7 +65,8 @@ class Stream(threading.Thread):
         if self.moved == self._source.size:
             return
         if self._source.url.startswith("file:"):
-            with urllib.request.urlopen(self._source.url) as body:  # noqa: S310  a file, see above
+            # Not one to wait for: what was a regular file a moment ago may be a pipe now.
+            with os.fdopen(os.open(path_of(self._source.url), os.O_RDONLY | os.O_NONBLOCK), "rb") as body:
                 body.seek(self.moved)
                 self._write(body)
             return
