@@ -11,6 +11,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors imp
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REQUIREMENTS_FILE = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*\.txt")
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _HEADER = re.compile(r"^# Node packs: (.+)$", re.MULTILINE)
 
 _PACK: dict[str, Any] = {
@@ -46,6 +47,11 @@ def wrong_entry(entry: Mapping[str, Any], shipped: Sequence[str] = ()) -> str:
     kinds = [kind for kind in (entry.get("folders") or {}).values() if kind not in ("models", "cache")]
     if kinds:
         return f"{name} with a folder of the kind {kinds[0]!r}, which is neither models nor cache"
+    folders = list(entry.get("folders") or {})
+    for folder in folders:
+        inside = any(folder != other and folder.startswith(f"{other}/") for other in folders)
+        if inside or not _FOLDER.fullmatch(str(folder)):
+            return f"{name} with the folder {folder!r}, which is no folder in it, or lies in another one of them"
     files = [file for file in entry.get("requirements") or [] if not _REQUIREMENTS_FILE.fullmatch(file) or ".." in file]
     if files:
         return f"{name} with the requirements {files[0]!r}, which is no *.txt file in it"

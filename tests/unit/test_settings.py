@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, listed, shown, told
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import secret
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_rules import ON_CONTROLLER, RULES
 
 SPECS = settings.load_specs()
 
@@ -24,8 +26,7 @@ def test_the_defaults_of_all_roles_are_in_order() -> None:
 
 
 def test_each_rule_is_about_settings_that_exist() -> None:
-    named = {name for rule in settings.RULES for name in (rule.option, *rule.uses)}
-    assert named <= SPECS.options.keys()
+    assert RULES.keys() | ON_CONTROLLER <= SPECS.options.keys()
 
 
 @pytest.mark.parametrize(
@@ -185,9 +186,9 @@ def test_own_locks(tmp_path: Path) -> None:
 
 
 def test_names_of_secret_settings() -> None:
-    secret = {name for name, spec in SPECS.options.items() if settings._secret(name, spec)}
-    assert {"comfyui_environment", "wanmetal_environment"} <= secret
-    assert all(fnmatch(name, "*_environment") or SPECS.options[name].get("no_log") for name in secret)
+    secrets = {name for name, spec in SPECS.options.items() if secret(name, spec)}
+    assert {"comfyui_environment", "wanmetal_environment"} <= secrets
+    assert all(fnmatch(name, "*_environment") or SPECS.options[name].get("no_log") for name in secrets)
 
 
 def test_an_error_of_a_template_names_what_is_missing_but_no_secret() -> None:

@@ -1,0 +1,579 @@
+"""Rules that settings have by their names: one table a role. Those that they have by what they are: setting_kinds."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import mirrors
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks, models
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown, told
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import (
+    Rule,
+    Seen,
+    address,
+    bad_folder,
+    between,
+    entries,
+    matches,
+)
+
+ON_CONTROLLER = frozenset(
+    {"sageattention_cache_dir", "verify_output_dir", "wanmetal_env_file", "wanmetal_locks_dir", "workflows_extra"}
+)
+"""Folders and files of the controller. What all other settings name is on the host."""
+
+Rules = Mapping[str, Sequence[Rule]]
+
+# -- wanmetal
+
+
+def _apart(other: str, why: str) -> Rule:
+    """The folder must not lie in ``other``."""
+
+    def find(inner: str, seen: Seen) -> str:
+        outer = seen.settings[other]
+        lies = not bad_folder(outer) and inner != outer and PurePosixPath(inner).is_relative_to(outer)
+        return f"{inner}, which lies in {other}: {outer}" if lies else ""
+
+    return Rule(find, f"a folder that is not in {other}, since {why}", f"move {{name}} or {other}")
+
+
+def _bad_mirrors(entries_: object, _: Seen) -> str:
+    try:
+        mirrors.check(entries_)
+    except (TypeError, ValueError) as error:
+        return str(error).replace("mirrors[", "entry [", 1)
+    return ""
+
+
+def _shadowed_mirrors(entries_: Sequence[Mapping[str, str]], _: Seen) -> str:
+    prefixes = [entry["prefix"] for entry in entries_]
+    for index, prefix in enumerate(prefixes):
+        for earlier in prefixes[:index]:
+            if mirrors.rewrite(prefix, [{"prefix": earlier, "replacement": "file:///taken/"}]) != prefix:
+                return f"{shown(prefix)} after {shown(earlier)}, which takes all that it fits"
+    return ""
+
+
+def _bad_locks(folder: str, _: Seen) -> str:
+    if not folder:
+        return ""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        return f"{shown(folder)}, which is no folder on the controller"
+    found = [*path.glob("*.yml"), *path.glob("python/*.txt")]
+    return "" if found else f"{shown(folder)}, which holds neither *.yml nor python/*.txt"
+
+
+_CACHE = "a cache may be deleted at any time"
+_SERVICES = "the services, which own that one, could change {}"
+_WANMETAL: Rules = {
+    "wanmetal_root": [
+        _apart("wanmetal_data_dir", _SERVICES.format("their own code")),
+        _apart("wanmetal_cache_dir", _CACHE),
+    ],
+    "wanmetal_data_dir": [
+        _apart("wanmetal_root", "an uninstall removes that one and keeps the data"),
+        _apart("wanmetal_cache_dir", _CACHE),
+    ],
+    "wanmetal_cache_dir": [_apart("wanmetal_data_dir", _SERVICES.format("packages"))],
+    "wanmetal_config_dir": [
+        _apart("wanmetal_data_dir", _SERVICES.format("settings")),
+        _apart("wanmetal_cache_dir", _CACHE),
+    ],
+    "wanmetal_mirrors": [
+        Rule(
+            _bad_mirrors,
+            "entries of prefix and replacement, each a URL with its host or file:///, without user and password",
+            "correct the entry; credentials belong into a netrc file on the host",
+        ),
+        Rule(
+            _shadowed_mirrors,
+            "prefixes that can each be used: the first that fits wins",
+            "remove one of the two, or put the longer one first",
+        ),
+    ],
+    "wanmetal_locks_dir": [
+        Rule(
+            _bad_locks,
+            "a folder of locks on the controller, laid out like files/locks of the collection",
+            "correct the path, make the locks with playbooks/lock.yml, or leave it empty for the shipped ones",
+        )
+    ],
+    "wanmetal_serial": [
+        Rule(
+            lambda value, _: ", ".join(
+                shown(one)
+                for one in (value if isinstance(value, list) else [value])
+                if not re.fullmatch(r"[1-9][0-9]{0,5}|[1-9][0-9]?%|100%", str(one))
+            ),
+            "a number of hosts or a share such as 25%, or a list of them",
+            "for example wanmetal_serial: 1",
+        )
+    ],
+}
+
+# -- comfyui
+
+
+def _loopback_only(networks: Sequence[str]) -> bool:
+    return set(networks) <= {"localhost", "127.0.0.0/8", "127.0.0.1", "::1", "::1/128"}
+
+
+def _remote(listen: str) -> bool:
+    one = address(listen)
+    return one is not None and not one.is_loopback
+
+
+def _exposed(listen: str, seen: Seen) -> str:
+    allowed = seen.settings["comfyui_allow_remote"]
+    return f"{listen} with comfyui_allow_remote: false" if _remote(listen) and not allowed else ""
+
+
+def _walled_in(networks: Sequence[str], seen: Seen) -> str:
+    listen = seen.settings["comfyui_listen"]
+    closed = _remote(listen) and _loopback_only(networks)
+    return f"comfyui_listen: {listen} with comfyui_ip_allow: {list(networks)}" if closed else ""
+
+
+def _nobody_to_call(networks: Sequence[str], seen: Seen) -> str:
+    closed = seen.settings["comfyui_partner_nodes"] and _loopback_only(networks)
+    return f"comfyui_partner_nodes: true with comfyui_ip_allow: {list(networks)}" if closed else ""
+
+
+_VRAM_FLAGS = ("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram")
+_OWNED_FLAGS = {
+    "--listen": "comfyui_listen",
+    "--port": "comfyui_port",
+    "--preview-method": "comfyui_preview_method",
+    "--max-upload-size": "comfyui_max_upload_mb",
+    "--extra-model-paths-config": "comfyui_extra_model_paths",
+    "--base-directory": "wanmetal_data_dir",
+    "--input-directory": "wanmetal_data_dir",
+    "--output-directory": "wanmetal_data_dir",
+    "--temp-directory": "wanmetal_data_dir",
+    "--user-directory": "wanmetal_data_dir",
+    "--database-url": "wanmetal_data_dir",
+    "--disable-api-nodes": "comfyui_partner_nodes",
+    "--use-sage-attention": "sageattention_enabled",
+    **dict.fromkeys(_VRAM_FLAGS, "comfyui_vram_mode"),
+    "--cpu": "wanmetal_accelerator",
+}
+_GPU_FLAGS = {
+    "--async-offload",
+    "--cuda-device",
+    "--cuda-malloc",
+    "--directml",
+    "--disable-cuda-malloc",
+    "--disable-smart-memory",
+    "--reserve-vram",
+    "--use-flash-attention",
+    "--use-sage-attention",
+}
+
+
+def _flags(arguments: Iterable[str]) -> list[str]:
+    return [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+
+
+def _owned_flags(arguments: Sequence[str], _: Seen) -> str:
+    # ComfyUI's parser takes any unambiguous beginning of a flag for the flag.
+    owners = [
+        f"{flag} ({', '.join(sorted({owner for full, owner in _OWNED_FLAGS.items() if full.startswith(flag)}))})"
+        for flag in _flags(arguments)
+        if any(full.startswith(flag) for full in _OWNED_FLAGS)
+    ]
+    return ", ".join(owners)
+
+
+def _gpu_flags(arguments: Sequence[str], seen: Seen) -> str:
+    accelerator = seen.settings["wanmetal_accelerator"]
+    flags = [flag for flag in _flags(arguments) if flag in _GPU_FLAGS]
+    return f"{', '.join(flags)} with wanmetal_accelerator: cpu" if accelerator == "cpu" and flags else ""
+
+
+def _owned_names(environment: Mapping[str, object], seen: Seen) -> str:
+    owned = {
+        "HOME",
+        *(["LD_PRELOAD"] if seen.settings["comfyui_tcmalloc"] else []),
+        *(["PYTHONPATH"] if seen.settings["sageattention_enabled"] else []),
+    }
+    return ", ".join(name for name in map(str, environment) if name in owned or name.startswith("WANMETAL_"))
+
+
+def _bad_script(script: str, seen: Seen) -> str:
+    if not script:
+        return ""
+    content = seen.read(script)
+    if content is None:
+        return f"{shown(script)}, which is no file on the controller"
+    # A script from a vault is decrypted when it is copied.
+    return "" if content.startswith((b"#!", b"$ANSIBLE_VAULT")) else f"{shown(script)}, which has no #! line"
+
+
+def _models_twice(paths: Sequence[str], seen: Seen) -> str:
+    own = PurePosixPath(seen.settings["wanmetal_data_dir"]) / "models"
+    return ", ".join(
+        shown(path) for index, path in enumerate(paths) if path in paths[:index] or PurePosixPath(path) == own
+    )
+
+
+_COMFYUI: Rules = {
+    "comfyui_environment": [
+        Rule(
+            _owned_names,
+            "names that nothing else sets",
+            "remove the entry; LD_PRELOAD needs comfyui_tcmalloc: false, and PYTHONPATH sageattention_enabled: false",
+        )
+    ],
+    "comfyui_listen": [
+        Rule(
+            _exposed,
+            "a loopback address: ComfyUI asks nobody for a password, and node packs run any code",
+            "reach it through ssh -L 8188:127.0.0.1:8188 HOST, or set comfyui_allow_remote: true where a firewall "
+            "guards the network",
+        )
+    ],
+    "comfyui_ip_allow": [
+        Rule(
+            _walled_in,
+            "the networks that are to reach the address, since all others are dropped",
+            "add them to comfyui_ip_allow, or set comfyui_listen: 127.0.0.1",
+        ),
+        Rule(
+            _nobody_to_call,
+            "the networks of the services that API nodes call, since all others are dropped",
+            "set comfyui_ip_allow: [any], or comfyui_partner_nodes: false",
+        ),
+    ],
+    "comfyui_start_timeout": [between(10, 3600, "seconds")],
+    "comfyui_drain_timeout": [between(0, 86400, "seconds")],
+    "comfyui_canary_timeout": [between(5, 3600, "seconds")],
+    "comfyui_releases_keep": [between(1, 100, "releases")],
+    "comfyui_rollback_to": [
+        Rule(
+            matches(r"[A-Za-z0-9][A-Za-z0-9._+-]*"),
+            "previous, or the name of a release",
+            "for example comfyui_rollback_to: previous",
+        )
+    ],
+    "comfyui_instances": [
+        Rule(
+            matches(r"auto|[1-9]|1[0-6]"),
+            "auto, or a number of workers from 1 to 16",
+            "for example comfyui_instances: auto",
+        )
+    ],
+    "comfyui_extra_args": [
+        Rule(_owned_flags, "arguments that no setting makes", "use the setting that is named in brackets"),
+        Rule(
+            _gpu_flags,
+            "no argument that needs a GPU while ComfyUI runs without one",
+            "remove the argument, or set wanmetal_accelerator: gpu",
+        ),
+        Rule(
+            entries(lambda entry: not entry.strip() or re.match(r"--?[a-z-]+\s", entry) is not None),
+            "one argument an entry, none of them empty",
+            'split it: ["--reserve-vram", "2"] or ["--reserve-vram=2"], not ["--reserve-vram 2"]',
+        ),
+    ],
+    "comfyui_extra_model_paths": [
+        Rule(_models_twice, "each folder once, and not the folder of models that is there anyway", "remove the entry")
+    ],
+    "comfyui_before_start": [
+        Rule(
+            _bad_script,
+            "a script on the controller that begins with #!, found as Ansible finds files",
+            'correct the path (a sure one is "{{ inventory_dir }}/before-start.sh"), or leave it empty',
+        )
+    ],
+}
+
+# -- custom_nodes
+
+
+def _bad_packs(packs: Sequence[Mapping[str, Any]], seen: Seen) -> str:
+    names = list(locks.load("custom_nodes")["variants"][seen.settings["wanmetal_variant"]])
+    found = []
+    for entry in packs:
+        found.append(custom_nodes.wrong_entry(entry, names))
+        names.append(str(entry["name"]))
+    return "; ".join(filter(None, found))
+
+
+_CUSTOM_NODES: Rules = {
+    "custom_nodes_extra": [
+        Rule(
+            _bad_packs,
+            "packs that the variant does not have, each with a name for its folder, a repository and a whole commit",
+            "correct the entry: docs/custom-nodes.md shows one",
+        )
+    ]
+}
+
+# -- wan_models
+
+
+@lru_cache(maxsize=1)
+def _catalogue(own_dir: str) -> Mapping[str, Any]:
+    return locks.load("models", own_dir)
+
+
+def _not_planned(option: str) -> Callable[[Any, Seen], str]:
+    """What the plan of the models says against one of its settings."""
+
+    def find(value: Any, seen: Seen) -> str:
+        if not value:
+            return ""
+        try:
+            catalogue = _catalogue(seen.settings["wanmetal_locks_dir"])
+            models.plan(catalogue, profile="full", **{option: value})
+        except locks.LockError:
+            return ""  # wanmetal_locks_dir has that problem
+        except (TypeError, ValueError) as error:
+            return told(re.sub(r"^wan_models_\w+?(?=[\[: ]):? ?", "", str(error)))
+        return ""
+
+    return find
+
+
+def _no_such_sets(names: Sequence[str], seen: Seen) -> str:
+    try:
+        known = _catalogue(seen.settings["wanmetal_locks_dir"])["sets"]
+    except locks.LockError:
+        return ""
+    found = []
+    for name in names:
+        close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+        if name not in known:
+            found.append(f"{shown(name)}{f' (did you mean {close[0]}?)' if close else ''}")
+    return ", ".join(found)
+
+
+def _no_address(value: str, seen: Seen) -> str:
+    return shown(value) if seen.settings["wan_models_share"] and not value else ""
+
+
+_WAN_MODELS: Rules = {
+    "wan_models_sets": [
+        Rule(
+            _no_such_sets,
+            "sets of models: " + ", ".join(sorted(locks.load("models")["sets"])),
+            "correct the name; docs/models.md says what each set holds",
+        )
+    ],
+    "wan_models_files": [
+        Rule(_not_planned("files"), "ids of the catalogue, or files as in docs/models.md", "correct the entry")
+    ],
+    "wan_models_checkpoints": [
+        Rule(_not_planned("checkpoints"), "version ids of CivitAI, which are numbers", "correct the entry")
+    ],
+    "wan_models_loras": [Rule(_not_planned("loras"), "version ids of CivitAI, which are numbers", "correct the entry")],
+    "wan_models_connections": [between(1, 16, "connections")],
+    "wan_models_parallel": [between(1, 64, "files")],
+    **{
+        option: [
+            Rule(
+                matches(r"([0-9]{1,15}[KMGTkmgt]?)?"),
+                "bytes, with K, M, G or T behind them, or nothing",
+                f"for example {option}: 50M",
+            )
+        ]
+        for option in ("wan_models_limit", "wan_models_reserve")
+    },
+    "wan_models_share_address": [
+        Rule(
+            _no_address,
+            "an address of the host that the fleet can reach, as wan_models_share is true",
+            "set it for each host, for example in host_vars, or set wan_models_share: false",
+        )
+    ],
+}
+
+# -- workflows and handler
+
+_WORKFLOWS = Path(__file__).resolve().parents[2] / "files/workflows/index.json"
+
+
+def _bad_own_workflows(files: Sequence[str], seen: Seen) -> str:
+    found = []
+    for entry in files:
+        content = seen.read(entry)
+        if content is None:
+            found.append(f"{shown(entry)}, which is no file on the controller")
+            continue
+        try:
+            data = json.loads(content)
+        except ValueError:
+            found.append(f"{shown(entry)}, which is no JSON")
+            continue
+        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+            found.append(f"{shown(entry)}, which is not in the form in which the browser saves workflows")
+    return "; ".join(found)
+
+
+def _bad_workflows(workflows: Sequence[object], seen: Seen) -> str:
+    index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
+    found = [] if workflows else ["none"]
+    for entry in workflows:
+        if isinstance(entry, str):
+            found += [] if entry in index else [shown(entry)]
+        elif not isinstance(entry, Mapping) or not entry.keys() >= {"name", "graph", "settings"}:
+            found.append(shown(entry))
+        elif seen.read(str(entry["graph"])) is None:
+            found.append(f"{shown(entry['graph'])}, which is no file on the controller")
+    return ", ".join(found)
+
+
+def _packs_missing(enabled: bool, seen: Seen) -> str:
+    index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
+    wanted = [entry for entry in seen.settings["handler_workflows"] if isinstance(entry, str)]
+    names = [entry for entry in wanted if index.get(entry, {}).get("packs")]
+    base = enabled and seen.settings["wanmetal_variant"] == "base"
+    return f"wanmetal_variant: base with {', '.join(names)}" if base and names else ""
+
+
+def _half_a_bucket(endpoint: str, seen: Seen) -> str:
+    names = ("handler_bucket_key_id", "handler_bucket_secret", "handler_bucket_name")
+    missing = [name for name in names if endpoint and not seen.settings[name]]
+    return f"a bucket without {', '.join(missing)}" if missing else ""
+
+
+_HANDLER: Rules = {
+    "workflows_extra": [
+        Rule(
+            _bad_own_workflows,
+            "files on the controller that ComfyUI's browser page has saved, found as Ansible finds files",
+            "correct the path, or save the workflow with Save rather than Export (API)",
+        )
+    ],
+    "handler_workflows": [
+        Rule(
+            _bad_workflows,
+            "names of workflows in files/workflows, or your own with name, graph (a file) and settings; one at least",
+            "correct the entry; playbooks and docs/handler.md tell the names",
+        )
+    ],
+    "handler_enabled": [
+        Rule(
+            _packs_missing,
+            "a variant with the node packs of the handler's workflows",
+            "set wanmetal_variant: wan, or handler_workflows to workflows of ComfyUI's own nodes",
+        )
+    ],
+    "handler_bucket_endpoint": [
+        Rule(
+            _half_a_bucket,
+            "with an address also the key, its id and the bucket's name",
+            "set all of handler_bucket_endpoint, _key_id, _secret and _name, or none",
+        )
+    ],
+    "handler_environment": [
+        Rule(
+            entries(lambda name: str(name).startswith(("HANDLER_", "BUCKET_", "COMFYUI_", "PYTHON"))),
+            "names that nothing else sets",
+            "use the setting handler_… of that name",
+        )
+    ],
+    "handler_concurrency": [between(1, 16, "jobs")],
+    "handler_queue": [between(1, 10_000, "jobs")],
+    "handler_job_timeout": [between(10, 86_400, "seconds")],
+    "handler_image_timeout": [between(1, 600, "seconds")],
+    "handler_image_mb": [between(1, 200, "MB")],
+    "handler_image_megapixels": [between(1, 200, "million pixels")],
+    "handler_inline_mb": [between(1, 200, "MB")],
+    "handler_bucket_link_hours": [between(1, 168, "hours")],
+}
+
+# -- comfyui_api
+
+_API_NAMES = {
+    *(
+        "ALWAYS_RESTART_COMFYUI",
+        "CACHE_DIR",
+        "CMD",
+        "COMFYUI_PORT_HOST",
+        "COMFY_HOME",
+        "DIRECT_ADDRESS",
+        "HOME",
+        "HOST",
+    ),
+    *("INPUT_DIR", "LOG_LEVEL", "LRU_CACHE_SIZE_GB", "MANIFEST", "MANIFEST_JSON", "MAX_BODY_SIZE_MB", "MODEL_DIR"),
+    *("OUTPUT_DIR", "PATH", "PORT", "PREPEND_FILENAMES", "SHELL", "WORKFLOW_DIR"),
+}
+
+
+def _unknown_hash(sha256: str, seen: Seen) -> str:
+    binary = seen.settings["comfyui_api_source"] == "binary"
+    return f"{shown(sha256)} with comfyui_api_source: binary" if binary and not sha256 else ""
+
+
+_COMFYUI_API: Rules = {
+    "comfyui_api_max_body_mb": [between(1, 500, "MB")],
+    "comfyui_api_cache_gb": [between(1, 10_000, "GB")],
+    "comfyui_api_checksum": [
+        Rule(
+            _unknown_hash,
+            "the sha256 of the file that is fetched: its makers publish none",
+            "fetch it on a machine that you trust, look at it with sha256sum, and set comfyui_api_checksum; or leave "
+            "comfyui_api_source: source, whose hashes are known",
+        )
+    ],
+    "comfyui_api_environment": [
+        Rule(
+            entries(lambda name: name in _API_NAMES),
+            "names that no setting makes",
+            "remove the entry, or use the setting comfyui_api_… for it",
+        )
+    ],
+}
+
+# -- nvidia_driver and sageattention
+
+_OLDEST_BRANCH = 570
+"""The first that runs CUDA 12.8."""
+
+_NVIDIA_DRIVER: Rules = {
+    "nvidia_driver_branch": [
+        Rule(
+            lambda branch, _: (
+                "" if re.fullmatch(r"[5-9]\d\d", branch) and int(branch) >= _OLDEST_BRANCH else shown(branch)
+            ),
+            f"the number of a branch from {_OLDEST_BRANCH} on, without what comes after its dot",
+            'for example nvidia_driver_branch: "580", the last one for Maxwell, Pascal and Volta',
+        )
+    ],
+    "nvidia_driver_reboot_timeout": [between(60, 7200, "seconds")],
+}
+
+_SAGEATTENTION: Rules = {
+    "sageattention_architectures": [
+        Rule(
+            entries(lambda entry: not re.fullmatch(r"[0-9]{1,2}\.[0-9]", entry)),
+            "compute capabilities such as 8.9 and 12.0, in quotes",
+            'correct the entry, for example sageattention_architectures: ["8.9", "12.0"]',
+        )
+    ],
+    "sageattention_build_threads": [between(0, 1024, "threads")],
+    "sageattention_build_timeout": [between(60, 86400, "seconds")],
+    "sageattention_test_timeout": [between(10, 86400, "seconds")],
+    "sageattention_max_error": [between(0.0001, 1, "of the norm")],
+    "sageattention_min_speedup": [between(0, 100, "times")],
+}
+
+RULES: Rules = {
+    **_WANMETAL,
+    **_NVIDIA_DRIVER,
+    **_COMFYUI,
+    **_CUSTOM_NODES,
+    **_SAGEATTENTION,
+    **_WAN_MODELS,
+    **_COMFYUI_API,
+    **_HANDLER,
+}
