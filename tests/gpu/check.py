@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""What a GPU does with attention: whether SageAttention is right on it, and how fast both are at Wan 2.1's real shapes.
+"""What a GPU does with attention: which ways are right on it, and how fast each is at Wan 2.1's real shapes.
 
-It needs Python 3.11 and torch, and tests SageAttention where that can be imported. On a worker:
+It needs Python 3.11 and torch, and tests SageAttention and comfy-kitchen where they can be imported. On a worker:
 
     cd /opt/wanmetal
     PYTHONPATH=$(echo sageattention/2*/site) current/venv/bin/python .../tests/gpu/check.py --json /tmp/check.json
 
-It ends with 1 where the self-test fails.
+It ends with 1 where a self-test fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import platform
@@ -41,6 +42,8 @@ def _self_test() -> Any:
 
 attention_check = _self_test()
 
+PACKAGES = {"sage": ("sageattention", "SageAttention"), "kitchen": ("comfy_kitchen", "comfy-kitchen")}
+"""The attentions of the self-test: the package of each, and what people call it."""
 VAE_STRIDE = (4, 8, 8)
 PATCH = (1, 2, 2)
 HEADS = 40
@@ -61,13 +64,14 @@ def operations(count: int, heads: int, dimension: int = attention_check.HEAD_DIM
 
 @dataclass(frozen=True)
 class Row:
-    """One way of computing one attention. ``rate`` is in operations a second."""
+    """One way of computing one attention. ``rate`` is in operations a second, ``error`` a part of the norm."""
 
     video: str
     tokens: int
     way: str
     seconds: float
     rate: float
+    error: float = 0.0
     problem: str = ""
 
 
@@ -79,7 +83,7 @@ def matmul_rate(device: str, side: int) -> float:
     return 2.0 * side**3 / took
 
 
-def ways(with_sage: bool) -> dict[str, Callable[[Any, Any, Any], Any]]:
+def ways(names: Sequence[str]) -> dict[str, Callable[[Any, Any, Any], Any]]:
     """The ways there are, by name; each takes q, k and v as batch, tokens, heads, dimension."""
 
     def torch_with(backend: Any) -> Callable[[Any, Any, Any], Any]:
@@ -94,42 +98,56 @@ def ways(with_sage: bool) -> dict[str, Callable[[Any, Any, Any], Any]]:
         "torch, flash": torch_with(SDPBackend.FLASH_ATTENTION),
         "torch, cuDNN": torch_with(SDPBackend.CUDNN_ATTENTION),
     }
-    if with_sage:
-        sage = attention_check.sage_attention()
-        found["SageAttention"] = lambda q, k, v: sage(q, k, v, "NHD")
+    for name in names:
+        attention = attention_check.ATTENTIONS[name]()
+        found[PACKAGES[name][1]] = functools.partial(_nhd, attention)
     return found
 
 
-def measure(device: str, videos: dict[str, int], heads: int, with_sage: bool) -> list[Row]:
+def _nhd(attention: Any, q: Any, k: Any, v: Any) -> Any:
+    return attention(q, k, v, "NHD")
+
+
+def measure(device: str, videos: dict[str, int], heads: int, names: Sequence[str]) -> list[Row]:
     """Time each way at each length, in bfloat16."""
     rows = []
     for video, count in videos.items():
         case = attention_check.Case(count, count, heads, "bfloat16", "NHD")
         q, k, v = attention_check.inputs(case, device)
-        for name, way in ways(with_sage).items():
+        expected = attention_check.torch_attention(q.float(), k.float(), v.float(), "NHD")
+        for name, way in ways(names).items():
             try:
                 took = attention_check.seconds(lambda way=way, q=q, k=k, v=v: way(q, k, v), device)
-            except (RuntimeError, ValueError) as error:
-                rows.append(Row(video, count, name, 0.0, 0.0, str(error).splitlines()[0][:120]))
+                error = float((way(q, k, v).float() - expected).norm() / expected.norm())
+            except (RuntimeError, ValueError) as raised:
+                rows.append(Row(video, count, name, 0.0, 0.0, problem=str(raised).splitlines()[0][:120]))
             else:
-                rows.append(Row(video, count, name, took, operations(count, heads) / took))
+                rows.append(Row(video, count, name, took, operations(count, heads) / took, error))
     return rows
 
 
 def table(rows: Sequence[Row], limit: float) -> list[str]:
     """Rows for Markdown. The limit is the rate of a plain product."""
     lines = [
-        "| video | tokens | attention | ms | TFLOP/s | of a bf16 product's rate |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| video | tokens | attention | ms | TFLOP/s | of a bf16 product's rate | error |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         if row.problem:
-            cells = [row.video, str(row.tokens), row.way, f"not run: {row.problem}", "", ""]
+            cells = [row.video, str(row.tokens), row.way, f"not run: {row.problem}", "", "", ""]
         else:
             share = f"{row.rate / limit:.0%}" if limit else ""
-            cells = [row.video, str(row.tokens), row.way, f"{row.seconds * 1e3:.1f}", f"{row.rate / 1e12:.1f}", share]
+            figures = [f"{row.seconds * 1e3:.1f}", f"{row.rate / 1e12:.1f}", share, f"{row.error:.4f}"]
+            cells = [row.video, str(row.tokens), row.way, *figures]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def present(name: str) -> bool:
+    """Whether an attention is installed, and made for cards such as this one."""
+    if importlib.util.find_spec(PACKAGES[name][0]) is None:
+        return False
+    return name != "kitchen" or bool(importlib.import_module("comfy_kitchen").int8_attention_is_available())
 
 
 def driver() -> str:
@@ -168,33 +186,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="lengths that a CPU manages: to test this program")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it to this file, too")
     options = parser.parse_args(arguments)
-    with_sage = importlib.util.find_spec("sageattention") is not None
+    names = [name for name in PACKAGES if present(name)]
     videos = {"tiny": 300} if options.tiny else {name: tokens(*size) for name, size in VIDEOS.items()}
 
-    told: dict[str, Any] = {"card": card(options.device)}
+    told: dict[str, Any] = {"card": card(options.device), "self_tests": {}}
     print("\n".join(f"{name:<20}{value}" for name, value in told["card"].items()))
-    if with_sage:
-        lengths = (256, 300) if options.tiny else attention_check.LENGTHS
-        told["self_test"] = attention_check.self_test(
-            options.device, lengths, 2 if options.tiny else 8, 64 if options.tiny else attention_check.TEXT,
-            attention_check.MAX_ERROR, 0.0 if options.tiny else 1.0,
+    for name, (_, label) in PACKAGES.items():
+        if name not in names:
+            print(f"{label:<20}not there, so not tested")
+            continue
+        test = told["self_tests"][name] = attention_check.self_test(
+            options.device, (256, 300) if options.tiny else attention_check.LENGTHS, 2 if options.tiny else 8,
+            64 if options.tiny else attention_check.TEXT, attention_check.MAX_ERROR, 0.0, name,
         )  # fmt: skip
-        test = told["self_test"]
         verdict = "passed" if test["passed"] else f"FAILED: {'; '.join(test['reasons'])}"
         error = "unknown" if test["worst_error"] is None else f"{test['worst_error']:.4f}"
-        print(f"SageAttention       self-test {verdict}; worst error {error}, {test['speedup']} times torch's speed")
-    else:
-        told["self_test"] = None
-        print("SageAttention       not there, so not tested")
+        print(f"{label:<20}self-test {verdict}; worst error {error}, {test['speedup']} times torch's speed")
 
     limit = matmul_rate(options.device, 256 if options.tiny else 8192)
-    rows = measure(options.device, videos, options.heads, with_sage)
+    usable = [name for name in names if told["self_tests"][name]["passed"]]
+    rows = measure(options.device, videos, options.heads, usable)
     told |= {"heads": options.heads, "matmul_rate": limit, "rows": [asdict(row) for row in rows]}
     print(f"bf16 product        {limit / 1e12:.1f} TFLOP/s\n")
     print("\n".join(table(rows, limit)))
     if options.json:
         options.json.write_text(json.dumps(told, indent=2) + "\n")
-    return 0 if told["self_test"] is None or told["self_test"]["passed"] else 1
+    return 0 if usable == names else 1
 
 
 if __name__ == "__main__":

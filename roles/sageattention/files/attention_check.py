@@ -111,6 +111,25 @@ def sage_attention() -> Attention:
     return attention
 
 
+def kitchen_attention() -> Attention:
+    """The attention in 8-bit integers of comfy-kitchen, which ComfyUI uses with ``--use-ck-attention``."""
+    import comfy_kitchen
+
+    if not comfy_kitchen.int8_attention_is_available():
+        raise ImportError("comfy-kitchen has no attention for this card")
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str) -> torch.Tensor:
+        if layout == "NHD":
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out: torch.Tensor = comfy_kitchen.int8_attention(q, k, v)
+        return out.transpose(1, 2) if layout == "NHD" else out
+
+    return attention
+
+
+ATTENTIONS: dict[str, Callable[[], Attention]] = {"sage": sage_attention, "kitchen": kitchen_attention}
+
+
 def inputs(case: Case, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random q, k and v. Each channel of k gets an offset, as Wan's have, which careless quantisation stumbles over."""
     generator = torch.Generator(device=device).manual_seed(case.tokens + case.context)
@@ -218,13 +237,19 @@ def together(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def self_test(
-    device: str, lengths: Sequence[int], heads: int, text: int, max_error: float, min_speedup: float
+    device: str,
+    lengths: Sequence[int],
+    heads: int,
+    text: int,
+    max_error: float,
+    min_speedup: float,
+    name: str = "sage",
 ) -> dict[str, Any]:
-    """The whole test; the result of ``result``."""
+    """Test one of ``ATTENTIONS``; the result of ``result``."""
     if ":" in device:
         torch.cuda.set_device(device)  # kernels start on the current card, whosever their numbers are
     try:
-        attention = sage_attention()
+        attention = ATTENTIONS[name]()
     except Exception as error:
         reason = f"it cannot be imported: {type(error).__name__}: {error}".splitlines()[0][:300]
         return {**result([], max_error, min_speedup, device_name(device)), "reasons": [reason]}
@@ -239,11 +264,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--heads", type=int, default=8, help="default: 8; Wan 14B has 40, which takes longer")
     parser.add_argument("--text", type=int, default=TEXT, help=f"tokens of the prompt, default: {TEXT}")
     parser.add_argument("--max-error", type=float, default=MAX_ERROR, help=f"default: {MAX_ERROR}")
+    parser.add_argument("--attention", choices=ATTENTIONS, default="sage", help="default: sage")
     parser.add_argument("--min-speedup", type=float, default=1.0, help="times as fast as torch, default: 1")
     options = parser.parse_args(arguments)
     try:
         settings = (options.lengths, options.heads, options.text, options.max_error, options.min_speedup)
-        told = together([self_test(device, *settings) for device in devices(options.device)])
+        told = together([self_test(device, *settings, options.attention) for device in devices(options.device)])
     except torch.OutOfMemoryError as error:
         print(f"the card has no memory left for the test: {error}", file=sys.stderr)
         return NO_MEMORY

@@ -61,6 +61,7 @@ import comfy.ldm.wan.model
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
 import comfy.ops
+import comfy.sd
 import comfy.text_encoders.t5
 import safetensors.torch
 import sentencepiece
@@ -155,8 +156,10 @@ def text_encoder() -> Weights:
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, hard_vocab_limit=False, byte_fallback=False,
     )  # fmt: skip
     found = random(model.state_dict())
-    # by these ComfyUI knows what it is, and finds its tokenizer
-    found["encoder.block.23.layer.1.DenseReluDense.wi_1.weight"] = torch.zeros(1, 4096)
+    # by these ComfyUI knows what it is, and finds its tokenizer; older ones look at the other side of the matrix
+    marker = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight"
+    by_rows = comfy.sd.detect_te_model({marker: torch.zeros(10240, 1)}) == comfy.sd.TEModel.T5_XXL
+    found[marker] = torch.zeros(10240, 1) if by_rows else torch.zeros(1, 4096)
     found["spiece_model"] = torch.frombuffer(bytearray(trained.getvalue()), dtype=torch.uint8)
     return found
 
