@@ -11,6 +11,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 STATE = Path(os.environ.get("WANMETAL_LAB_DIR") or "~/.cache/wanmetal/lab").expanduser()
+# Ansible's programs lie beside the Python that runs this, also where its environment is not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 LAB = [sys.executable, str(PROJECT / "tests/lab/lab.py")]
 
 

@@ -1,22 +1,24 @@
 #!/usr/bin/env python3
 """How long a deploy takes: the first one by stage, an unchanged one as a multiple of a ping, and a switch's outage.
 
-Makes a lab host of its own with an empty package cache, and removes it. Prints a table and writes it as JSON to
-reports/bench-deploy.json. Run it as: .venv/test/bin/python -m tests.bench.deploy
+Makes a lab host of its own with an empty package cache, and removes it; with --host NAME only the unchanged deploy is
+measured, once, on a lab host that is there. Prints a table and writes it as JSON to reports/bench-deploy.json.
+Run it as: .venv/test/bin/python -m tests.bench.deploy
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 REPEATS = 5
 
@@ -50,30 +52,43 @@ def longest_gap(times: list[float]) -> float:
     return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
 
-def median_of(command: list[str]) -> float:
-    """Median seconds of a command."""
+def median_of(command: list[str], repeats: int = REPEATS) -> float:
+    """Median seconds of a command, which changes nothing."""
     taken = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         begin = time.monotonic()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True).stdout
         taken.append(time.monotonic() - begin)
+        assert not re.search(r" changed=[1-9]", output), output
     return statistics.median(taken)
+
+
+def unchanged(host: str, repeats: int) -> dict[str, float]:
+    """A ping, and a deploy that changes nothing."""
+    from tests.worker import PROJECT, Worker  # not before: it reads WANMETAL_LAB_DIR
+
+    inventory = Worker(host).inventory
+    ping_s = median_of(["ansible", "gpu_hosts", *inventory, "--module-name=ansible.builtin.ping"], repeats)
+    unchanged_s = median_of(["ansible-playbook", str(PROJECT / "site.yml"), *inventory], repeats)
+    return {
+        "ping_s": round(ping_s, 2),
+        "unchanged_deploy_s": round(unchanged_s, 2),
+        "unchanged_deploy_pings": round(unchanged_s / ping_s, 1),
+    }
 
 
 def measure() -> dict[str, object]:
     """Deploy to a fresh host, and measure."""
-    from tests.worker import PROJECT, Worker, run  # not before: it reads WANMETAL_LAB_DIR
+    from tests.worker import PROJECT, Worker, run
 
     worker = Worker("bench")
     worker.up()
     try:
-        ping = ["ansible", "gpu_hosts", *worker.inventory, "--module-name=ansible.builtin.ping"]
         site = ["ansible-playbook", str(PROJECT / "site.yml"), *worker.inventory]
-        ping_s = median_of(ping)
         begin = time.monotonic()
         first = run(*site).stdout
         first_s = time.monotonic() - begin
-        unchanged_s = median_of(site)
+        second = unchanged(worker.name, REPEATS)
         poller = subprocess.Popen(
             ["ssh", "-F", str(Path(os.environ["WANMETAL_LAB_DIR"]) / "ssh_config"), worker.name, "python3", "-", "120"],
             stdin=subprocess.PIPE,
@@ -90,25 +105,30 @@ def measure() -> dict[str, object]:
         started = worker.ssh("sudo sh -c 'date +%s.%N; systemctl restart comfyui; date +%s.%N'").split()
         security = worker.ssh("sudo systemd-analyze security --no-pager comfyui.service")
         return {
-            "ping_s": round(ping_s, 2),
             "first_deploy_s": round(first_s, 1),
             "first_deploy_stages_s": stages(first),
             "first_deploy_slowest_s": slowest(first),
-            "unchanged_deploy_s": round(unchanged_s, 2),
-            "unchanged_deploy_pings": round(unchanged_s / ping_s, 1),
+            **second,
             "switch_outage_s": round(outage_s, 2),
             "comfyui_own_start_s": round(float(started[-1]) - float(started[-2]), 2),
             "exposure": float(re.findall(r"exposure level for \S+: ([\d.]+)", security)[0]),
         }
     finally:
-        run(sys.executable, PROJECT / "tests/lab/lab.py", "remove", "bench")
+        worker.remove()
 
 
 def main() -> None:
-    """Measure with an empty package cache, and show the figures."""
-    with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as state:
-        os.environ["WANMETAL_LAB_DIR"] = state
-        figures = measure()
+    """Measure, and show the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", metavar="NAME", help="a lab host that is deployed already")
+    host = parser.parse_args().host
+    figures: dict[str, Any]
+    if host:
+        figures = dict(unchanged(host, repeats=1))
+    else:
+        with tempfile.TemporaryDirectory(prefix="wanmetal-bench-") as state:
+            os.environ["WANMETAL_LAB_DIR"] = state  # an empty package cache
+            figures = measure()
     reports = Path("reports")
     reports.mkdir(exist_ok=True)
     (reports / "bench-deploy.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -122,7 +122,13 @@ def network(files: Path, shaped: bool) -> Iterator[str]:
             kind = "1 Gbit/s, 50 ms (netem)"
             for prefix, device in (([], "client"), (there, "origin")):
                 run(*prefix, "tc", "qdisc", "add", "dev", device, "root", *SHAPE)
-        serve = [sys.executable, str(ROOT / "tests/origin/origin.py"), f"--bind={ORIGIN}", f"--files={files}"]
+        serve = [
+            sys.executable,
+            str(ROOT / "tests/origin/origin.py"),
+            f"--bind={ORIGIN}",
+            "--port=8600",
+            f"--files={files}",
+        ]
         started.append(subprocess.Popen([*there, *serve]))
         wait_until(lambda: sent() >= 0, 120)
         yield kind

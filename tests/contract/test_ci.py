@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 from ansible_collections.wanmetal.comfyui.tests.contract.test_readme import check
 from ansible_collections.wanmetal.comfyui.tests.lab import lab
+from ansible_collections.wanmetal.comfyui.tests.run import STEPS
 
 WORKFLOWS = {path.name: house.read(path) for path in sorted((house.ROOT / ".github/workflows").glob("*.yml"))}
 JOBS = [(file, name, job) for file, workflow in WORKFLOWS.items() for name, job in workflow["jobs"].items()]
@@ -49,8 +50,7 @@ def test_workflows_may_only_read_and_end_in_time() -> None:
 def test_every_step_of_the_tests_is_run() -> None:
     runs = "\n".join(step.get("run", "") for _, step in steps())
     run = {word for words in re.findall(r"(?m)^\./test (.+)$", runs) for word in words.split() if word != "--full"}
-    every = set(re.findall(r"(?m)^all='(.*)'$", (house.ROOT / "test").read_text())[0].split())
-    assert run == every
+    assert run == set(STEPS)
 
 
 def test_every_system_of_the_lab_is_tested() -> None:

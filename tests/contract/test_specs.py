@@ -31,6 +31,7 @@ CHANGES_NOTHING = {
 # Roles that share a scenario, since one needs what another makes.
 PLAYED_ELSEWHERE = {
     "verify": "default",
+    "wanmetal": "comfyui",
     "nvidia_driver": "gpu",
     "cuda_toolkit": "gpu",
     "custom_nodes": "nodes",

@@ -20,17 +20,42 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
 from tests.e2e import tiny_worker
 from tests.tiny import rendering
-from tests.worker import PROJECT, Worker, changed, run
+from tests.worker import LAB, PROJECT, STATE, Worker, changed, run
 
 worker = Worker("lab1")
 OUTPUT = PROJECT / "lab-output"
+QUICK = ("-e", '{"verify_canary": "image", "verify_workflows": []}')  # without the video of a model
 
 
 @pytest.fixture(scope="module", autouse=True)
 def lab() -> Iterator[None]:
-    run("./deploy", "--lab-remove")
+    run(*LAB, "remove", "--missing-ok", "lab1")
     yield
-    run("./deploy", "--lab-remove")
+    run("./deploy", "--lab-remove", "lab1")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder outside the checkout with nothing but the built collection and an inventory."""
+    folder = tmp_path_factory.mktemp("installed")
+    run("ansible-galaxy", "collection", "build", "--output-path", folder)
+    (archive,) = folder.glob("wanmetal-comfyui-*.tar.gz")
+    run("ansible-galaxy", "collection", "install", "--offline", "-p", folder / "collections", archive, cwd=folder)
+    (folder / "group_vars").mkdir()
+    (folder / "group_vars/gpu_hosts.yml").write_text((PROJECT / "inventories/lab/group_vars/gpu_hosts.yml").read_text())
+    (folder / "hosts.yml").write_text((STATE / "hosts.yml").read_text())
+    return folder
+
+
+def from_collection(installed: Path, name: str, *arguments: str) -> str:
+    """What a playbook of the installed collection says."""
+    return run(
+        "ansible-playbook",
+        f"wanmetal.comfyui.{name}",
+        *("-i", "hosts.yml", "--limit", worker.name, *arguments),
+        cwd=installed,
+        ANSIBLE_COLLECTIONS_PATH=str(installed / "collections"),
+    ).stdout
 
 
 def read_report() -> dict[str, Any]:
@@ -40,6 +65,7 @@ def read_report() -> dict[str, Any]:
 def test_first_lab_deploy() -> None:
     for old in OUTPUT.glob("*"):
         old.unlink()
+    run("./deploy", "--lab", "--check", "--diff")
     said = run("./deploy", "--lab").stdout
     assert (OUTPUT / "canary-lab1.mp4").read_bytes()[4:8] == b"ftyp"
     report = read_report()
@@ -59,10 +85,24 @@ def test_first_lab_deploy() -> None:
 
 def test_second_lab_deploy_changes_nothing() -> None:
     pid = worker.main_pid()
+    worker.ssh(f"echo MainPID={pid} | sudo tee /run/main-process")
     said = run("./deploy", "--lab").stdout
     assert changed(said) == 0
     assert "Nothing changed" in said
     assert worker.main_pid() == pid
+
+
+def test_the_worker_is_like_those_of_the_scenario_default() -> None:
+    hosts = [f"--hosts=ssh://{worker.name}", f"--ssh-config={STATE / 'ssh_config'}", "--sudo"]
+    run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *hosts, "molecule/default/tests")
+
+
+def test_the_installed_collection_finds_nothing_to_change(installed: Path) -> None:
+    pid = worker.main_pid()
+    assert changed(from_collection(installed, "site")) == 0
+    assert worker.main_pid() == pid
+    assert "no problems" in from_collection(installed, "verify", *QUICK)
+    assert (installed / f"reports/report-{worker.name}.json").is_file()
 
 
 def test_systemctl_status_as_written() -> None:
@@ -115,7 +155,7 @@ def test_setting_that_breaks_the_start_is_taken_back() -> None:
         ("Switch to", ""),
     ],
 )
-def test_killed_deploy_is_finished_by_the_next(task: str, gone: str, tmp_path: Path) -> None:
+def test_killed_deploy_is_finished_by_the_next(task: str, gone: str, installed: Path, tmp_path: Path) -> None:
     worker.ssh(f"sudo sh -c 'cd /srv/wanmetal/hosts/lab1 && rm -f releases/*/release.json {gone}'")
     log = tmp_path / "log"
     with log.open("w") as out:
@@ -136,14 +176,19 @@ def test_killed_deploy_is_finished_by_the_next(task: str, gone: str, tmp_path: P
         time.sleep(1)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    worker.playbook("site.yml")
-    assert changed(worker.playbook("site.yml")) == 0
-    assert "no problems" in worker.playbook("playbooks/verify.yml", "-e", f"verify_output_dir={tmp_path}")
+    assert changed(from_collection(installed, "site") if gone else worker.playbook("site.yml")) > 0
+
+
+def test_killed_deploys_have_left_nothing_to_do(tmp_path: Path) -> None:
+    path = ":".join(f"/{folder}" for folder in ("usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"))
+    said = run(sys.executable, "-m", "tests.bench.deploy", "--host", worker.name, PATH=path).stdout  # as documented
+    assert re.search(r"^unchanged_deploy_s +\d", said, re.MULTILINE)
+    assert "no problems" in worker.playbook("playbooks/verify.yml", *QUICK, "-e", f"verify_output_dir={tmp_path}")
 
 
 def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
     worker.ssh("sudo systemctl stop comfyui")
-    said = worker.playbook("playbooks/verify.yml", "-e", f"verify_output_dir={tmp_path}", ok=False)
+    said = worker.playbook("playbooks/verify.yml", *QUICK, "-e", f"verify_output_dir={tmp_path}", ok=False)
     assert "comfyui.service is inactive" in said
     assert "failed=1" in said
     assert changed(worker.playbook("site.yml")) == 1
@@ -167,16 +212,17 @@ def see_in_status(text: str) -> None:
 
 def test_several_workers() -> None:
     two = ["-e", "comfyui_instances=2"]
+    verify = ["playbooks/verify.yml", *two, *QUICK, "-e", f"verify_output_dir={OUTPUT}"]
     assert changed(worker.playbook("site.yml", *two)) == 1
     see_in_status("2 of 2 workers answer")
     assert worker.ssh("systemctl is-active comfyui@0 comfyui@1").split() == ["active", "active"]
     assert changed(worker.playbook("site.yml", *two)) == 0
     worker.ssh("sudo systemctl stop comfyui@1")
     see_in_status("1 of 2 workers answer; silent: comfyui@1")
-    said = worker.playbook("playbooks/verify.yml", *two, "-e", f"verify_output_dir={OUTPUT}", ok=False)
+    said = worker.playbook(*verify, ok=False)
     assert "comfyui@1.service is inactive" in said
     assert changed(worker.playbook("site.yml", *two)) == 1
-    assert "no problems" in worker.playbook("playbooks/verify.yml", *two, "-e", f"verify_output_dir={OUTPUT}")
+    assert "no problems" in worker.playbook(*verify)
     assert changed(worker.playbook("site.yml")) == 1
     assert worker.ssh("systemctl is-active comfyui comfyui@0 comfyui@1", ok=False).split() == [
         "active",

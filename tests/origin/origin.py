@@ -525,10 +525,10 @@ def main() -> None:
     """Serve what a JSON file names: {"files": [{"name", "size" or "file"}], "versions": [{"id", "kind", "name"}]}."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8600)
-    parser.add_argument("--cdn-port", type=int, default=8601)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--cdn-port", type=int, default=0)
     parser.add_argument("--files", type=Path, required=True)
-    parser.add_argument("--pid-file", type=Path)
+    parser.add_argument("--state-file", type=Path, help="where to write its process and address, as JSON")
     parser.add_argument("--send-buffer", type=int, default=0, help="bytes; small ones make the count of bytes exact")
     parser.add_argument("--seconds", type=float, help="end after this long, in any case")
     options = parser.parse_args()
@@ -545,8 +545,10 @@ def main() -> None:
         origin.add(Blob(entry["name"], entry.get("size", 0), file=file))
     for entry in listed.get("versions", []):
         origin.publish(entry["id"], origin.blobs[entry["name"]], entry["kind"])
-    if options.pid_file:
-        options.pid_file.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    if options.state_file:
+        part = options.state_file.with_suffix(".part")
+        part.write_text(json.dumps({"pid": os.getpid(), "address": origin.hub}), encoding="utf-8")
+        part.replace(options.state_file)
     with origin, contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait(options.seconds)
 

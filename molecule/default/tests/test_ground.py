@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-ROOT = "/srv/wanmetal/hosts/molecule-wanmetal"
+
+def root(host: Any) -> str:
+    return f"/srv/wanmetal/hosts/{host.check_output('hostname')}"
 
 
 @pytest.mark.parametrize(
     ("path", "owner", "mode"),
     [
-        (f"{ROOT}/releases", "root", 0o755),
+        ("{root}/releases", "root", 0o755),
         ("/etc/wanmetal", "root", 0o750),
         ("/var/lib/wanmetal", "root", 0o750),
         ("/var/lib/wanmetal/models", "root", 0o750),
@@ -20,7 +22,7 @@ ROOT = "/srv/wanmetal/hosts/molecule-wanmetal"
     ],
 )
 def test_folder(host: Any, path: str, owner: str, mode: int) -> None:
-    folder = host.file(path)
+    folder = host.file(path.format(root=root(host)))
     assert folder.is_directory
     assert (folder.user, folder.mode) == (owner, mode)
 
@@ -34,7 +36,7 @@ def test_user_is_a_system_user_without_a_shell(host: Any) -> None:
 
 
 def test_uv_is_the_pinned_one(host: Any) -> None:
-    assert host.check_output(f"{ROOT}/bin/uv --version").startswith("uv 0.13.9")
+    assert host.check_output(f"{root(host)}/bin/uv --version").startswith("uv 0.13.9")
 
 
 def test_a_mode_that_drifted_is_mended_by_what_the_role_runs(host: Any) -> None:

@@ -1,0 +1,303 @@
+"""Runs every test, several parts at a time.
+
+What each part said is kept in reports/test, in STEP.log, or STEP-PART.log for each linter and scenario.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab import lab
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "reports/test"
+STEPS = ("lint", "unit", "molecule", "e2e")
+SLOW = ("default", "nodes", "sageattention", "services")  # scenarios that run with --full alone
+LONGEST = ("e2e", "upgrade", "services", "nodes", "sageattention", "wan_models", "comfyui")  # are started first
+PACKAGES = {"aria2c": "aria2", "git": "git", "ssh": "openssh-client"}  # programs that tests run, and who brings them
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What runs on its own: a linter, a scenario, a run of pytest."""
+
+    step: str
+    name: str
+    command: tuple[str, ...]
+    shown: str = "$^"  # which of its lines are worth a look while it runs
+    on_hosts: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.step} {self.name}".strip()
+
+    @property
+    def log(self) -> Path:
+        return REPORTS / f"{self.title.replace(' ', '-')}.log"
+
+
+@dataclass(frozen=True)
+class Result:
+    part: Part
+    status: int
+    seconds: float
+    passed: int
+    failed: int
+    said: str
+
+
+IMAGE = Part("image", "", (sys.executable, "tests/lab/lab.py", "image"), shown=".")
+
+
+def shell_scripts() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    found = []
+    for name in listed:
+        path = ROOT / name
+        if path.is_file() and path.suffix != ".j2":
+            with path.open("rb") as file:
+                if re.match(rb"#!.*[/ ](ba|da)?sh$", file.readline().strip()):
+                    found.append(name)
+    return found
+
+
+def scenarios(full: bool) -> list[str]:
+    names = sorted(file.parent.name for file in ROOT.glob("molecule/*/molecule.yml"))
+    return [name for name in names if full or name not in SLOW]
+
+
+def parts(step: str, full: bool) -> list[Part]:
+    """What a step consists of."""
+    pytest = ("pytest", "-m", "slow or not slow" if full else "not slow", "--durations=10", "--durations-min=5")
+    if step == "lint":
+        linters = {
+            "ansible-lint": ("ansible-lint",),
+            "mypy": ("mypy", "plugins", "tests", "tools", "molecule"),
+            "yamllint": ("yamllint", "--strict", "."),
+            "ruff": ("ruff", "check", "."),
+            "format": ("ruff", "format", "--check", "."),
+            "shellcheck": ("shellcheck", *shell_scripts()),
+        }
+        return [Part(step, name, command) for name, command in linters.items()]
+    if step == "unit":
+        return [
+            Part(step, "", (*pytest, f"--numprocesses={2 * CORES}", "--dist=loadgroup", "tests/unit", "tests/contract"))
+        ]
+    if step == "molecule":
+        # Scenarios make many things fail on purpose: their actions alone are shown.
+        return [
+            Part(step, name, ("molecule", "test", "--scenario-name", name), r"[A-Z]+ .*Execut(ing|ed: .*)$", True)
+            for name in scenarios(full)
+        ]
+    return [Part(step, "", (*pytest, "-v", "tests/e2e"), r".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$", True)]
+
+
+def in_order(wanted: Sequence[str], full: bool) -> list[Part]:
+    """The image that hosts are made of, what needs hosts with the longest first, and what fills the gaps."""
+    found = [part for step in wanted for part in parts(step, full)]
+
+    def place(part: Part) -> tuple[bool, int]:
+        name = part.name or part.step
+        return not part.on_hosts, LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    return [IMAGE] * any(part.on_hosts for part in found) + sorted(found, key=place)
+
+
+def counts(text: str) -> dict[str, int]:
+    """What pytest's last line says: '3 failed, 2 passed in 1.2s'."""
+    lines = [line for line in text.splitlines() if re.search(r"\b\d+ \w+.* in [\d.]+s\b", line)]
+    return {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", lines[-1])} if lines else {}
+
+
+class Run:
+    """Parts that several threads take from one list."""
+
+    def __init__(self, todo: Sequence[Part]) -> None:
+        self.todo = list(todo)
+        self.results: list[Result] = []
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._changed = threading.Condition()
+        self._image = "wanted" if IMAGE in todo else "there"
+        self._stopped = False
+
+    def say(self, text: str) -> None:
+        print(f"test: {text}", flush=True)
+
+    def work(self) -> None:
+        while part := self._next():
+            result = self._run(part)
+            with self._changed:
+                self.results.append(result)
+                if part is IMAGE:
+                    self._image = "there" if result.status == 0 else "missing"
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            for process in self._processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+
+    def _next(self) -> Part | None:
+        with self._changed:
+            while self.todo and not self._stopped:
+                for part in self.todo:
+                    if not part.on_hosts or self._image != "wanted":
+                        self.todo.remove(part)
+                        return part
+                self._changed.wait()
+            return None
+
+    def _run(self, part: Part) -> Result:
+        begun = time.monotonic()
+        if part.on_hosts and self._image == "missing":
+            part.log.write_text("there is no image to make hosts of\n")
+            status = 1
+        else:
+            self.say(f"-- {part.title}")
+            status = self._process(part)
+        seconds = time.monotonic() - begun
+        text = part.log.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip(" =")]
+        found = counts(text) if part.command[0] == "pytest" else {}
+        bad = found.get("failed", 0) + found.get("error", 0) + found.get("errors", 0)
+        passed = found.get("passed", 0) if found else int(status == 0 and part is not IMAGE)
+        said = lines[-1].strip(" =") if found else ""
+        result = Result(part, status, seconds, passed, max(bad, int(status != 0)), said)
+        self.say(line(result))
+        return result
+
+    def _process(self, part: Part) -> int:
+        shown = re.compile(part.shown)
+        with (
+            part.log.open("w") as log,
+            subprocess.Popen(
+                part.command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # so that all of it can be stopped
+            ) as process,
+        ):
+            self._processes.add(process)
+            assert process.stdout
+            for text in process.stdout:
+                log.write(text)
+                log.flush()
+                if shown.match(text):
+                    print(f"{part.title}: {text.rstrip()}", flush=True)
+        self._processes.discard(process)
+        return process.returncode
+
+
+def line(result: Result) -> str:
+    end = "passed" if result.status == 0 else "FAILED"
+    return f"{result.part.title}: {end} in {result.seconds:.0f} s" + (f" ({result.said})" if result.said else "")
+
+
+def need_programs() -> None:
+    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+    if missing and (os.geteuid() or not lab.apt_family()):
+        raise lab.LabError(f"these tests run {', '.join(PACKAGES)}. Install: {', '.join(missing)}")
+    if missing:
+        lab.install_packages(*missing)
+
+
+@contextlib.contextmanager
+def lab_of_its_own() -> Iterator[None]:
+    """Nobody loses a host, and two runs at once do not meet: each takes the first folder that nobody uses."""
+    if os.environ.get("WANMETAL_LAB_DIR"):
+        yield
+        return
+    for number in range(1, 100):
+        folder = Path("~/.cache/wanmetal").expanduser() / f"test-lab{'' if number == 1 else f'-{number}'}"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (folder / "used").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            os.environ["WANMETAL_LAB_DIR"] = str(folder)
+            yield
+            return
+
+
+def run(wanted: Sequence[str], full: bool, jobs: int) -> bool:
+    begun = time.monotonic()
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    running = Run(in_order(wanted, full))
+    if "molecule" in wanted and not full:
+        running.say(f"left out without --full: {', '.join(SLOW)}")
+    threads = [threading.Thread(target=running.work) for _ in range(jobs)]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        running.stop()
+        raise
+    bad = [result for result in running.results if result.status]
+    for result in bad:
+        running.say(f"the end of {result.part.log.relative_to(ROOT)}:")
+        print("\n".join(result.part.log.read_text(errors="replace").splitlines()[-60:]))
+    running.say(f"== summary, after {time.monotonic() - begun:.0f} s ==")
+    for result in sorted(running.results, key=lambda result: result.part.title):
+        running.say(f"  {line(result)}")
+    print(f"{sum(r.passed for r in running.results)} passed, {sum(r.failed for r in running.results)} failed")
+    return not bad
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="./test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("steps", nargs="*", metavar="STEP", choices=[*STEPS, []], help=f"{', '.join(STEPS)}; default: all")
+    top.add_argument("--full", action="store_true", help=f"with the slow tests, and the scenarios {', '.join(SLOW)}")
+    top.add_argument("--list", action="store_true", help="show what each step would run")
+    top.add_argument("--jobs", type=int, default=min(max(CORES, 2), 4), help="parts at a time; default: %(default)s")
+    return top
+
+
+def main() -> int:
+    options = parser().parse_args()
+    if options.list:
+        for step in STEPS:
+            print(f"{step}: {' '.join(part.name or part.title for part in parts(step, options.full))}")
+        return 0
+    os.environ["NO_COLOR"] = "1"  # what is kept in a log is read without a terminal
+    try:
+        need_programs()
+        with lab_of_its_own():
+            return 0 if run(options.steps or STEPS, options.full, max(options.jobs, 1)) else 1
+    except lab.LabError as error:
+        print(f"test: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("test: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
