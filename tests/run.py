@@ -105,7 +105,7 @@ def parts(step: str, full: bool) -> list[Part]:
             Part(step, name, ("molecule", "test", "--scenario-name", name), r"[A-Z]+ .*Execut(ing|ed: .*)$", True)
             for name in scenarios(full)
         ]
-    return [Part(step, "", (*pytest, "-v", "tests/e2e"), r".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$", True)]
+    return [Part(step, "", (*pytest, "-vv", "tests/e2e"), r".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$", True)]
 
 
 def in_order(wanted: Sequence[str], full: bool) -> list[Part]:
