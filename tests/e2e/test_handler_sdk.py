@@ -118,7 +118,7 @@ def test_jobs_from_runpod_s_queue(python: Path, tmp_path: Path) -> None:
         pod.jobs.put({"id": "good", "input": GOOD})
         pod.jobs.put({"id": "bad", "input": {**GOOD, "width": 3}})
         pod.jobs.put({"id": "good", "input": GOOD})
-        until(lambda: len(pod.results("good")) == 2, 60)
+        until(lambda: len(pod.results("good")) == 2, 300)
         first, second = pod.results("good")
         assert first == second
         assert first["output"]["metadata"]["num_frames"] == 5
@@ -128,8 +128,8 @@ def test_jobs_from_runpod_s_queue(python: Path, tmp_path: Path) -> None:
 
         fake.takes_s = 60
         pod.jobs.put({"id": "stopped", "input": {**GOOD, "seed": 2}})
-        until(lambda: fake.queue["queue_running"], 20)
+        until(lambda: fake.queue["queue_running"], 120)
         pod.stops.put("stopped")
-        until(lambda: not fake.queue["queue_running"], 20)
+        until(lambda: not fake.queue["queue_running"], 120)
         time.sleep(0.2)
     assert "s3cret-key" not in (tmp_path / "log").read_text()

@@ -27,7 +27,7 @@ from tests.worker import PROJECT, STATE, Worker
 DATA = "/var/lib/wanmetal"
 
 
-def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 240) -> dict[str, Any]:
+def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 900) -> dict[str, Any]:
     """Open workflows in Chromium, by a script of the tests' pack; return what the browser makes of them."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
@@ -47,7 +47,7 @@ def export(chromium: str, address: str, seconds: float) -> dict[str, Any]:
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + seconds
-            while (answer := requests.get(kept, timeout=10)).status_code != 200:
+            while (answer := requests.get(kept, timeout=60)).status_code != 200:
                 assert time.monotonic() < deadline, "the browser has exported nothing"
                 time.sleep(1)
             return dict(answer.json())
@@ -106,7 +106,7 @@ def tunnel(command: str) -> Iterator[str]:
     try:
         for _ in range(100):
             with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/", timeout=5)
+                requests.get(f"http://127.0.0.1:{port}/", timeout=60)
                 break
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"

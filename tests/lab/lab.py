@@ -122,10 +122,6 @@ def host_environment(environ: Mapping[str, str], pip_index: str, *, own_certific
     return dict(sorted(kept.items()))
 
 
-def environment_file(settings: Mapping[str, str]) -> str:
-    return "".join(f'{name}="{value}"\n' for name, value in settings.items())
-
-
 def distribution_sources(targets: str, codename: str) -> list[tuple[str, str, str]]:
     """(address, suite, component) of the distribution's own archive, from apt's lines of the same.
 
@@ -138,10 +134,6 @@ def distribution_sources(targets: str, codename: str) -> list[tuple[str, str, st
         for uri, suite, component in found
         if (suite == codename and uri in archives) or suite in (f"{codename}-updates", f"{codename}-security")
     )
-
-
-def sources_list(sources: Sequence[tuple[str, str, str]]) -> str:
-    return "".join(f"deb {uri} {suite} {component}\n" for uri, suite, component in sources)
 
 
 def package_settings(dump: str) -> str:
@@ -192,10 +184,6 @@ def create_arguments(state: Path, name: str, image: str) -> list[str]:
     ]
 
 
-def known_hosts_line(port: int, public_key: str) -> str:
-    return f"[127.0.0.1]:{port} {' '.join(public_key.split()[:2])}\n"
-
-
 def ssh_options(state: Path) -> dict[str, str]:
     return {
         "IdentitiesOnly": "yes",
@@ -214,24 +202,20 @@ def ssh_config(state: Path, ports: Mapping[str, int]) -> str:
 
 
 def inventory(state: Path, ports: Mapping[str, int], environment: Mapping[str, str]) -> str:
-    """YAML, each scalar in JSON's spelling."""
-    common = " ".join(f"-o {shlex.quote(f'{key}={value}')}" for key, value in ssh_options(state).items())
-    lines = ["# Made by lab.py. Use: ansible-playbook site.yml -i inventories/lab -i THIS_FILE", "gpu_hosts:"]
-    lines += ["  hosts:" if ports else "  hosts: {}"]
-    for name, port in sorted(ports.items()):
-        lines += [f"    {name}:", f"      ansible_port: {port}"]
-    lines += ["  vars:"]
-    for key, value in (
-        ("ansible_host", "127.0.0.1"),
-        ("ansible_user", USER),
-        ("ansible_ssh_private_key_file", str(state / "key")),
-        ("ansible_ssh_common_args", common),
-        ("ansible_python_interpreter", "/usr/bin/python3"),
-    ):
-        lines += [f"    {key}: {json.dumps(value)}"]
-    lines += ["    wanmetal_environment:" if environment else "    wanmetal_environment: {}"]
-    lines += [f"      {name}: {json.dumps(value)}" for name, value in environment.items()]
-    return "\n".join(lines) + "\n"
+    """YAML, in JSON's spelling."""
+    settings = {
+        "ansible_host": "127.0.0.1",
+        "ansible_user": USER,
+        "ansible_ssh_private_key_file": str(state / "key"),
+        "ansible_ssh_common_args": " ".join(
+            f"-o {shlex.quote(f'{key}={value}')}" for key, value in ssh_options(state).items()
+        ),
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "wanmetal_environment": dict(environment),
+    }
+    group = {"hosts": {name: {"ansible_port": port} for name, port in sorted(ports.items())}, "vars": settings}
+    use = "# Made by lab.py. Use: ansible-playbook site.yml -i inventories/lab -i THIS_FILE"
+    return f"{use}\n{json.dumps({'gpu_hosts': group}, indent=2)}\n"
 
 
 @dataclass(frozen=True)
@@ -403,7 +387,7 @@ def environment() -> dict[str, str]:
 
 def look_at_machine() -> Machine:
     client = shutil.which("docker") is not None
-    asked = run("docker", "version", "--format={{.Server.Version}}", timeout=20)
+    asked = run("docker", "version", "--format={{.Server.Version}}", timeout=120)
     return Machine(
         client=client,
         daemon=shutil.which("dockerd") is not None,
@@ -440,8 +424,8 @@ def spawn_daemon(state: Path) -> None:
         daemon = subprocess.Popen(  # it outlives this program
             ["dockerd"], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
         )
-    for _ in range(300):
-        if run("docker", "version", timeout=20).returncode == 0:
+    for _ in range(1500):
+        if run("docker", "version", timeout=120).returncode == 0:
             return
         if daemon.poll() is not None:
             break
@@ -483,7 +467,9 @@ def build_context(system: System) -> dict[str, bytes]:
     settings = environment()
     fetch = {
         "etc/apt/apt.conf.d/90lab": package_settings(run("apt-config", "dump").stdout),
-        "etc/apt/sources.list.d/machine.list": sources_list(machine_sources(system.codename)),
+        "etc/apt/sources.list.d/machine.list": "".join(
+            f"deb {' '.join(source)}\n" for source in machine_sources(system.codename)
+        ),
     }
     context = {f"fetch/{path}": text.encode() for path, text in fetch.items() if text}
     certificates = own_certificates()
@@ -492,7 +478,7 @@ def build_context(system: System) -> dict[str, bytes]:
         context["fetch/etc/ssl/certs/ca-certificates.crt"] = bundles[0].read_bytes() if bundles else b""
     for name, content in certificates.items():
         context[f"machine/usr/local/share/ca-certificates/{name}"] = content
-    context["machine/etc/environment"] = environment_file(settings).encode()
+    context["machine/etc/environment"] = "".join(f'{name}="{value}"\n' for name, value in settings.items()).encode()
     keep = " ".join(settings)
     context["machine/etc/sudoers.d/environment"] = f'Defaults env_keep += "{keep}"\n'.encode() if keep else b""
     return context | {"Dockerfile": (HERE / "Dockerfile").read_bytes()}
@@ -633,7 +619,7 @@ def create_host(state: Path, name: str, image: str) -> None:
     must("docker", "cp", "--archive", "-", f"{container_name(state, name)}:/", text=archive(files))
 
 
-def wait_for_system(host: Host, *, fresh: bool, seconds: float = 90) -> None:
+def wait_for_system(host: Host, *, fresh: bool, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
         status = run("docker", "exec", host.container, "systemctl", "is-system-running").stdout.strip()
@@ -654,7 +640,7 @@ def wait_for_system(host: Host, *, fresh: bool, seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
-def wait_for_ssh(state: Path, name: str, seconds: float = 30) -> None:
+def wait_for_ssh(state: Path, name: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while True:
         done = run("ssh", "-F", str(state / "ssh_config"), "-o", "BatchMode=yes", name, "sudo", "-n", "true")
@@ -674,7 +660,8 @@ def answers_as_sshd(port: int) -> bool:
 def write_inventory(state: Path) -> dict[str, int]:
     ports = {host.name: host.port for host in hosts(state).values() if host.state == "running" and host.port}
     keys = {name: read(state / "host_keys" / f"{name}.pub") for name in ports}
-    write(state / "known_hosts", "".join(known_hosts_line(ports[name], keys[name]) for name in ports))
+    known = {port: " ".join(keys[name].split()[:2]) for name, port in ports.items()}
+    write(state / "known_hosts", "".join(f"[127.0.0.1]:{port} {key}\n" for port, key in known.items()))
     write(state / "ssh_config", ssh_config(state, ports))
     write(state / "hosts.yml", inventory(state, ports, environment()), mode=0o600)
     return ports

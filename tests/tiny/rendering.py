@@ -137,7 +137,7 @@ def _relink(graph: Graph, id_: str, other: object) -> None:
                 node["inputs"][key] = other
 
 
-def render(client: ComfyUIClient, one: Small, seconds: float = 120) -> list[Picture]:
+def render(client: ComfyUIClient, one: Small, seconds: float = 600) -> list[Picture]:
     """Render a graph, check size, rate and life of its video, and return its frames."""
     studio = Studio(client, time.monotonic() + seconds, random.Random(0), "")  # noqa: S311 (no secrets)
     outputs = studio.render(one.graph)

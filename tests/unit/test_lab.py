@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +97,6 @@ def test_the_archive_among_the_sources(targets: str, expected: list[tuple[str, s
     assert lab.distribution_sources(targets, "bookworm") == expected
 
 
-def test_sources_file() -> None:
-    assert lab.sources_list([("http://m/debian/", "bookworm", "main")]) == "deb http://m/debian/ bookworm main\n"
-
-
 def test_how_packages_are_fetched() -> None:
     dump = (
         'APT::Architecture "amd64";\nAcquire::Check-Date "false";\nAcquire::http::Proxy "http://cache:3142";\n'
@@ -129,30 +123,8 @@ def test_the_order_of_files_does_not_matter() -> None:
     assert lab.digest({"a": b"1", "b": b"2"}) == lab.digest({"b": b"2", "a": b"1"})
 
 
-def test_archive() -> None:
-    packed = lab.archive({"home/ops/.ssh/": (b"", 0o700, 1000), "home/ops/.ssh/key": (b"abc", 0o600, 1000)})
-    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-        folder, file = tar.getmembers()
-        assert (folder.name, folder.isdir(), folder.mode, folder.uid) == ("home/ops/.ssh", True, 0o700, 1000)
-        assert (file.name, file.mode, file.gid) == ("home/ops/.ssh/key", 0o600, 1000)
-        content = tar.extractfile(file)
-        assert content is not None
-        assert content.read() == b"abc"
-
-
 def test_two_labs_do_not_share_a_name() -> None:
     assert lab.container_name(STATE, "lab1") != lab.container_name(Path("/elsewhere"), "lab1")
-
-
-def test_container() -> None:
-    arguments = lab.create_arguments(STATE, "lab1", "image:1")
-    assert arguments[0] == "create"
-    assert arguments[-1] == "image:1"
-    assert "--volume=/home/me/my lab/store:/srv/wanmetal" in arguments
-    assert "--publish=127.0.0.1::22" in arguments
-    assert "--hostname=lab1" in arguments
-    assert set(lab.CONTAINER_SETTINGS) < set(arguments)
-    assert not [argument for argument in arguments if "privileged" in argument]
 
 
 def test_inventory() -> None:
@@ -168,23 +140,6 @@ def test_inventory() -> None:
         "ansible_python_interpreter": "/usr/bin/python3",
         "wanmetal_environment": {"https_proxy": "http://p:1", "NO_PROXY": "a: b"},
     }
-
-
-def test_inventory_of_nothing() -> None:
-    group = yaml.safe_load(lab.inventory(STATE, {}, {}))["gpu_hosts"]
-    assert group["hosts"] == {}
-    assert group["vars"]["wanmetal_environment"] == {}
-
-
-def test_ssh_configuration() -> None:
-    text = lab.ssh_config(STATE, {"lab1": 4001})
-    assert "Host lab1\n  HostName 127.0.0.1\n  Port 4001\n  User ops\n" in text
-    assert '  UserKnownHostsFile "/home/me/my lab/known_hosts"\n' in text
-    assert '  StrictHostKeyChecking "yes"\n' in text
-
-
-def test_pinned_host_key() -> None:
-    assert lab.known_hosts_line(4001, "ssh-ed25519 AAAA comment\n") == "[127.0.0.1]:4001 ssh-ed25519 AAAA\n"
 
 
 WHOLE = lab.Machine(client=True, daemon=True, root=True, apt=True)
