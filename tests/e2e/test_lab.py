@@ -144,7 +144,6 @@ def test_setting_that_breaks_the_start_is_taken_back() -> None:
     assert "back on its earlier settings" in said
     assert "--no-such-flag" not in worker.ssh("systemctl cat comfyui")
     assert worker.ssh("curl --silent --fail http://127.0.0.1:8188/system_stats")
-    assert changed(worker.playbook("site.yml")) == 0
 
 
 @pytest.mark.parametrize(
@@ -228,7 +227,6 @@ def test_several_workers() -> None:
         "active",
         *["inactive"] * 2,
     ]
-    assert changed(worker.playbook("site.yml")) == 0
 
 
 def test_the_proof_of_a_gpu_runs_on_a_worker() -> None:

@@ -452,7 +452,7 @@ def partial_bytes(house: House) -> int:
     return sum(survey.allocated(path) for path in house.root.rglob(".*.part"))
 
 
-def wait_for(condition: Any, seconds: float = 20) -> None:
+def wait_for(condition: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

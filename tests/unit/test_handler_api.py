@@ -74,7 +74,7 @@ class Caller:
         self.port, self.fake = port, fake
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, data, {**JSON_TYPE, **headers})
@@ -128,7 +128,7 @@ def test_cancel(tmp_path: Path) -> None:
 
 
 def test_a_post_without_a_body_needs_no_length(tmp_path: Path) -> None:
-    with api(tmp_path) as caller, socket.create_connection(("127.0.0.1", caller.port), timeout=5) as connection:
+    with api(tmp_path) as caller, socket.create_connection(("127.0.0.1", caller.port), timeout=60) as connection:
         connection.sendall(b"POST /cancel/one HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
 
@@ -201,7 +201,7 @@ def test_web_pages_cannot_call_it(headers: dict[str, str], tmp_path: Path) -> No
     ],
 )
 def test_what_is_hardly_http_is_answered_in_json(raw: bytes, tmp_path: Path) -> None:
-    with api(tmp_path) as caller, socket.create_connection(("127.0.0.1", caller.port), timeout=5) as connection:
+    with api(tmp_path) as caller, socket.create_connection(("127.0.0.1", caller.port), timeout=60) as connection:
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         answer = b""

@@ -67,6 +67,13 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(workflow: dict[str,
         to_api(workflow, SCHEMAS)
 
 
+def test_what_a_muted_node_gave_is_missing() -> None:
+    muted = node(1, "LoadImage", [], widgets_values=["a.png", "image"], mode=2)
+    api = to_api(saved(SAVE, muted, links=[[1, 1, 0, 9, 0, "IMAGE"]]), SCHEMAS)
+    assert list(api) == ["9"]
+    assert "images" not in api["9"]["inputs"]
+
+
 def test_values_by_the_names_in_the_file_where_the_type_is_not_known() -> None:
     slots = [{"name": name, "type": "INT", "link": None, "widget": {"name": name}} for name in ("seed", "steps")]
     strange = {"id": 1, "type": "Strange", "inputs": slots, "outputs": [], "widgets_values": [7, "fixed", 20]}
