@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -81,6 +82,9 @@ def test_every_option_says_what_it_is(role: str) -> None:
             assert spec.get("type") in TYPES, where
             assert (spec["type"] == "list") == ("elements" in spec), where
             assert ("default" in spec) != bool(spec.get("required")), f"{where} needs a default, or required: true"
+            # What everything fetches with is shown; rules keep passwords out of it.
+            secret = re.search(r"_(environment|key|key_id|password|secret|tokens?)$", name)
+            assert bool(secret and name != "wanmetal_environment") == spec.get("no_log", False), f"{where}: no_log"
 
 
 @pytest.mark.parametrize("role", ROLES)
