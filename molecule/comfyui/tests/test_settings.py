@@ -50,7 +50,7 @@ def test_environment_arrives_unchanged(host: Any) -> None:
 
 def test_secret_is_in_its_file_only(host: Any) -> None:
     file = host.file("/etc/wanmetal/comfyui.env")
-    assert (file.user, file.group, file.mode) == ("root", "wanmetal", 0o640)
+    assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
     for command in (
         f"systemctl cat {UNIT}",
         f"systemctl show {UNIT}",

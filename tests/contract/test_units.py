@@ -1,0 +1,136 @@
+"""Every service's unit, as its role writes it: what each of them is denied."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.tests.contract import house
+
+TEMPLATES = sorted(house.ROOT.glob("roles/*/templates/*.service.j2"))
+METADATA = {"169.254.169.254", "169.254.170.2", "168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254"}
+HOME = {"wanmetal_root": "/home/wan", "jupyterlab_ip_deny": []}
+CASES: dict[str, dict[str, Any]] = {
+    "shipped": {},
+    "several": {"comfyui_instances": 2},
+    "open": {"comfyui_ip_allow": ["any"], "comfyui_listen": "0.0.0.0"},  # noqa: S104
+    "home": HOME,
+}
+# What no service does without: everything that follows from there being no privilege to use.
+MINIMUM = {
+    *("NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "ProtectSystem=strict"),
+    *("PrivateTmp=yes", "DevicePolicy=closed", "ProtectKernelTunables=yes", "ProtectKernelModules=yes"),
+    *("ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes", "ProtectHostname=yes"),
+    *("ProtectProc=invisible", "RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes"),
+    *("LockPersonality=yes", "RemoveIPC=yes", "KeyringMode=private", "SystemCallArchitectures=native"),
+    *("SystemCallFilter=@system-service", "SystemCallFilter=~@privileged", "SystemCallErrorNumber=EPERM"),
+}
+# Who is allowed more than the rest, and why.
+JIT = {"comfyui": "Triton", "comfyui-api": "Node.js", "jupyterlab": "Triton"}
+DEVICES = {"comfyui": ["char-nvidia* rw"], "jupyterlab": ["char-nvidia* rw", "char-pts rw"]}
+NETLINK = {"comfyui-api", "comfyui-handler", "jupyterlab"}
+
+Unit = Mapping[str, list[str]]
+
+
+def unit_name(path: Path) -> str:
+    return path.name.removesuffix(".service.j2")
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Unit]]:
+    """By case and unit: the values of each setting in the section [Service]."""
+    folder = tmp_path_factory.mktemp("units")
+    files = [str(path) for name in ("defaults", "vars") for path in sorted(house.ROOT.glob(f"roles/*/{name}/main.yml"))]
+    common = {
+        "ansible_python_interpreter": sys.executable,
+        "role_path": str(house.ROOT / "roles/comfyui"),
+        "wanmetal_accelerator": "cpu",
+        "ansible_facts": {"distribution": "Debian", "distribution_major_version": "12"},
+        "wan_models_share_address": "10.0.0.1",
+        **{f"__{role}_hash": "0" * 12 for role in ("comfyui_api", "handler", "jupyterlab")},
+    }
+    rendered = {unit_name(path): f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}" for path in TEMPLATES}
+    plays = [
+        {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars_files": files,
+            "tasks": [
+                {
+                    "ansible.builtin.copy": {"content": "{{ rendered | to_json }}", "dest": f"{folder}/{case}.json"},
+                    "vars": {**common, **settings, "rendered": rendered},
+                }
+            ],
+        }
+        for case, settings in CASES.items()
+    ]
+    (folder / "play.yml").write_text(json.dumps(plays), encoding="utf-8")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", folder / "play.yml"],
+        cwd=house.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {
+        case: {name: settings_of(text) for name, text in json.loads((folder / f"{case}.json").read_text()).items()}
+        for case in CASES
+    }
+
+
+def settings_of(text: str) -> Unit:
+    found = defaultdict(list)
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and "=" in line and not line.startswith(("#", " ")):
+            name, _, value = line.partition("=")
+            found[name].append(value)
+    return found
+
+
+def missing(unit: Unit) -> set[str]:
+    return MINIMUM - {f"{name}={value}" for name, values in unit.items() for value in values}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", [unit_name(path) for path in TEMPLATES])
+def test_every_unit_holds_the_minimum(units: dict[str, dict[str, Unit]], case: str, name: str) -> None:
+    unit = units[case][name]
+    assert missing(unit) == set()
+    assert unit["User"] not in ([], [""], ["root"], ["0"])
+    assert unit["UMask"] in (["0027"], ["0077"])
+    assert unit.get("MemoryDenyWriteExecute") == (None if name in JIT else ["yes"])
+    assert unit.get("DeviceAllow", []) == DEVICES.get(name, [])
+    assert unit.get("PrivateDevices") == (None if name in DEVICES else ["yes"])
+    assert ("AF_NETLINK" in unit["RestrictAddressFamilies"][0]) == (name in NETLINK)
+    denied = set(" ".join(unit["IPAddressDeny"]).split())
+    assert denied == {"any"} or denied >= METADATA
+    assert "any" not in " ".join(unit.get("IPAddressAllow", []))
+    assert set(unit["ProtectHome"]) <= ({"yes", "read-only"} if case == "home" else {"yes"})
+
+
+def test_a_unit_is_missing_what_is_taken_from_it(units: dict[str, dict[str, Unit]]) -> None:
+    for line in MINIMUM:
+        name, _, value = line.partition("=")
+        unit = dict(units["shipped"]["comfyui"])
+        unit[name] = [other for other in unit[name] if other != value]
+        assert missing(unit) == {line}
+
+
+def test_node_packs_see_no_socket_and_no_network(units: dict[str, dict[str, Unit]]) -> None:
+    for name in ("comfyui", "comfyui-workers"):
+        unit = units["several"][name]
+        assert unit["TemporaryFileSystem"] == ["/run:ro"]
+        assert (unit["IPAddressDeny"], unit["IPAddressAllow"][0].split()[0]) == (["any"], "localhost")
+    assert units["open"]["comfyui"].get("IPAddressAllow") is None
