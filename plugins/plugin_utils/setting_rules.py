@@ -44,6 +44,22 @@ def _apart(other: str, why: str) -> Rule:
     return Rule(find, f"a folder that is not in {other}, since {why}", f"move {{name}} or {other}")
 
 
+_SECRET_NAME = re.compile(
+    r"(?i)(token|passw(or)?d|passphrase|secret|credentials?|api_?key|access_?key|private_?key|auth|cookie)s?(_|$)"
+)
+
+
+def _secrets_by_name(environment: Mapping[str, object], _: Seen) -> str:
+    """Files that hold one are fine: their paths are no secrets."""
+    secret = [
+        str(name)
+        for name, value in environment.items()
+        if (_SECRET_NAME.search(str(name)) and not str(value).startswith("/"))
+        or re.search(r"(?i)authorization:|\b(bearer|basic)\s", str(value))
+    ]
+    return f"one in {', '.join(secret)} (values are not shown)" if secret else ""
+
+
 def _bad_mirrors(entries_: object, _: Seen) -> str:
     try:
         mirrors.check(entries_)
@@ -86,6 +102,14 @@ _WANMETAL: Rules = {
     "wanmetal_config_dir": [
         _apart("wanmetal_data_dir", _SERVICES.format("settings")),
         _apart("wanmetal_cache_dir", _CACHE),
+    ],
+    "wanmetal_environment": [
+        Rule(
+            _secrets_by_name,
+            "no password and no token: tasks put these values into command lines, which every user of a host can read",
+            "let the host hold it: an index's in /root/.netrc with mode 0600, a proxy's in a proxy on the host itself "
+            "that asks for none; a token for models belongs into wan_models_tokens",
+        )
     ],
     "wanmetal_mirrors": [
         Rule(

@@ -185,6 +185,47 @@ def test_own_locks(tmp_path: Path) -> None:
     assert found() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTPS_PROXY", "http://user:pw@proxy:3128"),
+        ("https_proxy", "user:pw@proxy:3128"),
+        ("UV_DEFAULT_INDEX", "https://ghp_token@packages.example.com/simple"),
+        ("UV_INDEX", "a=https://x/simple b=https://u%3Apw@y/simple"),
+        ("PIP_EXTRA_INDEX_URL", "https://x/simple https://u:p@y"),
+        ("MIRROR", "https://x/simple?token=abc"),
+        ("UV_INDEX_INTERNAL_PASSWORD", "x"),
+        ("HF_TOKEN", "hf_x"),
+        ("AWS_SECRET_ACCESS_KEY", "x"),
+        ("GIT_CONFIG_VALUE_0", "Authorization: Basic abc"),
+    ],
+)
+def test_a_credential_in_the_environment_of_fetching_is_refused(name: str, value: str) -> None:
+    [problem] = settings.check({"wanmetal_environment": {name: value, "A": "b"}}, [], SPECS, no_files)
+    assert problem.what == "wanmetal_environment"
+    assert f"in {name} (" in problem.found
+    assert value not in problem.found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTPS_PROXY", "http://proxy.example.com:3128"),
+        ("NO_PROXY", "localhost,.example.com,10.0.0.0/8,[::1]"),
+        ("SSL_CERT_FILE", "/etc/ssl/certs/a@b.pem"),
+        ("HF_TOKEN_PATH", "/root/token"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/root/key.json"),
+        ("GIT_SSH_COMMAND", "ssh -l git host"),
+        ("SOURCES", "git+ssh://git@github.com/a/b"),
+        ("UV_INDEX_INTERNAL_USERNAME", "reader"),
+        ("UV_KEYRING_PROVIDER", "subprocess"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ],
+)
+def test_what_is_no_credential_is_not(name: str, value: str) -> None:
+    assert settings.check({"wanmetal_environment": {name: value}}, [], SPECS, no_files) == []
+
+
 def test_names_of_secret_settings() -> None:
     secrets = {name for name, spec in SPECS.options.items() if secret(name, spec)}
     assert {"comfyui_environment", "wanmetal_environment"} <= secrets
