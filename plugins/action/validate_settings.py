@@ -33,6 +33,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         problems.sort(key=lambda problem: problem.what)
         result["changed"] = False
         result["failed"] = bool(problems)
+        result["places"] = settings.places(values, specs)
         result["msg"] = "The settings are in order."
         if problems:
             result["msg"] = listed(

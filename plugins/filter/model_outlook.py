@@ -71,7 +71,7 @@ _value:
       description: Estimate of the time.
       type: int
     part:
-      description: The part of the plan that P(wanmetal.comfyui.preflight_plan#filter) takes.
+      description: The part of the plan that P(wanmetal.comfyui.preflight#filter) takes.
       type: dict
     lines:
       description: All of it for a terminal.

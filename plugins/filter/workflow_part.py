@@ -50,7 +50,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: A part of the plan, as P(wanmetal.comfyui.preflight_plan#filter) takes it.
+  description: A part of the plan, as P(wanmetal.comfyui.preflight#filter) takes it.
   type: dict
   contains:
     problems:

@@ -19,6 +19,21 @@ options:
     type: list
     elements: path
     default: []
+  users:
+    description: Names of accounts of which is asked whether a deploy has made them.
+    type: list
+    elements: str
+    default: []
+  groups:
+    description: Names of groups of which is asked the same.
+    type: list
+    elements: str
+    default: []
+  folders:
+    description: Absolute paths of folders of which is asked the same.
+    type: list
+    elements: path
+    default: []
   urls:
     description:
       - URLs that are asked, all at once, with the proxies and certificates of the task's environment.
@@ -114,6 +129,29 @@ gpu:
   description: What M(wanmetal.comfyui.gpu_info) returns.
   type: dict
   returned: success
+uid:
+  description: The number of the user that this ran as, 0 for root.
+  type: int
+  returned: success
+units:
+  description: Services in C(/etc/systemd/system).
+  type: list
+  elements: str
+  returned: success
+users:
+  description: By name, C(uid), C(home), C(shell) and C(ours), whether a deploy has made it. Null where there is none.
+  type: dict
+  returned: success
+groups:
+  description: By name, C(gid) and C(ours). Null where there is none.
+  type: dict
+  returned: success
+folders:
+  description:
+    - By path, C(folder), whether it is one, C(ours), whether a deploy may use it, C(marked), whether one has made it or
+      an operator has said so by a file C(.wanmetal), and C(entries), the first names in it. Null where there is none.
+  type: dict
+  returned: success
 releases:
   description: C(installed), ids of complete releases, C(current) and C(previous), ids or empty.
   type: dict
@@ -129,13 +167,16 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "required": True},
             "paths": {"type": "list", "elements": "path", "default": []},
+            "users": {"type": "list", "elements": "str", "default": []},
+            "groups": {"type": "list", "elements": "str", "default": []},
+            "folders": {"type": "list", "elements": "path", "default": []},
             "urls": {"type": "list", "elements": "str", "default": []},
             "url_timeout": {"type": "float", "default": 10},
         },
         supports_check_mode=True,
     )
     params = module.params
-    state = host_state.host_state(params["root"], params["paths"], params["urls"], params["url_timeout"])
+    state = host_state.host_state(params["root"], params["paths"], params["urls"], params["url_timeout"], params)
     facts = {**host_state.distribution_facts(state["os"]), "gpu_info": state["gpu"]}
     module.exit_json(changed=False, ansible_facts=facts, **state)
 

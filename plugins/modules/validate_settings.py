@@ -29,4 +29,8 @@ msg:
   description: That all is in order, or the list of what is not.
   type: str
   returned: always
+places:
+  description: What settings name on the host, C(users), C(groups) and C(folders), each by setting.
+  type: dict
+  returned: always
 """

@@ -73,12 +73,21 @@ def _once(items: Iterator[str]) -> list[str]:
 # -- whether the host is fit
 
 
-def problems(plan: Plan, state: State, *, skip: Collection[str] = (), allow_untested_os: bool = False) -> list[Problem]:
-    """Everything about the host that keeps the plan from working."""
+def problems(
+    plan: Plan,
+    state: State,
+    *,
+    places: Mapping[str, Mapping[str, str]],
+    skip: Collection[str] = (),
+    allow_untested_os: bool = False,
+) -> list[Problem]:
+    """Everything about the host that keeps the plan from working. ``places`` are those that settings name."""
     found = [
+        *_root(state["uid"]),
         *(Problem(**{"kind": "settings", **entry}) for entry in plan["problems"]),
         *([] if allow_untested_os else _system(state)),
         *_systemd(state["systemd"]),
+        *_ours(places, state),
         *_disk(plan["disk"], state["filesystems"]),
         *_memory(plan["memory_mb"], state["memory_mb"]),
         *_gpu(plan["gpu"], plan["driver"]),
@@ -88,6 +97,53 @@ def problems(plan: Plan, state: State, *, skip: Collection[str] = (), allow_unte
         *([] if "sources" in skip else _sources(plan["urls"], state["urls"])),
     ]
     return [problem for problem in found if problem.kind not in skip]
+
+
+def _root(uid: int) -> Iterator[Problem]:
+    if uid:
+        yield Problem(
+            "root",
+            "rights",
+            f"commands run as the user with the number {uid}",
+            "root, by sudo or by logging in as root",
+            "remove ansible_become: false and become: false for this host, or set ansible_user: root",
+        )
+
+
+def _ours(places: Mapping[str, Mapping[str, str]], state: State) -> Iterator[Problem]:
+    """What others have made is neither changed nor, later, removed."""
+    for option, name in places.get("users", {}).items():
+        user = state["users"][name]
+        if user and not user["ours"]:
+            yield Problem(
+                "ours",
+                option,
+                f"{name}, an account of this host that no deploy has made (number {user['uid']}, home {user['home']}, "
+                f"shell {user['shell']})",
+                "an account of its own: its home and shell are changed, and it is removed when it is no longer needed",
+                f"choose a name that no account of the host has, such as {option}: wanmetal-{option.split('_')[0]}",
+            )
+    for option, name in places.get("groups", {}).items():
+        group = state["groups"][name]
+        if group and not group["ours"]:
+            yield Problem(
+                "ours",
+                option,
+                f"{name}, a group of this host that no deploy has made, or that other accounts have as well",
+                "a group of its own: its members can read the settings, and it is removed when it is no longer needed",
+                f"choose a name that no group of the host has, such as {option}: wanmetal",
+            )
+    for option, path in places.get("folders", {}).items():
+        folder = state["folders"][path]
+        if folder and not folder["ours"]:
+            names = ", ".join(told(name) for name in folder["entries"])
+            yield Problem(
+                "ours",
+                option,
+                f"{path}, in which is {names}" if folder["folder"] else f"{path}, which is no folder",
+                "a folder of its own, empty or made by a deploy: its owner changes, and an uninstall removes it",
+                f"choose one that is not there yet; if all that is in it is wanmetal's: touch {path}/.wanmetal",
+            )
 
 
 def _tested(state: State) -> bool:
@@ -116,7 +172,10 @@ def _system(state: State) -> Iterator[Problem]:
 def _systemd(systemd: Mapping[str, Any]) -> Iterator[Problem]:
     version, state = systemd["version"], systemd["state"]
     if version is None:
-        found, fix = "another init, or none", "use a host, a virtual machine or a container that systemd has started"
+        found, fix = (
+            "another init, or none",
+            "use a host, a virtual machine or a container that systemd has started, which pods of RunPod are not",
+        )
     elif version < OLDEST_SYSTEMD:
         found, fix = f"systemd {version}", "upgrade the operating system"
     elif state not in {"running", "degraded", "starting"}:
@@ -214,6 +273,12 @@ def _service(unit: str) -> str:
     return f"{name.partition('@')[0]}.{kind}"
 
 
+def _template(unit: str) -> str:
+    """The file of a unit that is one of several: comfyui@.service for comfyui@0.service."""
+    name, _, kind = unit.rpartition(".")
+    return f"{name.partition('@')[0]}@.{kind}" if "@" in name else unit
+
+
 def _holder(holder: Mapping[str, Any]) -> str:
     if holder["pid"] is None:
         return f"a program of user {holder['user']} that is not visible"
@@ -270,8 +335,8 @@ def _sources(urls: Sequence[str], answers: Mapping[str, Any]) -> Iterator[Proble
 # -- what the operator is shown
 
 
-def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
-    """The plan as a text for a terminal."""
+def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> list[str]:
+    """The plan as lines for a terminal."""
     rows = [("host", _host(state))]
     driver = plan["driver"]
     if driver.get("action") in _DRIVER:
@@ -285,17 +350,14 @@ def summary(plan: Plan, state: State, *, skip: Collection[str] = ()) -> str:
         rows.append(("fetch", f"{entry['what']}{amount}{origin}"))
     for room, entries in _by_filesystem(plan["disk"], state["filesystems"]):
         needed = sum(entry["bytes"] for entry in entries)
-        rows.append(("disk", f"{size(needed)} of {size(room['free_bytes'])} free on {room['mount']}"))
-    rows += [("restart", unit) for unit in plan["restarts"]]
+        rows.append(("disk", f"{size(needed)} needed on {room['mount']}, {size(room['free_bytes'])} free"))
+    there = set(state["units"])
+    for label, again in (("start", False), ("restart", True)):
+        rows += [(label, unit) for unit in plan["restarts"] if (bool({unit, _template(unit)} & there)) == again]
     if len(rows) == 1 + len(plan["releases"]) and all(release["built"] for release in plan["releases"]):
-        rows.append(("plan", "nothing to fetch, to build or to restart"))
+        rows.append(("plan", "nothing to fetch, to build or to start"))
     rows += [("note", note) for note in [*_notes(state, skip), *driver.get("notes", []), *plan["notes"]]]
-    shown = []
-    last = ""
-    for label, text in rows:
-        shown.append(f"{label if label != last else '':<8} {text}")
-        last = label
-    return "\n".join(shown)
+    return [f"{label:<8} {text}" for label, text in rows]
 
 
 def _host(state: State) -> str:

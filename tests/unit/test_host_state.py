@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import grp
 import http.server
 import os
+import pwd
 import socket
 import threading
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.action import host_state as action
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import state as host_state
 
 TCP = """\
@@ -269,8 +272,137 @@ def test_releases(tmp_path: Path) -> None:
 
 
 def test_all_of_it(tmp_path: Path) -> None:
-    state = host_state.host_state(str(tmp_path), ["/", str(tmp_path)], [], 1)
+    ours = {"users": ["root", "nobody-of-that-name"], "groups": ["root"], "folders": [str(tmp_path)]}
+    state = host_state.host_state(str(tmp_path), ["/", str(tmp_path)], [], 1, ours)
+    assert state["users"]["nobody-of-that-name"] is None
+    assert not state["users"]["root"]["ours"]
+    assert not state["groups"]["root"]["ours"]
+    assert state["folders"][str(tmp_path)]["ours"]
     assert state["filesystems"].keys() == {"/", str(tmp_path)}
     assert state["architecture"] == os.uname().machine
     assert state["urls"] == {}
     assert state["gpu"]["host"]["kernel"] == os.uname().release
+
+
+def account(name: str, uid: int, gid: int, comment: str) -> pwd.struct_passwd:
+    return pwd.struct_passwd((name, "x", uid, gid, comment, f"/home/{name}", "/bin/bash"))
+
+
+ACCOUNTS = [
+    account("wanmetal", 900, 900, "wanmetal services"),
+    account("ops", 1000, 1000, "Somebody,,,"),
+    account("liar", 0, 901, "wanmetal services"),
+    account("wanmetalist", 1001, 902, "wanmetalist,,,"),
+    account("mixed", 902, 903, "wanmetal models"),
+    account("guest", 1003, 903, ""),
+]
+GROUPS = {
+    "wanmetal": (900, ["ops"]),
+    "ops": (1000, []),
+    "wanmetal-new": (904, []),
+    "empty": (905, []),
+    "mixed": (903, []),
+}
+
+
+@pytest.fixture
+def accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(name: str) -> pwd.struct_passwd:
+        return {entry.pw_name: entry for entry in ACCOUNTS}[name]
+
+    monkeypatch.setattr(pwd, "getpwnam", found)
+    monkeypatch.setattr(pwd, "getpwall", lambda: ACCOUNTS)
+    monkeypatch.setattr(grp, "getgrnam", lambda name: grp.struct_group((name, "x", *GROUPS[name])))
+
+
+@pytest.mark.usefixtures("accounts")
+def test_accounts_are_ours_by_their_comment() -> None:
+    names = [entry.pw_name for entry in ACCOUNTS]
+    found = host_state.users([*names, "none"])
+    assert found.pop("none") is None
+    assert [name for name, user in found.items() if user["ours"]] == ["wanmetal", "mixed"]
+
+
+@pytest.mark.usefixtures("accounts")
+def test_a_group_is_ours_where_no_other_account_has_it_as_its_first() -> None:
+    found = host_state.groups([*GROUPS, "none"])
+    assert found.pop("none") is None
+    assert [name for name, group in found.items() if group["ours"]] == ["wanmetal", "wanmetal-new"]
+
+
+@pytest.mark.parametrize(
+    ("files", "ours", "marked"),
+    [
+        ({}, True, False),
+        ({"models/a.safetensors": "", "lost+found/x": ""}, True, False),
+        ({"uv/x": "", "git/x": ""}, True, False),
+        ({".ssh/authorized_keys": ""}, False, False),
+        ({"models/a": "", "main.py": ""}, False, False),
+        ({"anything": "", ".wanmetal": ""}, True, True),
+    ],
+)
+def test_folders_are_ours_that_are_marked_or_hold_nothing_else(
+    tmp_path: Path, files: dict[str, str], ours: bool, marked: bool
+) -> None:
+    folder = tree(tmp_path / "folder", files)
+    folder.mkdir(exist_ok=True)
+    owned = host_state.folders([str(folder), str(tmp_path / "none")])
+    assert owned[str(tmp_path / "none")] is None
+    if os.geteuid() == 0 or not marked:
+        assert (owned[str(folder)]["ours"], owned[str(folder)]["marked"]) == (ours, marked)
+
+
+def test_a_mark_that_is_a_link_counts_for_nothing(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "folder", {"anything": ""})
+    (folder / ".wanmetal").symlink_to("/etc/hostname")
+    assert not host_state.folders([str(folder)])[str(folder)]["ours"]
+
+
+def test_folders_that_a_deploy_has_declared_are_ours(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "folder", {"anything": ""})
+    declared = tmp_path / "wanmetal.conf"
+    declared.write_text(f"# made\nd {folder} 0755 root root\nf {tmp_path}/file 0644 root root\n")
+    assert host_state.folders([str(folder)], declared)[str(folder)]["marked"]
+    (tmp_path / "file").touch()
+    assert not host_state.folders([str(tmp_path / "file")], declared)[str(tmp_path / "file")]["folder"]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("Missing sudo password", "sudo asks for a password"),
+        ("sudo: a password is required", "sudo asks for a password"),
+        ("Incorrect sudo password", "sudo does not take the password that was given"),
+        ("/bin/sh: 1: sudo: not found", "there is no sudo on the host"),
+        ("bash: sudo: command not found", "there is no sudo on the host"),
+        ("ops is not in the sudoers file.", "this user may not use sudo"),
+        ("Timeout (12s) waiting for privilege escalation prompt: ", "sudo asks for something and waits"),
+        ("Failed to connect to the host via ssh", None),
+        ("Traceback (most recent call last):", None),
+    ],
+)
+def test_why_there_is_no_root(said: str, found: str | None) -> None:
+    problem = action.refused_root(f"first\n{said}\nlast")
+    assert (problem and problem.found) == found
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("ssh: connect to host gpu1 port 22: Connection refused", "start sshd there"),
+        ("ops@gpu1: Permission denied (publickey).", "ssh-copy-id"),
+        ("Host key verification failed.", "ssh-keygen -R"),
+        ("ssh: Could not resolve hostname gpu1: Name or service not known", "ansible_host"),
+        ("Connection timed out", "ssh USER@ADDRESS"),
+    ],
+)
+def test_why_a_host_is_not_reached(said: str, fix: str) -> None:
+    problem = action.unreachable(f"Failed to connect to the host via ssh:\r\n {said}\r\n")
+    assert fix in problem.fix
+    assert said in problem.found
+
+
+def test_a_host_without_python_is_named_as_such() -> None:
+    assert action.no_python("/bin/sh: 1: /usr/bin/python3: not found")
+    assert action.no_python("The module interpreter '/usr/bin/python3' was not found.")
+    assert not action.no_python("ModuleNotFoundError: No module named 'x'")

@@ -4,9 +4,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.filter.preflight_plan import preflight_plan
-from ansible_collections.wanmetal.comfyui.plugins.filter.preflight_problems import preflight_problems
-from ansible_collections.wanmetal.comfyui.plugins.filter.preflight_summary import preflight_summary
+from ansible_collections.wanmetal.comfyui.plugins.filter.preflight import preflight as checked
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import preflight
 
 GB = 10**9
@@ -22,17 +20,34 @@ STATE: dict[str, Any] = {
     "synchronised": True,
     "umask": "0022",
     "urls": {},
+    "uid": 0,
+    "units": ["comfyui.service", "comfyui@.service"],
+    "users": {},
+    "groups": {},
+    "folders": {},
     "gpu": {"gpus": [{"name": "NVIDIA L4", "vram_mb": 23034}], "driver": {"loaded": "570.133.20"}},
 }
 OURS = {"port": 8188, "unit": "comfyui.service", "option": "comfyui_port"}
 HOLDER = {"port": 8188, "address": "127.0.0.1", "user": "me", "pid": 7, "command": "nc", "unit": "session-1.scope"}
+
+
+def preflight_plan(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    plan: dict[str, Any] = checked(parts)["plan"]
+    return plan
+
+
+def problem(plan: Any, state: dict[str, Any], **more: Any) -> str:
+    text: str = checked(plan, state, **more)["problem"]
+    return text
+
+
 URL = "https://me:secret@host/x.git"
 
 
 def test_an_empty_plan_has_every_key() -> None:
     plan = preflight_plan([])
     assert plan == preflight_plan([{}, {}])
-    assert preflight_problems(plan, STATE) == ""
+    assert problem(plan, STATE) == ""
 
 
 WRONG_LOCK = {"what": "the lock", "found": "an old one", "needed": "a new one", "fix": "make it"}
@@ -154,10 +169,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
         [("disk", "filesystem /", "mounted read-only")],
     ),
     ({}, {"filesystems": {"/opt/wanmetal": {**ROOT, "read_only": True}}}, []),
+    ({}, {"uid": 1000}, [("root", "rights", "commands run as the user with the number 1000")]),
     ({"problems": [WRONG_LOCK]}, {}, [("settings", "the lock", "an old one")]),
     ({"memory_mb": 16000}, {}, []),
     ({"memory_mb": 16001}, {}, [("memory", "memory", "16.8 GB")]),
-    ({"gpu": "x", "driver": {"action": "install"}}, {}, []),
+    ({"gpu": "x", "driver": {"action": "install", "source": "x", "modules": "open", "why": "y"}}, {}, []),
     ({"driver": REFUSED}, {}, []),
     ({"gpu": "x", "driver": REFUSED}, {}, [("gpu", "NVIDIA GPU", "none")]),
     ({"ports": [OURS]}, {"listeners": [{**HOLDER, "port": 8189}]}, []),
@@ -203,21 +219,42 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
 @pytest.mark.parametrize(("part", "state", "expected"), CASES)
 def test_problems(part: dict[str, Any], state: dict[str, Any], expected: list[tuple[str, str, str]]) -> None:
     plan, whole = preflight.merge([part]), {**STATE, **state}
-    found = preflight.problems(plan, whole)
+    found = preflight.problems(plan, whole, places={})
     assert [(problem.kind, problem.what, problem.found) for problem in found] == expected
-    text = preflight_problems(plan, whole)
+    text = problem(plan, whole)
     assert all(problem.what in text and problem.fix in text for problem in found)
     assert "secret" not in text
-    assert preflight_problems(plan, whole, skip=[kind for kind, _, _ in expected]) == ""
+    assert problem(plan, whole, skip=[kind for kind, _, _ in expected]) == ""
+
+
+THEIRS = {"uid": 1000, "home": "/home/gpu", "shell": "/bin/bash", "ours": False}
+FULL = {"folder": True, "ours": False, "marked": False, "entries": [".ssh", "work"]}
+PLACES = {"users": {"demo_user": "gpu"}, "groups": {"demo_group": "gpu"}, "folders": {"demo_dir": "/data/gpu"}}
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "folder", "wrong"),
+    [
+        (None, None, None, []),
+        ({**THEIRS, "ours": True}, {"gid": 9, "ours": True}, {**FULL, "ours": True}, []),
+        (THEIRS, {"gid": 9, "ours": False}, FULL, ["demo_user", "demo_group", "demo_dir"]),
+        (None, None, {**FULL, "folder": False, "entries": []}, ["demo_dir"]),
+    ],
+)
+def test_nothing_of_others_is_taken_over(user: object, group: object, folder: object, wrong: list[str]) -> None:
+    state = {**STATE, "users": {"gpu": user}, "groups": {"gpu": group}, "folders": {"/data/gpu": folder}}
+    found = preflight.problems(preflight.merge([]), state, places=PLACES, skip=["ours", "settings"])
+    assert [problem.what for problem in preflight.problems(preflight.merge([]), state, places=PLACES)] == wrong
+    assert found == []
 
 
 def test_an_untested_system_may_be_allowed() -> None:
     state = {**STATE, "os": {"id": "debian", "version": "13", "name": "Debian 13"}, "architecture": "aarch64"}
-    assert preflight_problems(preflight.merge([]), state, allow_untested_os=True) == ""
+    assert problem(preflight.merge([]), state, allow_untested_os=True) == ""
 
 
 def test_sources_that_are_skipped_need_no_answers() -> None:
-    assert preflight.problems(preflight.merge([SOURCES]), STATE, skip=["sources"]) == []
+    assert preflight.problems(preflight.merge([SOURCES]), STATE, places={}, skip=["sources"]) == []
 
 
 def test_the_summary_of_a_first_deploy() -> None:
@@ -231,19 +268,21 @@ def test_the_summary_of_a_first_deploy() -> None:
             {"what": "190 packages", "url": "", "bytes": 4 * GB},
         ],
         "disk": [disk(7), disk(4, "/var/cache/wanmetal")],
-        "restarts": ["comfyui.service"],
+        "restarts": ["comfyui.service", "comfyui@1.service", "jupyterlab.service"],
     }
     state = {**STATE, "synchronised": None, "systemd": {"version": 252, "state": "degraded"}}
-    assert preflight_summary(preflight.merge([part]), state, skip=["time"]).splitlines() == [
+    assert preflight.summary(preflight.merge([part]), state, skip=["time"]) == [
         "host     Debian GNU/Linux 12 (bookworm), 16.8 GB of memory, NVIDIA L4 (24.2 GB), driver 570.133.20",
         "release  0.3.75-abc (ComfyUI 0.3.75 from git) will be built",
         "fetch    ComfyUI 0.3.75 from https://***@host/x.git",
-        "         190 packages, 4.0 GB",
-        "disk     11.0 GB of 50.0 GB free on /",
+        "fetch    190 packages, 4.0 GB",
+        "disk     11.0 GB needed on /, 50.0 GB free",
+        "start    jupyterlab.service",
         "restart  comfyui.service",
+        "restart  comfyui@1.service",
         "note     some units of the host have failed: systemctl --failed",
-        "         whether the clock is right cannot be seen from inside this container",
-        "         not looked at: time",
+        "note     whether the clock is right cannot be seen from inside this container",
+        "note     not looked at: time",
     ]
 
 
@@ -255,10 +294,10 @@ def test_the_summary_of_an_unchanged_deploy() -> None:
         "gpu": {"gpus": [], "driver": {"loaded": None}},
     }
     plan = preflight.merge([{"release": "0.3.75-abc", "version": "ComfyUI 0.3.75", "source": "git", "built": True}])
-    assert preflight_summary(plan, state).splitlines() == [
+    assert preflight.summary(plan, state) == [
         "host     X 1, 16.8 GB of memory, no NVIDIA GPU",
         "release  0.3.75-abc (ComfyUI 0.3.75 from git) is on the host",
-        "plan     nothing to fetch, to build or to restart",
+        "plan     nothing to fetch, to build or to start",
         "note     X 1 is not tested",
-        "         the host is still starting",
+        "note     the host is still starting",
     ]

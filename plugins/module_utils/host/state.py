@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import grp
 import os
 import pwd
 import re
@@ -246,6 +248,78 @@ def _answer(reason: str, status: int | None = None) -> dict[str, Any]:
     return {"ok": reason in {"", "not asked"}, "reason": reason, "status": status}
 
 
+# -- what is ours: a deploy takes nothing over that it has not made, and an uninstall removes nothing else
+
+_ACCOUNT = "wanmetal"
+"""What the comments of our accounts begin with."""
+_MARK = ".wanmetal"
+"""A file in each of our folders."""
+_NAMES = {
+    *(_MARK, "lost+found"),
+    *("git", "npm", "sageattention", "uv", "wheels"),
+    *("handler", "home", "input", "models", "models-state", "output", "temp", "user"),
+}
+"""What older deploys and operators put into them beforehand: a cache that is kept, models that are brought along."""
+
+
+def users(names: Sequence[str]) -> dict[str, Any]:
+    """Accounts by name, null where there is none."""
+    found: dict[str, Any] = dict.fromkeys(names)
+    for name in names:
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            found[name] = {
+                "uid": entry.pw_uid,
+                "home": entry.pw_dir,
+                "shell": entry.pw_shell,
+                "ours": _made(entry),
+            }
+    return found
+
+
+def _made(entry: pwd.struct_passwd) -> bool:
+    return entry.pw_uid != 0 and entry.pw_gecos.split(" ")[0] == _ACCOUNT
+
+
+def groups(names: Sequence[str]) -> dict[str, Any]:
+    """Groups by name, null where there is none. One is ours that is the first one of our accounts alone."""
+    found: dict[str, Any] = dict.fromkeys(names)
+    for name in names:
+        with contextlib.suppress(KeyError):
+            entry = grp.getgrnam(name)
+            first = [user for user in pwd.getpwall() if user.pw_gid == entry.gr_gid]
+            # Made and not yet used, where a deploy was cut off between the two.
+            fresh = not first and not entry.gr_mem and name.startswith(_ACCOUNT)
+            found[name] = {"gid": entry.gr_gid, "ours": fresh or (bool(first) and all(map(_made, first)))}
+    return found
+
+
+def folders(paths: Sequence[str], tmpfiles: Path = Path("/etc/tmpfiles.d/wanmetal.conf")) -> dict[str, Any]:
+    """Folders by path, null where there is nothing yet."""
+    declared = {line.split()[1] for line in _text(tmpfiles).splitlines() if line.startswith("d ")}
+    found: dict[str, Any] = dict.fromkeys(paths)
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = _folder(Path(path), path in declared)
+    return found
+
+
+def _folder(path: Path, declared: bool) -> dict[str, Any]:
+    try:
+        entries = sorted(entry.name for entry in os.scandir(path))
+    except NotADirectoryError:
+        return {"folder": False, "ours": False, "marked": False, "entries": []}
+    mark = path / _MARK
+    # A link, or another's file, may be made by whom the folder belongs to.
+    marked = declared or (_MARK in entries and not mark.is_symlink() and mark.stat().st_uid == 0)
+    return {"folder": True, "ours": marked or set(entries) <= _NAMES, "marked": marked, "entries": entries[:5]}
+
+
+def units(folder: Path = Path("/etc/systemd/system")) -> list[str]:
+    """Names of the units that are there, templates among them."""
+    return sorted(path.name for path in folder.glob("*.service"))
+
+
 # -- what is installed
 
 
@@ -290,7 +364,9 @@ def umask() -> str:
     return f"{mask:04o}"
 
 
-def host_state(root: str, paths: Sequence[str], urls: Sequence[str], seconds: float) -> dict[str, Any]:
+def host_state(
+    root: str, paths: Sequence[str], urls: Sequence[str], seconds: float, ours: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """All of it."""
     proc, run = Path("/proc"), Path("/run")
     release = os_release(_text(Path("/etc/os-release")))
@@ -313,4 +389,9 @@ def host_state(root: str, paths: Sequence[str], urls: Sequence[str], seconds: fl
         "pythons": pythons(),
         "gpu": gpu_info.gpu_info(),
         "releases": releases(Path(root)),
+        "uid": os.geteuid(),
+        "units": units(),
+        "users": users(ours["users"]),
+        "groups": groups(ours["groups"]),
+        "folders": folders(ours["folders"]),
     }

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: preflight_plan
-short_description: Merge what each role is going to do into one plan
+name: preflight
+short_description: Make one plan of what each role is going to do, and say whether a host is fit for it
 version_added: 0.1.0
 author: The wanmetal team
 description:
   - Each role says what it is going to do, its part. This makes one plan of them.
-  - All keys of a part are optional.
+  - With the state of a host, it says what keeps the plan from working there, and shows it as lines.
+positional: _input, state
 options:
   _input:
-    description: The parts.
-    type: list
-    elements: dict
+    description: The parts, a list, whose keys are all optional; or the plan that was made of them.
+    type: raw
     required: true
     suboptions:
       release:
@@ -52,7 +52,7 @@ options:
         description: What is going to be done for the NVIDIA driver, as P(wanmetal.comfyui.driver_plan#filter) has it.
         type: dict
       restarts:
-        description: Units that are restarted.
+        description: Units that are started or restarted.
         type: list
         elements: str
       urls:
@@ -69,40 +69,73 @@ options:
         description: What else a role has to say.
         type: list
         elements: str
+  state:
+    description:
+      - The host, from M(wanmetal.comfyui.host_state), with the filesystems of all paths and the answers of all URLs
+        of the plan.
+    type: dict
+  places:
+    description: The accounts and folders of the settings, from M(wanmetal.comfyui.validate_settings).
+    type: dict
+    default: {}
+  skip:
+    description: Kinds of problems that are left out.
+    type: list
+    elements: str
+    default: []
+  allow_untested_os:
+    description: Whether operating systems and architectures pass that this collection is not tested on.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
 - name: Show the plan
   ansible.builtin.debug:
-    msg: "{{ [comfyui_plan] | wanmetal.comfyui.preflight_plan }}"
+    msg: "{{ ([comfyui_plan] | wanmetal.comfyui.preflight(state=preflight_host)).lines }}"
 """
 
 RETURN = r"""
 _value:
   description:
-    - One plan with C(releases), C(fetch), C(disk), C(ports), C(memory_mb) (the sum), C(gpu) (a list of reasons),
-      C(driver), C(restarts), C(problems), C(notes) and C(urls).
-    - The filter fails where a part has a key that is not known.
+    - C(plan), one of all parts. With a state, C(problem), a text that lists each problem with what was found, what is
+      needed and how to fix it, empty where there is none, and C(lines), the plan for a terminal.
   type: dict
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import preflight
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import preflight as checks
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import counted, listed
 
 
-def preflight_plan(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge parts; see the documentation above."""
+def preflight(
+    parts: Sequence[Mapping[str, Any]] | Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+    places: Mapping[str, Any] | None = None,
+    skip: Sequence[str] = (),
+    allow_untested_os: bool = False,
+) -> dict[str, Any]:
+    """Plan, and compare with a host; see the documentation above."""
     try:
-        return preflight.merge(parts)
+        plan = parts if isinstance(parts, Mapping) else checks.merge(parts)
     except ValueError as error:
-        raise AnsibleFilterError(f"wanmetal.comfyui.preflight_plan: {error}") from error
+        raise AnsibleFilterError(f"wanmetal.comfyui.preflight: {error}") from error
+    if state is None:
+        return {"plan": plan}
+    found = checks.problems(plan, state, places=places or {}, skip=skip, allow_untested_os=allow_untested_os)
+    heading = f"{counted(len(found), 'thing')} on this host must be fixed first. Nothing has been changed."
+    return {
+        "plan": plan,
+        "problem": listed(found, heading) if found else "",
+        "lines": checks.summary(plan, state, skip=skip),
+    }
 
 
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"preflight_plan": preflight_plan}
+        return {"preflight": preflight}
