@@ -1,0 +1,52 @@
+"""What ./deploy runs, with stand-ins for the programs that it starts."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+
+def deploy(folder: Path, *arguments: str) -> tuple[str, list[list[str]]]:
+    """What it says, and the commands that it runs."""
+    log = folder / "log"
+    for name in ("tools/venv", ".venv/deploy/bin/python", ".venv/deploy/bin/ansible-playbook"):
+        program = folder / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho {program.name} "$@" >> {log}\n')
+        program.chmod(0o755)
+    (folder / "deploy").write_text(DEPLOY.read_text())
+    command = ["sh", str(folder / "deploy"), *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "WANMETAL_LAB_DIR": str(folder / "lab")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, [shlex.split(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_the_lab_s_deploy_touches_its_host_alone(tmp_path: Path) -> None:
+    _, commands = deploy(tmp_path, "--lab", "-e", "comfyui_port=8190", "--tags", "comfyui")
+    own = str(tmp_path / "lab/lab1.yml")
+    assert ["python", str(tmp_path / "tests/lab/lab.py"), "up", "--inventory", own, "lab1"] in commands
+    plays = [command[1:] for command in commands if command[0] == "ansible-playbook"]
+    assert [Path(play[0]).name for play in plays] == ["site.yml", "models.yml", "verify.yml"]
+    for play in plays:
+        assert play[1:5] == ["-i", str(tmp_path / "inventories/lab"), "-i", own]
+        assert play[5:7] == ["-e", "comfyui_port=8190"]
+        assert ("--tags" in play) == play[0].endswith("site.yml")
+
+
+@pytest.mark.parametrize("look", ["--check", "-C", "--syntax-check", "--list-tasks"])
+def test_a_look_renders_nothing(look: str, tmp_path: Path) -> None:
+    _, commands = deploy(tmp_path, "--lab", look)
+    assert [command[1] for command in commands if command[0] == "ansible-playbook"] == [str(tmp_path / "site.yml")]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--lab", "--help"), ("--lab", "-e", "a=b", "-h")])
+def test_help_runs_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    said, commands = deploy(tmp_path, *arguments)
+    assert said.startswith("./deploy [ARGUMENT...]")
+    assert commands == []
