@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files as downloads
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import duration, human
@@ -25,6 +27,7 @@ FLAGS = {
 }
 ID_LISTS = {"CHECKPOINT_IDS_TO_DOWNLOAD": "checkpoints", "LORAS_IDS_TO_DOWNLOAD": "loras"}
 
+_REPO = re.compile(r"[^/\s?#:]+/[^/\s?#:]+")
 _KEYS = {"id", "name", "folder", "url", "urls", "bytes", "about_bytes", "sha256", "civitai", "file_id"}
 _HUB_KEYS = {"repo", "path", "revision"}
 _FOR_THE_MODULE = ("name", "folder", "urls", "bytes", "about_bytes", "sha256", "civitai", "file_id")
@@ -111,7 +114,11 @@ def plan(
         *(entry for name, folder in ID_LISTS.items() for entry in _versions(name, flags.get(name), folder)),
     ]
     for entry in extra:
-        wanted.setdefault(entry["id"], entry)
+        other = wanted.setdefault(entry["id"], entry)
+        if any(other.get(key) != entry.get(key) for key in ("urls", "sha256", "civitai", "file_id")):
+            raise ValueError(
+                f"wan_models_files: two different files are both {entry['id']}; give one of them another name"
+            )
     if extra:
         table.append({"set": "further files", "ids": [entry["id"] for entry in extra]})
     listed = [_for_module(entry, mirrors) for entry in wanted.values()]
@@ -128,8 +135,15 @@ def _texts(name: str, values: Sequence[str]) -> list[str]:
 def _own(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
     entry = catalogue["sets"].get(name)
     if entry is None:
-        raise ValueError(f"wan_models_sets: there is no set {name!r}; there are {', '.join(sorted(catalogue['sets']))}")
+        known = ", ".join(sorted(catalogue["sets"]))
+        closest = _closest(name, catalogue["sets"])
+        raise ValueError(f"wan_models_sets: there is no set {name!r}; there are {known}{closest}")
     return [*entry.get("files", []), *entry.get("profiles", {}).get(profile, [])]
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    found = get_close_matches(name.lower(), known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def files_of_set(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
@@ -144,23 +158,30 @@ def _entry(catalogue: Mapping[str, Any], index: int, entry: object) -> dict[str,
     """Turn an operator's own file into the catalogue's shape."""
     where = f"wan_models_files[{index}]"
     if isinstance(entry, str):
+        if "/" in entry:
+            raise ValueError(f"{where}: an address belongs in a mapping with name, folder and url")
         if entry not in catalogue["files"]:
-            raise ValueError(f"{where}: the catalogue has no file {entry!r}")
+            raise ValueError(f"{where}: the catalogue has no file {entry!r}{_closest(entry, catalogue['files'])}")
         return {"id": entry, **catalogue["files"][entry]}
     if not isinstance(entry, Mapping):
-        raise TypeError(f"{where} must be the id of a catalogue file, or a mapping, found {entry!r}")
+        raise TypeError(f"{where} must be the id of a catalogue file, or a mapping, found {type(entry).__name__}")
     unknown = sorted(set(entry) - _KEYS - _HUB_KEYS)
     if unknown:
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(_KEYS | _HUB_KEYS))}")
     own = {key: value for key, value in entry.items() if key in _KEYS and key != "url"}
-    urls = list(entry.get("urls") or [])
+    given = entry.get("urls") or []
+    urls = [given] if isinstance(given, str) else list(given)
     if "url" in entry:
         urls.insert(0, entry["url"])
     if "repo" in entry or "path" in entry:
-        if not (entry.get("repo") and entry.get("path")):
+        repo, path = (str(entry.get(key) or "").strip().strip("/") for key in ("repo", "path"))
+        if not (repo and path):
             raise ValueError(f"{where}: repo and path belong together")
-        urls.insert(0, f"{_HUB}/{entry['repo']}/resolve/{entry.get('revision', 'main')}/{entry['path']}")
-        own.setdefault("name", str(entry["path"]).rpartition("/")[2])
+        if not _REPO.fullmatch(repo):
+            raise ValueError(f"{where}: repo must be the owner and the name of a repository, like me/my-models")
+        revision = quote(str(entry.get("revision") or "main"), safe="")
+        urls.insert(0, f"{_HUB}/{quote(repo)}/resolve/{revision}/{quote(path)}")
+        own.setdefault("name", path.rpartition("/")[2])
     own["urls"] = urls
     version, file_id = own.get("civitai"), own.get("file_id")
     fallback = (

@@ -32,6 +32,7 @@ from typing import Any
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 _CHUNK = 256 * 1024
+_HEADER = 96
 
 
 class Blob:
@@ -49,9 +50,19 @@ class Blob:
                     digest.update(part)
             self.sha256 = digest.hexdigest()
         else:
-            self.data = random.Random(name).randbytes(size) if data is None else data  # noqa: S311
+            self.data = made(name, size) if data is None else data
             self.size = len(self.data)
             self.sha256 = hashlib.sha256(self.data).hexdigest()
+
+
+def made(name: str, size: int) -> bytes:
+    """Make bytes from a seed, with the header that the name promises where there is room for one."""
+    data = random.Random(name).randbytes(size)  # noqa: S311
+    if not name.endswith(".safetensors") or size <= _HEADER + 8:
+        return data
+    tensor = {"dtype": "U8", "shape": [size - _HEADER - 8], "data_offsets": [0, size - _HEADER - 8]}
+    header = json.dumps({"weight": tensor}).encode().ljust(_HEADER)
+    return len(header).to_bytes(8, "little") + header + data[_HEADER + 8 :]
 
 
 @dataclass
@@ -113,6 +124,8 @@ class Origin:
     ) -> None:
         self.blobs: dict[str, Blob] = {}
         self.versions: dict[int, Version] = {}
+        self.models: dict[int, list[int]] = {}
+        """Ids of CivitAI's models with those of their versions."""
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.tokens: dict[str, str] = {}
@@ -332,6 +345,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._plain(self._blob(path))
         elif path.startswith("/moved/"):
             self._redirect(self._blob(path), {})
+        elif path.startswith("/api/v1/models/"):
+            self._model(int(path.rsplit("/", 1)[-1]))
         elif path.startswith("/api/v1/model-versions/"):
             self._version(path)
         elif path.startswith("/api/download/models/"):
@@ -395,6 +410,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = {"id": version.id, "modelId": 1, "name": "v1", "model": {"type": version.kind}, "files": version.files}
         self._text(200, json.dumps(body), "application/json")
 
+    def _model(self, model: int) -> None:
+        versions = [{"id": version, "name": f"v{version}"} for version in self.origin.models.get(model, [])]
+        body = {"id": model, "modelVersions": versions} if versions else {"error": f"No model with id {model}"}
+        self._text(200 if versions else 404, json.dumps(body), "application/json")
+
     def _civitai_file(self, path: str, query: dict[str, list[str]]) -> None:
         version = self.origin.versions.get(int(path.rsplit("/", 1)[-1]))
         wanted = int(query.get("fileId", ["0"])[0])
@@ -405,7 +425,8 @@ class _Handler(BaseHTTPRequestHandler):
             message = "The creator of this asset requires you to be logged in to download it"
             self._text(401, json.dumps({"error": message}), "application/json")
         else:
-            self._redirect(self.origin.blobs[files[0]["name"]], {"Cache-Control": "no-store"})
+            blob = self.origin.blobs.get(f"v{version.id}-{wanted}") or self.origin.blobs[files[0]["name"]]
+            self._redirect(blob, {"Cache-Control": "no-store"})
 
     # The CDN
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock im
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
 from ansible_collections.wanmetal.comfyui.tests.origin.house import KB, MB, House, sha256
-from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin
+from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin, Version
 from ansible_collections.wanmetal.comfyui.tests.origin.program import children, start
 
 TOKEN = "hf_very_secret_token"  # noqa: S105
@@ -637,6 +638,222 @@ def test_a_zip_file_is_looked_into(house: House) -> None:
     assert not house.run(wanted, civitai_api=house.origin.hub).changed
     (house.root / "loras/style.safetensors").unlink()
     assert house.run(wanted, civitai_api=house.origin.hub).changed
+
+
+def crooked(change: str) -> bytes:
+    """Return a zip file that cannot be unpacked."""
+    packed = BytesIO()
+    kind = {"bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}.get(change, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(packed, "w", kind) as out:
+        out.writestr("good.safetensors", bytes(1000))
+        out.writestr("style.safetensors", bytes(range(256)) * 400)
+    data = bytearray(packed.getvalue())
+    member, listed = data.rfind(b"PK\3\4"), data.rfind(b"PK\1\2")
+    if change == "encrypted":
+        data[member + 6] |= 1
+        data[listed + 8] |= 1
+    elif change == "unknown":
+        data[member + 8] = data[listed + 10] = 98
+    elif change == "cut":
+        del data[-40:]
+    else:
+        data[member + 60 : member + 80] = b"\xff" * 20
+    return bytes(data)
+
+
+@pytest.mark.parametrize("change", ["encrypted", "unknown", "deflated", "bzip2", "lzma", "cut"])
+def test_a_zip_file_that_cannot_be_unpacked_is_its_own_failure(house: House, change: str) -> None:
+    blob = lora(house, "pack.zip", crooked(change))
+    other = house.blob("other.safetensors")
+    wanted = [
+        house.want(blob, id="civitai-7", name="", folder="", urls=(), bytes=None, sha256=None, civitai=7),
+        house.want(other),
+    ]
+    outcome = house.run(wanted, civitai_api=house.origin.hub)
+    (failure,) = outcome.failed
+    assert failure["kind"] == "content"
+    assert "zip" in failure["problem"]
+    assert [path.name for path in house.root.rglob("*") if path.is_file() and path.suffix == ".safetensors"] == [
+        other.name
+    ], "no member gets its name alone"
+    fetched = house.origin.sent(blob.name)
+    assert not house.run(wanted, civitai_api=house.origin.hub).changed
+    assert house.origin.sent(blob.name) <= fetched + 1, "what came is not fetched again"
+
+
+# Names
+
+
+def version(house: House, number: int, *names: str) -> list[Blob]:
+    """Publish a version whose files have bytes of their own, whatever they are called."""
+    blobs = [house.origin.add(Blob(f"v{number}-{index}", 50 * KB)) for index, _name in enumerate(names, 2)]
+    files = [
+        {"id": index, "name": name, "primary": index == 2, "hashes": {"SHA256": blob.sha256}}
+        for index, (name, blob) in enumerate(zip(names, blobs, strict=True), 2)
+    ]
+    house.origin.versions[number] = Version(number, files)
+    return blobs
+
+
+def test_two_models_of_one_name_are_refused_before_a_byte(house: House) -> None:
+    version(house, 1, "rain.safetensors", "rain.safetensors")
+    version(house, 2, "rain.safetensors")
+    hub, free = house.blob("rain.safetensors"), house.blob("free.safetensors")
+    one = parse({"id": "one", "civitai": 1})
+    for rivals in (
+        [one, parse({"id": "two", "civitai": 2})],
+        [one, parse({"id": "two", "civitai": 1, "file_id": 3})],
+        [one, house.want(hub, id="two")],
+    ):
+        for _ in range(2):
+            outcome = house.run([*rivals, house.want(free)], civitai_api=house.origin.hub, parallel=1)
+            assert [failure["kind"] for failure in outcome.failed] == ["same_name"] * 2
+            for failure in outcome.failed:
+                assert all(part in failure["problem"] for part in ("one", "two", "loras/rain.safetensors"))
+            assert house.right(free)
+            assert house.leftovers() == []
+            assert not house.path(hub).exists()
+    named = [one, parse({"id": "two", "civitai": 2, "name": "rain-2.safetensors"})]
+    assert house.run(named, civitai_api=house.origin.hub).failed == []
+    asked = len(house.origin.seen)
+    assert not house.run(named, civitai_api=house.origin.hub).changed
+    assert len(house.origin.seen) == asked
+
+
+def test_a_model_does_not_take_the_name_of_one_that_is_there(house: House) -> None:
+    (first,), _ = version(house, 1, "rain.safetensors"), version(house, 2, "rain.safetensors")
+    one, two = parse({"civitai": 1}), parse({"civitai": 2})
+    assert house.run([one], civitai_api=house.origin.hub).failed == []
+    path = house.root / "loras/rain.safetensors"
+    for owner_list, wanted in (("models", [one, two]), ("civitai", [two])):
+        outcome = house.run(wanted, civitai_api=house.origin.hub, owner_list=owner_list)
+        assert [failure["id"] for failure in outcome.failed] == ["civitai-2"]
+        assert "civitai-1" in outcome.failed[0]["problem"]
+        assert (outcome.changed, sha256(path)) == (False, first.sha256)
+
+
+def test_a_zip_file_does_not_take_a_name(house: House) -> None:
+    pack = lora(house, "pack.zip", zipped({"style.safetensors": b"one"}))
+    style = house.blob("style.safetensors")
+    packed = house.want(pack, id="pack", name="", folder="", urls=(), bytes=None, sha256=None, civitai=7)
+    outcome = house.run([packed, house.want(style)], civitai_api=house.origin.hub)
+    assert [(failure["id"], failure["kind"]) for failure in outcome.failed] == [("pack", "same_name")]
+    assert house.right(style)
+    house.path(style).unlink()
+    mine = house.path(style)
+    mine.write_bytes(b"mine")
+    assert house.run([packed], civitai_api=house.origin.hub).set_aside == [f"{mine}.rejected"]
+    assert (mine.read_bytes(), Path(f"{mine}.rejected").read_bytes()) == (b"one", b"mine")
+
+
+def test_the_id_of_a_model_is_not_that_of_a_version(house: House) -> None:
+    house.origin.models[4] = [70, 71]
+    outcome = house.run([parse({"civitai": 4}), parse({"civitai": 5})], civitai_api=house.origin.hub, tries=1)
+    problems = {failure["id"]: failure["problem"] for failure in outcome.failed}
+    assert "4 is the id of a model of CivitAI, not of one of its versions: 70 (v70), 71 (v71)" in problems["civitai-4"]
+    assert "No version with that id" in problems["civitai-5"]
+
+
+# Content
+
+
+def safetensors(header: object, body: int, length: int | None = None) -> bytes:
+    """Write a safetensors file, perhaps a wrong one."""
+    head = json.dumps(header).encode()
+    return (len(head) if length is None else length).to_bytes(8, "little") + head + bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        (
+            "a.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+            "pointer of Git LFS",
+        ),
+        ("a.pt", b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n", "pointer of Git LFS"),
+        ("a.pth", b"\xef\xbb\xbf\n<!DOCTYPE html><title>Sign in</title>", "a page"),
+        ("a.bin", b"<html><body>no</body></html>", "a page"),
+        ("a.ckpt", b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "a page"),
+        ("a.gguf", b'{"error": "Unauthorized"}', "a message"),
+        ("a.gguf", bytes(100), "no GGUF"),
+        ("a.safetensors", bytes(9), "speaks of|cannot be read"),
+        ("a.safetensors", b"abc", "cannot hold its header"),
+        ("a.safetensors", safetensors({}, 0, 1 << 60), "cannot hold its header"),
+        ("a.safetensors", safetensors([1], 0), "cannot be read"),
+        ("a.safetensors", safetensors({"w": {"data_offsets": "none"}}, 0), "cannot be read"),
+        ("a.safetensors", safetensors({"w": {"data_offsets": [0, 100]}}, 60), "speaks of"),
+        ("a.safetensors", safetensors({"w": {"data_offsets": [0, 100]}}, 160), "speaks of"),
+    ],
+)
+def test_what_is_no_model_gets_no_name(house: House, name: str, data: bytes, says: str) -> None:
+    blob = house.origin.add(Blob(name, data=data))
+    wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.moved_url(name),))
+    outcome = house.run([wanted], allow_unproven=True)
+    assert outcome.failed[0]["kind"] == "content"
+    assert re.search(says, outcome.failed[0]["problem"])
+    assert not house.path(blob).exists()
+    assert house.path(blob).with_name(f"{name}.rejected").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.safetensors", safetensors({"__metadata__": {"a": "b"}, "w": {"data_offsets": [0, 100]}}, 100)),
+        ("config.json", b'{"model_type": "wan"}'),
+        ("a.pt", b"\x80\x02pickle"),
+        ("a.txt", b"<html> is a word"),
+    ],
+)
+def test_what_may_be_a_model_gets_its_name(house: House, name: str, data: bytes) -> None:
+    blob = house.origin.add(Blob(name, data=data))
+    wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.moved_url(name),))
+    assert house.run([wanted], allow_unproven=True).failed == []
+    assert house.right(blob)
+    house.path(blob).write_bytes(bytes(len(data)))
+
+
+def test_a_pointer_is_refused_though_its_hash_is_known(house: House) -> None:
+    blob = house.origin.add(Blob("a.safetensors", data=b"version https://git-lfs.github.com/spec/v1\noid x\n"))
+    assert "pointer of Git LFS" in house.run([house.want(blob)]).failed[0]["problem"]
+    house.path(blob).write_bytes(blob.data)
+    outcome = house.run([house.want(blob)])
+    assert "pointer of Git LFS" in outcome.failed[0]["problem"]
+    assert not house.path(blob).exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "body", "says"),
+    [
+        (
+            "cdn",
+            "<Error><Code>InvalidRange</Code><Message>The range is &lt;odd&gt;</Message></Error>",
+            "The range is <odd>",
+        ),
+        (
+            "cdn",
+            "Auth failed: see https://cdn.example/x?sig=secret for more",
+            "Auth failed: see https://cdn.example/x?...",
+        ),
+        ("cdn", "<html><head><title>400 Bad Request</title></head></html>", "400 Bad Request"),
+        ("hub", '{"error": {"message": "no such thing"}}', "no such thing"),
+        ("hub", "[" * 3000, "answers 400"),
+    ],
+)
+def test_what_a_host_says_is_shown(house: House, where: str, body: str, says: str) -> None:
+    blob = house.blob("a.safetensors")
+    house.origin.fail(Fault("status", where, 99, 400, body=body))
+    (failure,) = house.run([house.want(blob)], tries=1).failed
+    assert "answers 400" in failure["problem"]
+    assert says in failure["problem"]
+    assert "secret" not in failure["problem"]
+
+
+def test_the_page_of_a_file_is_told_from_a_login(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    house.origin.fail(Fault("html", "hub", 9))
+    wanted = house.want(blob, urls=(house.origin.plain_url("blob/main/a.safetensors").replace("%2F", "/"),))
+    assert "/resolve/ in place of /blob/" in house.run([wanted]).failed[0]["problem"]
 
 
 def test_a_zip_file_without_a_safe_model_says_what_it_holds(house: House) -> None:

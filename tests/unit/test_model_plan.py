@@ -119,6 +119,25 @@ def test_flags_of_the_original_are_taken_as_they_come(value: object) -> None:
                 "urls": ["https://huggingface.co/me/mine/resolve/abc/a.pt"],
             },
         ),
+        (
+            {"repo": "me/mine", "path": "deep/a b?c#d%.pt", "revision": "refs/pr/1", "folder": "vae", "bytes": 5},
+            {
+                "id": "vae/a b?c#d%.pt",
+                "name": "a b?c#d%.pt",
+                "folder": "vae",
+                "bytes": 5,
+                "urls": ["https://huggingface.co/me/mine/resolve/refs%2Fpr%2F1/deep/a%20b%3Fc%23d%25.pt"],
+            },
+        ),
+        (
+            {"repo": "me/gr\u00f6\u00dfe", "path": "/\u00fc.pt", "revision": 1234567, "folder": "vae"},
+            {
+                "id": "vae/\u00fc.pt",
+                "name": "\u00fc.pt",
+                "folder": "vae",
+                "urls": ["https://huggingface.co/me/gr%C3%B6%C3%9Fe/resolve/1234567/%C3%BC.pt"],
+            },
+        ),
         ({"civitai": 12, "file_id": 3}, {"id": "civitai-12-3", "civitai": 12, "file_id": 3, "urls": []}),
     ],
 )
@@ -132,6 +151,19 @@ def test_own_files(entry: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"sets": ["i3v"]}, "wan_models_sets: there is no set 'i3v'; there are base, big, i2v, t2v"),
         ({"sets": "i2v"}, "wan_models_sets must be a list of names"),
         ({"profile": "tiny"}, "wan_models_profile must be auto, small, fp8, full, found 'tiny'"),
+        ({"sets": ["T2V"]}, "there are base, big, i2v, t2v; did you mean t2v?"),
+        ({"files": ["vaee"]}, "wan_models_files[0]: the catalogue has no file 'vaee'; did you mean vae?"),
+        ({"files": ["https://a.example/x?token=secret"]}, "an address belongs in a mapping"),
+        ({"files": [{"repo": "https://huggingface.co/a/b", "path": "x", "folder": "vae"}]}, "repo must be the owner"),
+        ({"files": [{"name": "a", "folder": "vae", "urls": "https://a/x?token=secret"}]}, "holds a credential"),
+        (
+            {"files": [{"name": "a", "folder": "vae", "url": f"https://a/{n}"} for n in range(2)]},
+            "two different files are both vae/a",
+        ),
+        (
+            {"files": [{"id": "t", "name": "mine.safetensors", "folder": "vae", "url": "https://a/x"}, "t"]},
+            "two different files are both t",
+        ),
         ({"files": ["nope"]}, "wan_models_files[0]: the catalogue has no file 'nope'"),
         ({"files": [7]}, "wan_models_files[0] must be the id of a catalogue file, or a mapping"),
         ({"files": [{"name": "a", "folder": "vae", "ulr": "https://a/x"}]}, "wan_models_files[0]: unknown ulr"),
@@ -148,8 +180,9 @@ def test_own_files(entry: dict[str, Any], expected: dict[str, Any]) -> None:
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(AnsibleFilterError, match=re.escape(says)):
+    with pytest.raises(AnsibleFilterError, match=re.escape(says)) as caught:
         model_plan(CATALOGUE, **settings)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_set_without_files_for_a_profile_is_said() -> None:

@@ -29,14 +29,20 @@ def hosts(wanted: Wanted, settings: Settings) -> set[str]:
     return {host_of(url) for url in urls}
 
 
+def described(wanted: Wanted, settings: Settings) -> Wanted:
+    """Return the file with what CivitAI says of a version, where that is not known yet."""
+    if wanted.urls or not wanted.civitai:
+        return wanted
+    return civitai.ask(
+        wanted, settings.civitai_api, lambda url: fetch_json(url, settings.tokens, timeout_s=settings.timeout_s)
+    )
+
+
 def ask(
     wanted: Wanted, settings: Settings, *, peers: bool, limited: Callable[[str, float], None] = lambda _host, _s: None
 ) -> Answer:
     """Find out where a file can be had now; ``limited`` hears of hosts that ask to wait."""
-    if not wanted.urls and wanted.civitai:
-        url = civitai.version_url(settings.civitai_api, wanted.civitai)
-        data = fetch_json(url, settings.tokens, timeout_s=settings.timeout_s)
-        wanted = civitai.describe(wanted, data, settings.civitai_api)
+    wanted = described(wanted, settings)
     if peers and wanted.sha256:
         found = _ask_peers(wanted, settings)
         if found:

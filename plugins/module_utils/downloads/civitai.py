@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted, check_name
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted, check_file_name
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
 
 API = "https://civitai.com"
@@ -32,12 +32,36 @@ def version_url(api: str, version: int) -> str:
     return f"{api.rstrip('/')}/api/v1/model-versions/{version}"
 
 
+def ask(wanted: Wanted, api: str, fetch: Callable[[str], Mapping[str, Any]]) -> Wanted:
+    """Ask what a version holds; the id of a model is often taken for that of a version."""
+    try:
+        return describe(wanted, fetch(version_url(api, wanted.civitai or 0)), api)
+    except Problem as problem:
+        if problem.kind != "not_found":
+            raise
+        versions = _versions_of_model(wanted.civitai or 0, api, fetch)
+        if not versions:
+            raise
+        raise Problem(
+            "not_found", f"{wanted.civitai} is the id of a model of CivitAI, not of one of its versions: {versions}"
+        ) from problem
+
+
+def _versions_of_model(model: int, api: str, fetch: Callable[[str], Mapping[str, Any]]) -> str:
+    try:
+        listed = fetch(f"{api.rstrip('/')}/api/v1/models/{model}").get("modelVersions")
+    except Problem:
+        return ""
+    versions = [_mapping(version) for version in (listed if isinstance(listed, list) else [])[:5]]
+    return ", ".join(f"{version.get('id')} ({_text(version.get('name'))})" for version in versions)
+
+
 def describe(wanted: Wanted, data: Mapping[str, Any], api: str) -> Wanted:
     """Fill in what the metadata of a version says."""
     file = _file(wanted, data)
     name = PurePosixPath(_text(file.get("name")).replace("\\", "/")).name
-    if not check_name(name):
-        raise Problem("local", f"CivitAI names the file {name!r}, which is no plain file name")
+    if not wanted.name and not check_file_name(name):
+        raise Problem("local", f"CivitAI names the file {name!r}, which is no plain file name; give it one as name")
     sha256 = _text(_mapping(file.get("hashes")).get("SHA256")).lower()
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         sha256 = ""

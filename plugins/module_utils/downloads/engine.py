@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import archive, progress, survey
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import archive, content, progress, survey
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.aria2 import (
     Aria2,
     GoneError,
@@ -22,7 +22,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.aria2 i
     leading_bytes,
     piece_size,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.asking import ask, hosts
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.asking import ask, described, hosts
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.hashing import Follower, sha256
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.job import (
@@ -66,6 +66,8 @@ class Engine:
         self._tell = tell
         self._record = Record(settings.state_dir)
         self._jobs: list[Job] = []
+        self._claims: dict[Path, tuple[str, Job | None]] = {}
+        """Who has, or will have, which name."""
         self._news: queue.Queue[Callable[[], None]] = queue.Queue()
         self._pool = ThreadPoolExecutor(max_workers=6)
         self._aria2 = Aria2(lock=lock, limit=settings.limit, pause_s=settings.pause_s)
@@ -102,12 +104,18 @@ class Engine:
         return self._outcome
 
     def _sort(self) -> None:
+        owner_list = self._settings.owner_list
         for wanted in self._wanted:
-            found = survey.look(wanted, self._settings.root, self._record, self._settings.owner_list)
+            found = survey.look(wanted, self._settings.root, self._record, owner_list)
             if found.status == "proven":
                 self._outcome.files.append(self._present(found))
+                unpacked = [path for path, proof in self._record.of(wanted.id, owner_list) if proof.archive]
+                for path in {Path(found.path), *unpacked}:
+                    self._claims[path] = (wanted.id, None)
                 continue
             job = Job(wanted, self._settings.connections)
+            if wanted.placed:
+                self._claims[self._path(job)] = (wanted.id, job)
             if found.status == "unproven":
                 self._to_prove(job, Path(found.path))
             self._jobs.append(job)
@@ -132,13 +140,19 @@ class Engine:
     def _advance(self) -> None:
         now = time.monotonic()
         moving = sum(job.step == "moving" for job in self._jobs)
-        asked = sum(job.step in {"asking", "ready"} and not job.there for job in self._jobs)
+        asked = sum(job.step in {"asking", "ready"} and not job.there and job.wanted.placed for job in self._jobs)
+        # Nothing is fetched before all names are known, or one file could take the name of another.
+        unnamed = any(
+            job.step in {"ask", "asking"} and not job.wanted.placed and not job.attempt and not self._rests(job, now)
+            for job in self._jobs
+        )
         for job in self._jobs:
             if job.step == "resting" and now >= job.until:
                 job.step = "ask"
             # Only as many are asked for as can start soon: a signed link is good for an hour.
-            if job.step == "ask" and (job.there or asked < self._settings.parallel) and not self._rests(job, now):
-                asked += not job.there
+            now_or_later = job.there or not job.wanted.placed or (not unnamed and asked < self._settings.parallel)
+            if job.step == "ask" and now_or_later and not self._rests(job, now):
+                asked += not job.there and job.wanted.placed
                 self._ask(job)
             elif job.step == "ready" and moving < self._settings.parallel:
                 moving, asked = moving + 1, asked - 1
@@ -173,25 +187,35 @@ class Engine:
     def _ask_now(self, job: Job) -> None:
         """Ask in a thread; the answer is dealt with in the main loop."""
         answer: Answer | None = None
+        named: Wanted | None = None
         digest = ""
         trouble: Problem | None = None
         try:
-            if not (job.there and job.wanted.sha256):
+            if not job.wanted.placed:
+                named = described(job.wanted, self._settings)
+            elif not (job.there and job.wanted.sha256):
                 peers = bool(self._settings.peers) and not job.peers_failed
                 answer = ask(job.wanted, self._settings, peers=peers, limited=self._limited)
             if job.there:
                 digest = sha256(job.there)
         except Exception as error:  # a thread that does not report would be waited for, for ever
             trouble = from_any(error)
-        self._news.put(lambda: self._try(job, lambda _job: self._answered(job, answer, digest, trouble)))
+        self._news.put(lambda: self._try(job, lambda _job: self._answered(job, named or answer, digest, trouble)))
 
     def _limited(self, host: str, wait_s: float) -> None:
         if wait_s <= self._settings.longest_wait_s:
             self._hosts_rest[host] = time.monotonic() + wait_s
 
-    def _answered(self, job: Job, answer: Answer | None, digest: str, trouble: Problem | None) -> None:
+    def _answered(self, job: Job, answer: Answer | Wanted | None, digest: str, trouble: Problem | None) -> None:
         if trouble:
             raise trouble
+        if isinstance(answer, Wanted):
+            job.wanted = answer
+            self._claim(job)
+            if self._path(job).exists():
+                self._to_prove(job, self._path(job))
+            job.step = "ask"
+            return
         if answer:
             job.answer, job.wanted, job.by = answer, answer.wanted, answer.by
         if job.there:
@@ -199,26 +223,53 @@ class Engine:
             return
         assert job.answer  # noqa: S101  only a file that is there is looked at without asking
         path = self._path(job)
-        if path.exists():
-            # The name was not known before.
-            self._to_prove(job, path)
-            job.step = "ask"
-            return
         job.size = job.answer.size
         job.part = path.with_name(f".{path.name}.{survey.tag(job.answer.expected, job.size)}{survey.PART}")
         job.step = "ready"
 
+    def _claim(self, job: Job) -> None:
+        """Take a name that was not known before; where another file has it, neither is fetched."""
+        other, rival = self._claims.setdefault(self._path(job), (job.wanted.id, job))
+        if rival is job:
+            return
+        problem = self._taken(job, job.wanted.path, other)
+        if rival and not rival.there and rival.step == "ask":
+            self._fail(rival, problem)
+        raise problem
+
+    def _taken(self, job: Job, path: str, other: str) -> Problem:
+        return Problem(
+            "same_name",
+            f"{job.wanted.id} and {other} would both be {path}; give one of them another name in wan_models_files, "
+            "for example civitai: 12345 with name: other.safetensors",
+        )
+
+    def _others(self, path: Path, archive: str = "") -> str:
+        """Say whose a file is that another list has fetched."""
+        proof = self._record.untouched(path)
+        if proof and proof.owner_list != self._settings.owner_list and not (archive and proof.archive == archive):
+            return f"{proof.id} of the list {proof.owner_list}"
+        return ""
+
     def _judge_there(self, job: Job, path: Path, digest: str) -> None:
         expected = job.answer.expected if job.answer else job.wanted.sha256
         size = path.stat().st_size
+        why = f"what was there has sha256 {digest}, wanted is {expected}"
         if digest == expected or (job.answer and job.by == "size" and size == job.answer.size):
-            job.digest, job.size, job.note = digest, size, "present"
-            self._remember(job, path)
-            job.step = "done"
-            return
+            try:
+                content.check(path, path.name, hashed=job.by != "size")
+            except Problem as problem:
+                why = str(problem)
+            else:
+                job.digest, job.size, job.note = digest, size, "present"
+                self._remember(job, path)
+                job.step = "done"
+                return
+        if other := self._others(path):
+            raise self._taken(job, job.wanted.path, other)
         # What is there is not what is wanted: it loses the name, and is kept.
         self._set_aside(path)
-        job.note = f"what was there has sha256 {digest}, wanted is {expected}; it is kept as {path.name}.rejected"
+        job.note = f"{why}; it is kept as {path.name}.rejected"
         job.there, job.size, job.done, job.before = None, None, 0, 0
         job.step = "ask"
 
@@ -405,6 +456,10 @@ class Engine:
         expected = job.answer.expected
         if expected in {result, None}:
             job.digest = result
+            try:
+                content.check(job.part, job.wanted.name, hashed=job.by != "size")
+            except Problem as problem:
+                self._reject(job, problem)
             self._name(job)
         elif not job.reread:
             # The front was hashed while it was written: read it all again before it is called wrong.
@@ -412,23 +467,19 @@ class Engine:
             self._follow(job)
             self._complete(job)
         else:
-            self._reject(job, result)
+            known = "known before" if job.by == "catalogue" else "stated by the host"
+            # Bytes can be damaged on the way, once.
+            text = f"sha256 is {result}, expected is {expected} ({known})"
+            self._reject(job, Problem("wrong_hash", text, another_try=True))
 
-    def _reject(self, job: Job, found: str) -> None:
-        assert job.answer  # noqa: S101
+    def _reject(self, job: Job, problem: Problem) -> None:
         path = job.part.with_name(job.wanted.name + survey.REJECTED)
         job.part.replace(path)
         job.rejected += 1
         if str(path) not in self._outcome.set_aside:
             self._outcome.set_aside.append(str(path))
         self._outcome.changed = True
-        known = "known before" if job.by == "catalogue" else "stated by the host"
-        raise Problem(
-            "wrong_hash",
-            f"sha256 is {found}, expected is {job.answer.expected} ({known}); what came is kept as {path.name}",
-            # Bytes can be damaged on the way, once.
-            another_try=True,
-        )
+        raise replace(problem, message=f"{problem}; what came is kept as {path.name}")
 
     def _name(self, job: Job) -> None:
         """Give a proven file its name, for good."""
@@ -454,7 +505,16 @@ class Engine:
         found = archive.look(job.part)
         if found.bytes > survey.free(path) - self._settings.reserve:
             raise Problem("disk_full", f"{human(found.bytes)} are needed to unpack {path.name}")
-        for member in archive.unpack(job.part, path.parent, found):
+        members = [path.parent / name for name in found.take]
+        for member in members:
+            other = self._others(member, job.digest) or self._claims.get(member, (job.wanted.id, None))[0]
+            if other != job.wanted.id:
+                raise self._taken(job, member.name, other)
+        for member in members:
+            self._claims[member] = (job.wanted.id, job)
+            if member.exists() and not self._record.untouched(member):
+                self._set_aside(member)
+        for member in archive.unpack(job.part, path.parent, found, hashed=job.by != "size"):
             self._record.add(
                 member,
                 id_=job.wanted.id,

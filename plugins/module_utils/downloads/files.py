@@ -29,6 +29,11 @@ class Wanted:
     file_id: int | None = None
 
     @property
+    def placed(self) -> bool:
+        """Whether name and folder are known: a CivitAI version tells them later."""
+        return bool(self.name and self.folder)
+
+    @property
     def path(self) -> str:
         """Path below the models folder."""
         return str(PurePosixPath(self.folder) / self.name)
@@ -46,7 +51,7 @@ def parse(entry: Mapping[str, Any]) -> Wanted:
     name = entry.get("name") or ""
     if not name and civitai is None:
         raise ValueError(f"{where}: name is missing")
-    if name and (not check_name(name) or name.endswith((".rejected", ".part", ".aria2"))):
+    if name and not check_file_name(name):
         raise ValueError(f"{where}: name must be a plain file name, found {name!r}")
     folder = entry.get("folder") or ""
     parts = PurePosixPath(folder).parts
@@ -84,11 +89,16 @@ def parse_all(entries: Iterable[Mapping[str, Any]]) -> list[Wanted]:
     found = [parse(entry) for entry in entries]
     places: dict[str, str] = {}
     for item in found:
-        key = item.path if item.name else f"civitai {item.civitai}/{item.file_id}"
+        key = item.path if item.placed else f"civitai {item.civitai}/{item.file_id}"
         if key in places:
             raise ValueError(f"files {places[key]} and {item.id} both claim {key}")
         places[key] = item.id
     return found
+
+
+def check_file_name(name: str) -> bool:
+    """Say whether a file may have this name; some endings are those of unfinished downloads."""
+    return check_name(name) and not name.endswith((".rejected", ".part", ".aria2"))
 
 
 def check_name(name: str) -> bool:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 
 # Kinds that another attempt cannot fix. The others are tried again.
 LASTING = frozenset(
-    {"not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "unproven", "local", "defect"}
+    {
+        *("not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "content", "unproven"),
+        *("same_name", "local", "defect"),
+    }
 )
 
 

@@ -257,8 +257,9 @@ def _in_markup(raw: str) -> str:
     """Return what a storage's XML, a page's title or plain text says."""
     if not raw.lstrip("\ufeff \t\r\n").startswith("<"):
         return raw
-    found = re.search(r"<(Message|title|Code|h1)[^>]*>([^<]*)</\1>", raw, re.IGNORECASE)
-    return html.unescape(found[2]) if found else ""
+    tags = (re.search(rf"<{tag}[^>]*>([^<]+)</", raw, re.IGNORECASE) for tag in ("message", "title", "h1", "code"))
+    found = next(filter(None, tags), None)
+    return html.unescape(found[1]) if found else ""
 
 
 def _no_page(headers: Mapping[str, str], name: str, host: str, path: str) -> None:

@@ -37,7 +37,8 @@ class Found:
 def look(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Found:
     """Look at one file."""
     members = record.of(wanted.id, owner_list)
-    if members and (not wanted.name or all(proof.archive for _path, proof in members)):
+    known = all(proof.archive or wanted.name in {"", path.name} for path, proof in members)
+    if members and known and (not wanted.placed or all(proof.archive for _path, proof in members)):
         # A CivitAI version is known by its id; an archive by what came out of it.
         same = all(record.untouched(path) for path, _proof in members)
         pinned = not wanted.sha256 or any(wanted.sha256 in {proof.sha256, proof.archive} for _path, proof in members)
@@ -45,7 +46,7 @@ def look(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Found:
             size = sum(proof.size for _path, proof in members)
             return Found(wanted.id, str(members[0][0]), "proven", size, size)
     path = root / wanted.path
-    if not wanted.name:
+    if not wanted.placed:
         return Found(wanted.id, str(root / wanted.folder), "missing", wanted.guess or None)
     proof = record.untouched(path)
     if proof and proves(proof.sha256, proof.by, wanted):
