@@ -187,11 +187,14 @@ class Run:
 
     def _process(self, part: Part) -> int:
         shown = re.compile(part.shown)
+        # By itself Molecule gives checkouts in folders of one name the same place.
+        place = {"MOLECULE_EPHEMERAL_DIRECTORY": f"{lab.state_folder()}/molecule/{part.name}"}
         with (
             part.log.open("w") as log,
             subprocess.Popen(
                 part.command,
                 cwd=ROOT,
+                env={**os.environ, **place},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -622,7 +622,8 @@ def create_host(state: Path, name: str, image: str) -> None:
 def wait_for_system(host: Host, *, fresh: bool, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while True:
-        status = run("docker", "exec", host.container, "systemctl", "is-system-running").stdout.strip()
+        command = ("docker", "exec", host.container, "systemctl", "is-system-running", "--wait")
+        status = run(*command, timeout=seconds).stdout.strip()
         if status == "running":
             return
         if status == "degraded":
