@@ -24,8 +24,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # What no service does without: everything that follows from there being no privilege to use.
 MINIMUM = {
-    *("NoNewPrivileges=yes", "CapabilityBoundingSet=", "AmbientCapabilities=", "ProtectSystem=strict"),
-    *("PrivateTmp=yes", "DevicePolicy=closed", "ProtectKernelTunables=yes", "ProtectKernelModules=yes"),
+    *(
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "PrivateTmp=yes",
+        "DevicePolicy=closed",
+        "ProtectKernelTunables=yes",
+        "ProtectKernelModules=yes",
+    ),
     *("ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes", "ProtectHostname=yes"),
     *("ProtectProc=invisible", "RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes"),
     *("LockPersonality=yes", "RemoveIPC=yes", "KeyringMode=private", "SystemCallArchitectures=native"),
@@ -34,6 +40,7 @@ MINIMUM = {
 # Who is allowed more than the rest, and why.
 JIT = {"comfyui": "Triton", "comfyui-api": "Node.js", "jupyterlab": "Triton"}
 DEVICES = {"comfyui": ["char-nvidia* rw"], "jupyterlab": ["char-nvidia* rw", "char-pts rw"]}
+CAPABILITIES = {"comfyui-api": "CAP_FOWNER"}  # it removes outputs of ComfyUI
 NETLINK = {"comfyui-api", "comfyui-handler", "jupyterlab"}
 
 Unit = Mapping[str, list[str]]
@@ -109,6 +116,8 @@ def test_every_unit_holds_the_minimum(units: dict[str, dict[str, Unit]], case: s
     unit = units[case][name]
     assert missing(unit) == set()
     assert unit["User"] not in ([], [""], ["root"], ["0"])
+    for setting in ("CapabilityBoundingSet", "AmbientCapabilities"):
+        assert unit[setting] == [CAPABILITIES.get(name, "")]
     assert unit["UMask"] in (["0027"], ["0077"])
     assert unit.get("MemoryDenyWriteExecute") == (None if name in JIT else ["yes"])
     assert unit.get("DeviceAllow", []) == DEVICES.get(name, [])

@@ -18,7 +18,7 @@ def root(host: Any) -> str:
         ("/etc/wanmetal", "root", 0o750),
         ("/var/lib/wanmetal", "root", 0o750),
         ("/var/lib/wanmetal/models", "root", 0o750),
-        ("/var/lib/wanmetal/output", "root", 0o770),
+        ("/var/lib/wanmetal/output", "root", 0o1770),
     ],
 )
 def test_folder(host: Any, path: str, owner: str, mode: int) -> None:
@@ -42,4 +42,4 @@ def test_uv_is_the_pinned_one(host: Any) -> None:
 def test_a_mode_that_drifted_is_mended_by_what_the_role_runs(host: Any) -> None:
     host.check_output("chmod 0777 /var/lib/wanmetal/output")
     host.check_output("systemd-tmpfiles --create /etc/tmpfiles.d/wanmetal.conf")
-    assert host.file("/var/lib/wanmetal/output").mode == 0o770
+    assert host.file("/var/lib/wanmetal/output").mode == 0o1770

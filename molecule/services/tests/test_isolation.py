@@ -89,6 +89,9 @@ DENIED: Orders = {
     "processes of others": ["others", ""],
     "writing models": ["write", "/var/lib/wanmetal/models/attack"],
     "writing programs": ["write", "/usr/local/lib/attack"],
+    "replacing inputs of the handler": ["replace", "/var/lib/wanmetal/input/handler"],
+    "replacing outputs of the handler": ["replace", "/var/lib/wanmetal/output/handler"],
+    "replacing inputs of the API": ["replace", "/var/lib/wanmetal/input/comfyui-api"],
     "writing settings": ["write", "/etc/wanmetal/attack"],
     "a user namespace": ["namespace", NEW_USER],  # the last one, since nothing is the same in it
 }
@@ -116,7 +119,7 @@ def attack(host: Host, orders: Orders, before: str = "") -> dict[str, str]:
 
 
 def got(answers: Mapping[str, str]) -> list[str]:
-    good = {"answered", "connected", "made", "written", "seen"}
+    good = {"answered", "connected", "made", "written", "seen", "replaced"}
     return [name for name, answer in answers.items() if answer in good or answer.endswith(" bytes")]
 
 
