@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import problems
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
@@ -29,7 +30,7 @@ def test_as_the_browser_exports(file: Path) -> None:
 
 @pytest.mark.parametrize("name", workflows.index())
 def test_api_format_comes_back_as_it_is(name: str) -> None:
-    api = workflows.load(name, "api")
+    api = workflows.load_api(name)
     assert to_api(api, SCHEMAS) == api
 
 
@@ -52,12 +53,12 @@ SAVE = node(9, "SaveImage", [("images", "IMAGE", 1)], widgets_values=["out"])
         ({"some": "thing"}, "neither nodes nor class types"),
         (saved(SAVE, node(1, "Reroute", [("", "*", 1)]), links=[[1, 1, 0, 9, 0, "IMAGE"]]), "in a circle"),
         (
-            saved(SAVE, node(1, "GetNode", [], widgets_values=["x"]), links=[[1, 1, 0, 9, 0, "IMAGE"]]),
-            "gets 'x', which no node sets",
+            saved(node(1, "Strange", [("image", "IMAGE", None)], widgets_values=[3]), links=[]),
+            "too little is known of the node type 'Strange'",
         ),
         (
-            saved(node(1, "Strange", [("image", "IMAGE", None)], widgets_values=[3]), links=[]),
-            "nothing is known of the node type 'Strange'",
+            saved(node(1, "Strange", [("steps", "INT", None)], widgets_values=["red", 3, 0.5]), links=[]),
+            "too little is known of the node type 'Strange'",
         ),
         (saved(node(1, "workflow>Mine", [], widgets_values=[3]), links=[]), "node 1 is a group node"),
     ],
@@ -113,8 +114,12 @@ def test_reroutes_lead_on(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["audio", "folder", "video"])
 def test_buttons_that_are_saved_among_the_values_are_no_inputs(kind: str) -> None:
     values = {"video": "x.mp4", f"choose {kind} to upload": "image", "videopreview": {}}
-    api = to_api(saved(node(1, "VHS_LoadVideo", [], widgets_values=values), links=[]), SCHEMAS)
-    assert api["1"]["inputs"] == {"video": "x.mp4"}
+    file = saved(node(1, "VHS_LoadVideo", [], widgets_values=values), links=[])
+    known = SCHEMAS["VHS_LoadVideo"]
+    inputs = to_api(file, SCHEMAS)["1"]["inputs"]
+    assert inputs["video"] == "x.mp4"
+    assert inputs.keys() == {one.name for one in known.inputs if one.widget}
+    assert to_api(file, {})["1"]["inputs"] == {"video": "x.mp4"}
 
 
 def test_a_workflow_of_another_comfyui_by_what_that_one_says() -> None:
@@ -168,3 +173,246 @@ def test_links_that_use_everywhere_has_saved_are_taken() -> None:
     link = {"downstream": 3, "downstream_slot": 0, "upstream": "1", "upstream_slot": 0, "type": "IMAGE"}
     api = to_api(saved(ground, target, links=[], extra={"ue_links": [link]}), SCHEMAS)
     assert api["3"]["inputs"]["images"] == ["1", 0]
+
+
+# -- the browser's rules, one by one; tests/e2e/test_frontend.py compares with the browser itself
+
+GROUND = node(1, "EmptyImage", [], widgets_values=[64, 32, 1, 0])
+A, B = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+
+
+def link(number: int, origin: int, origin_slot: int, target: int, target_slot: int, kind: str) -> dict[str, Any]:
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    return dict(zip(names, (number, origin, origin_slot, target, target_slot, kind), strict=True))
+
+
+def widgets(*names: str, links: tuple[int | None, ...] = ()) -> list[dict[str, Any]]:
+    rows = zip(names, links or (None,) * len(names), strict=True)
+    return [{"name": name, "type": "INT", "link": number, "widget": {"name": name}} for name, number in rows]
+
+
+def definition(id_: str, kind: str, values: list[Any], *names: str) -> dict[str, Any]:
+    """A subgraph around one node, which shows some of that one's widgets under their names with a dash."""
+    numbers = tuple(range(1, len(names) + 1))
+    return {
+        "id": id_,
+        "name": "Part",
+        "inputs": [{"name": f"{n}-", "type": "INT", "linkIds": [i]} for i, n in zip(numbers, names, strict=True)],
+        "outputs": [{"name": "IMAGE", "type": "IMAGE", "linkIds": [20]}],
+        "nodes": [{**node(11, kind, [], widgets_values=values), "inputs": widgets(*names, links=numbers)}],
+        "links": [
+            *(link(i, -10, i - 1, 11, i - 1, "INT") for i in numbers),
+            link(20, 11, 0, -20, 0, "IMAGE"),
+        ],
+    }
+
+
+def subgraph(values: list[Any] | None, properties: dict[str, Any], *listed: str) -> dict[str, Any]:
+    """A file with a subgraph, whose node holds values; the order of its inputs in the file does not count."""
+    instance = {**node(1, A, [], widgets_values=values, properties=properties), "inputs": widgets(*listed)}
+    parts = [definition(A, "EmptyImage", [8, 9, 1, 2], "width", "height", "color")]
+    return saved(instance, SAVE, links=[[1, 1, 0, 9, 0, "IMAGE"]], definitions={"subgraphs": parts})
+
+
+@pytest.mark.parametrize(
+    ("values", "listed", "slots", "expected"),
+    [
+        ([320, 192, 5], [], [], (320, 192, 5)),
+        ([320, 192, 5], [], ["color-", "height-"], (320, 192, 5)),
+        ([5, 192, 320], [["-1", "color-"], ["-1", "height-"], ["-1", "width-"]], [], (320, 192, 5)),
+        ([320, 192], [], ["width-"], (320, 192, 2)),
+        (None, [], [], (8, 9, 2)),
+        ([], [["11", "width"], ["-1", "height-"]], [], (8, 9, 2)),
+        ([7, 8, 9], [["11", "color"], ["11", "width"], ["11", "height"]], [], (8, 9, 7)),
+    ],
+)
+def test_values_of_a_subgraph_belong_to_the_inputs_of_its_definition(
+    values: list[Any] | None, listed: list[Any], slots: list[str], expected: tuple[int, ...]
+) -> None:
+    api = to_api(subgraph(values, {"proxyWidgets": listed}, *slots), SCHEMAS)
+    inputs = api["1:11"]["inputs"]
+    assert (inputs["width"], inputs["height"], inputs["color"]) == expected
+
+
+def test_of_nested_subgraphs_the_outermost_value_counts() -> None:
+    inner = definition(A, "EmptyImage", [8, 9, 1, 2], "width", "height")
+    outer = definition(B, A, [16, 24], "width-", "height-")
+    file = saved(
+        node(1, B, [], widgets_values=[320]),
+        SAVE,
+        links=[[1, 1, 0, 9, 0, "IMAGE"]],
+        definitions={"subgraphs": [inner, outer]},
+    )
+    inputs = to_api(file, SCHEMAS)["1:11:11"]["inputs"]
+    assert (inputs["width"], inputs["height"], inputs["color"]) == (320, 24, 2)
+
+
+def test_a_subgraph_inside_itself_is_refused() -> None:
+    file = saved(node(1, A, []), links=[], definitions={"subgraphs": [definition(A, A, [], "x")]})
+    with pytest.raises(ConversionError, match="inside itself"):
+        to_api(file, SCHEMAS)
+
+
+@pytest.mark.parametrize("mode", [0, 2])
+def test_a_set_passes_on_what_it_is_given(mode: int) -> None:
+    setter = node(2, "SetNode", [("IMAGE", "IMAGE", 2)], widgets_values=["pic"], mode=mode)
+    getter = node(3, "GetNode", [], widgets_values=["pic"])
+    batch = node(4, "ImageBatch", [("image1", "IMAGE", 3), ("image2", "IMAGE", 4)])
+    links = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 4, 0, "*"], [4, 3, 0, 4, 1, "IMAGE"], [1, 4, 0, 9, 0, "IMAGE"]]
+    inputs = to_api(saved(GROUND, setter, getter, batch, SAVE, links=links), SCHEMAS)["4"]["inputs"]
+    assert inputs == {"image2": ["1", 0]} | ({} if mode else {"image1": ["1", 0]})
+
+
+def test_a_get_without_its_set_leaves_an_input_without_a_link() -> None:
+    getter = node(2, "GetNode", [], widgets_values=["gone"])
+    api = to_api(saved(GROUND, getter, SAVE, links=[[1, 2, 0, 9, 0, "IMAGE"]]), SCHEMAS)
+    assert api["9"]["inputs"] == {"filename_prefix": "out"}
+
+
+@pytest.mark.parametrize("through", ["", "Reroute"])
+def test_a_bypass_gives_the_type_that_the_last_input_wants(through: str) -> None:
+    to_mask = node(2, "ImageToMask", [("image", "IMAGE", 2)], widgets_values=["red"], mode=4)
+    reroute = node(3, through, [("", "*", 3)])
+    inverted = node(4, "InvertMask", [("mask", "MASK", 4)])
+    links: list[list[Any]] = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 3, 0, "*"], [4, 3 if through else 2, 0, 4, 0, "*"]]
+    api = to_api(saved(GROUND, to_mask, *([reroute] if through else []), inverted, links=links), SCHEMAS)
+    assert api["4"]["inputs"] == {}
+
+
+def test_power_loras_are_named_by_their_rows() -> None:
+    rows = [{"on": True, "lora": "a.safetensors", "strength": 0.8, "strengthTwo": None}, {"on": False, "lora": "b"}]
+    info = {"Power Lora Loader (rgthree)": {"input": {"optional": {"model": ["MODEL"]}}, "output": ["MODEL"]}}
+    loader = node(1, "Power Lora Loader (rgthree)", [], widgets_values=[{}, {"type": "x"}, *rows, {}, ""])
+    for known in ({}, workflow_schemas.from_object_info(info)):
+        inputs = to_api(saved(loader, links=[]), known)["1"]["inputs"]
+        assert inputs["lora_1"] == {"on": True, "lora": "a.safetensors", "strength": 0.8}
+        assert inputs["lora_2"] == rows[1]
+        assert workflows.needs({"1": {"class_type": loader["type"], "inputs": inputs}}, known, EMPTY).unknown == (
+            "a.safetensors",
+        )
+
+
+EMPTY: dict[str, Any] = {"files": {}, "sets": {}}
+
+
+def test_rows_of_a_node_that_is_known_in_part_are_not_lost() -> None:
+    info = {"Stack": {"input": {"required": {"count": ["INT"]}}, "output": []}}
+    stack = node(1, "Stack", [], widgets_values=[1, {"lora": "a.safetensors"}])
+    with pytest.raises(ConversionError, match="its values have no names"):
+        to_api(saved(stack, links=[]), workflow_schemas.from_object_info(info))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"format": "video/h264-mp4"}, {"pingpong": False, "save_output": True, "crf": 19, "frame_rate": 8}),
+        ({"format": "image/gif", "save_image": False}, {"save_output": False}),
+        ([16, 0, "old", "image/gif", True, False], {"frame_rate": 16, "pingpong": True, "save_output": False}),
+    ],
+)
+def test_values_of_video_helper_suite_that_are_missing_have_their_defaults(values: Any, expected: Any) -> None:
+    inputs = to_api(saved(node(1, "VHS_VideoCombine", [], widgets_values=values), links=[]), SCHEMAS)["1"]["inputs"]
+    assert {name: inputs[name] for name in expected} == expected
+
+
+def test_a_primitive_gives_its_value_directly_only() -> None:
+    primitive = node(2, "PrimitiveNode", [], widgets_values=[256, "fixed"], mode=2)
+    reroute = node(3, "Reroute", [("", "*", 3)])
+    ground = {**GROUND, "inputs": widgets("width", "height", links=(2, 4))}
+    links = [[2, 2, 0, 1, 0, "INT"], [3, 2, 0, 3, 0, "*"], [4, 3, 0, 1, 1, "INT"]]
+    inputs = to_api(saved(primitive, reroute, ground, links=links), SCHEMAS)["1"]["inputs"]
+    assert (inputs["width"], inputs["height"]) == (256, 32)
+
+
+def test_values_of_a_new_file_have_names() -> None:
+    values = {"seed": 7, "control_after_generate": "fixed", "mood": "calm"}
+    strange = node(1, "Strange", [], widgets_values=[7, "fixed", "calm"], widgets_values_named=values)
+    assert to_api(saved(strange, links=[]), {})["1"]["inputs"] == {"seed": 7, "mood": "calm"}
+
+
+def test_lists_are_wrapped_as_the_browser_does() -> None:
+    info: dict[str, Any] = {
+        "Many": {"input": {"required": {"names": ["COMBO", {"options": ["a", "b"], "multiselect": True}]}}}
+    }
+    info["Many"] |= {"output": []}
+    known = workflow_schemas.from_object_info(info)
+    many = node(1, "Many", [], widgets_values=[["a", "b"]])
+    assert to_api(saved(many, links=[]), known)["1"]["inputs"] == {"names": {"__value__": ["a", "b"]}}
+
+
+def test_dummy_values_of_inputs_without_widgets_are_dropped() -> None:
+    info: dict[str, Any] = {
+        "Label": {"input": {"required": {"x": ["INT"], "text": ["STRING", {"forceInput": True}], "y": ["INT"]}}}
+    }
+    info["Label"] |= {"output": []}
+    known = workflow_schemas.from_object_info(info)
+    for values in ([1, "old", 2], [1, 2]):
+        label = node(1, "Label", [], widgets_values=values)
+        assert to_api(saved(label, links=[]), known)["1"]["inputs"] == {"x": 1, "y": 2}
+
+
+# -- inputs of today's cores, whose number and names depend on values
+
+RESIZE = ["COMFY_DYNAMICCOMBO_V3", {"options": [
+    {"key": "exact", "inputs": {"required": {"width": ["INT", {"min": 8}], "height": ["INT", {}]}}},
+    {"key": "longest", "inputs": {"required": {"edge": ["INT", {"default": 512}]}}},
+]}]  # fmt: skip
+IMAGES = ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image",
+          "min": 1, "max": 3}}]  # fmt: skip
+GUIDE = ["COMFY_DYNAMICSLOT_V3", {"slotType": "IMAGE", "inputs": {"required": {"strength": ["FLOAT", {"max": 1}]}}}]
+ANYTHING = ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "T", "allowed_types": "IMAGE,MASK"}}]
+V3 = workflow_schemas.from_object_info(
+    {
+        "Make": {"input": {}, "output": ["IMAGE"]},
+        "Resize": {
+            "input": {
+                "required": {"how": RESIZE, "after": ["INT", {}], "images": IMAGES, "any": ANYTHING},
+                "optional": {"guide": GUIDE},
+            },
+            "output": ["COMFY_MATCHTYPE_V3"],
+            "output_node": True,
+        },
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["exact", 64, 32, 7], {"how": "exact", "how.width": 64, "how.height": 32, "after": 7}),
+        (["longest", 256, 7], {"how": "longest", "how.edge": 256, "after": 7}),
+        ([], {"how": "exact", "how.width": 0, "how.height": 0, "after": 0}),
+    ],
+)
+def test_a_choice_brings_inputs_of_its_own(values: list[Any], expected: dict[str, Any]) -> None:
+    assert to_api(saved(node(1, "Resize", [], widgets_values=values), links=[]), V3)["1"]["inputs"] == expected
+
+
+GIVEN = {"how": "exact", "how.width": 64, "how.height": 32, "after": 7, "images.image0": ["2", 0], "any": ["2", 0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"images.image2": ["2", 0], "guide": ["2", 0], "guide.strength": 0.5}, []),
+        ({"how.width": 4}, ["how.width must be at least 8, found 4"]),
+        ({"how": "longest"}, ["the input how.edge is missing", "Resize has no input how.width, how.height"]),
+        ({"how": "other"}, ["how must be one of exact, longest, found 'other'"]),
+        ({"images.image0": None}, ["the input images.image0 is missing"]),
+        ({"images.image3": ["2", 0]}, ["Resize has no input images.image3"]),
+        ({"guide": ["2", 0]}, ["the input guide.strength is missing"]),
+        ({"guide": ["2", 0], "guide.strength": 2}, ["guide.strength must be at most 1, found 2"]),
+    ],
+)
+def test_todays_inputs_are_checked(change: dict[str, Any], found: list[str]) -> None:
+    inputs = {name: value for name, value in {**GIVEN, **change}.items() if value is not None}
+    api = {"1": {"class_type": "Resize", "inputs": inputs}, "2": {"class_type": "Make", "inputs": {}}}
+    lines = [line.partition(": ")[2] for line in problems(api, V3, strict=True)]
+    assert set(found) <= set(lines)
+    assert bool(found) == bool(lines)
+
+
+def test_todays_inputs_are_recorded(tmp_path: Path) -> None:
+    (tmp_path / "core.json").write_text(workflow_schemas.write(V3.values(), "0" * 40))
+    assert workflow_schemas.recorded(tmp_path) == V3

@@ -87,7 +87,7 @@ class Workflow:
         bypassed = inputs.pop("bypassed", False)
         known = self._schemas[kind]
         node = Node(len(self.nodes) + 1, kind, title, self._group, outputs=known.outputs, bypassed=bypassed)
-        extra = [name for one in known.inputs for name in one.brings(inputs.get(one.name))]
+        extra = [more.name for one in known.inputs for more in one.brings(inputs.get(one.name))]
         strange = [name for name in inputs if known.input(name) is None and name not in extra]
         if strange:
             raise KeyError(f"{self.name}: {kind} has no input {strange[0]!r}")

@@ -11,9 +11,10 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert
     is_group_node,
     to_api,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import Input, NodeType, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import ANY, Input, NodeType, Schemas
 
-_BROWSER_TYPES = {"*", "COMBO"}
+_CONVERTED = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+"""Types whose values ComfyUI converts before it looks at them, and how."""
 _NAMED = 8
 """More choices than these are counted, and a few of them named."""
 
@@ -91,7 +92,7 @@ def _leading_to(ends: Collection[str], api: Mapping[str, Any]) -> set[str]:
 def _node_problems(
     known: NodeType, given: Mapping[str, Any], api: Mapping[str, Any], schemas: Schemas
 ) -> Iterator[str]:
-    for one in known.inputs:
+    for one in known.given(given):
         if one.name in given:
             yield from _input_problems(one, given[one.name], api, schemas)
         elif not one.optional:
@@ -99,8 +100,9 @@ def _node_problems(
 
 
 def _strange_inputs(known: NodeType, given: Mapping[str, Any]) -> Iterator[str]:
-    dynamic = {name for one in known.inputs for name in one.brings(given.get(one.name))}
-    strange = [name for name in given if known.input(name) is None and name not in dynamic]
+    names = {one.name for one in known.given(given)}
+    # rgthree's nodes take inputs of any name
+    strange = [] if known.name.endswith("(rgthree)") else [name for name in given if name not in names]
     if strange:
         yield f"{known.name} has no input {', '.join(strange)}"
 
@@ -109,16 +111,34 @@ def _input_problems(one: Input, value: Any, api: Mapping[str, Any], schemas: Sch
     if isinstance(value, list):
         yield from _link_problems(one, value, api, schemas)
         return
-    if not one.widget:
+    if isinstance(value, Mapping) and "__value__" in value:
+        value = value["__value__"]
+    if convert := _CONVERTED.get(one.type):
+        try:
+            yield from _limits(one, value, convert(value))
+        except (OverflowError, TypeError, ValueError):
+            wanted = "a whole number" if one.type == "INT" else "a number"
+            yield f"{one.name} must be {wanted}, found {value!r}"
+    elif one.choices is not None:
+        chosen = value if one.options.get("multiselect") and isinstance(value, list) else [value]
+        for wrong in [each for each in chosen if each not in one.choices]:
+            yield f"{one.name} must be {_choices(one.choices, wrong)}, found {wrong!r}"
+    elif not one.widget and _is_made(one.type, schemas):
         yield f"{one.name} must be linked, found {value!r}"
-    elif one.type in ("INT", "FLOAT"):
-        yield from _number_problems(one, value)
-    elif one.type == "BOOLEAN" and not isinstance(value, bool):
-        yield f"{one.name} must be true or false, found {value!r}"
-    elif one.type == "STRING" and not isinstance(value, str):
-        yield f"{one.name} must be text, found {value!r}"
-    elif one.type == "COMBO" and one.choices is not None and value not in one.choices:
-        yield f"{one.name} must be {_choices(one.choices, value)}, found {value!r}"
+
+
+def _is_made(kind: str, schemas: Schemas) -> bool:
+    """Whether a type is what nodes give, such as a model; others are values of widgets that packs bring."""
+    return kind not in ANY and any(kind == given for known in schemas.values() for given, _ in known.outputs)
+
+
+def _limits(one: Input, value: Any, converted: Any) -> Iterator[str]:
+    if isinstance(converted, str):
+        return
+    least, most = one.options.get("min"), one.options.get("max")
+    if (least is not None and converted < least) or (most is not None and converted > most):
+        limits = f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
+        yield f"{one.name} must be {limits}, found {value}"
 
 
 def _choices(offered: Sequence[Any], value: object) -> str:
@@ -129,17 +149,6 @@ def _choices(offered: Sequence[Any], value: object) -> str:
         return f"one of {', '.join(names)}"
     like = difflib.get_close_matches(str(value), names, n=3, cutoff=0.4) or names[:3]
     return f"one of {len(names)}, such as {', '.join(like)}"
-
-
-def _number_problems(one: Input, value: Any) -> Iterator[str]:
-    right = isinstance(value, int if one.type == "INT" else int | float) and not isinstance(value, bool)
-    if not right:
-        yield f"{one.name} must be a number, found {value!r}"
-        return
-    least, most = one.options.get("min"), one.options.get("max")
-    if (least is not None and value < least) or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
-        yield f"{one.name} must be {limits}, found {value}"
 
 
 def _link_problems(one: Input, value: list[Any], api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
@@ -157,5 +166,6 @@ def _link_problems(one: Input, value: list[Any], api: Mapping[str, Any], schemas
         yield f"{one.name} is linked to output {value[1]} of {known.name}, which has {len(known.outputs)}"
         return
     kind = known.outputs[value[1]][0]
-    if not set(kind.split(",")) & set(one.type.split(",")) and not {kind, one.type} & _BROWSER_TYPES:
+    fits = {*kind.split(","), kind} & {*one.type.split(","), one.type} or {*kind.split(","), *one.type.split(",")} & ANY
+    if not fits:
         yield f"{one.name} wants {one.type}, and is linked to {kind} of {known.name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -12,11 +12,29 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parents[3] / "files" / "locks" / "schemas"
 CORE = "core"
 
-_WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+PLAIN = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
+_DYNAMIC_COMBO, _DYNAMIC_SLOT = "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3"
+_AUTOGROW, _MATCHTYPE = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
+ANY = frozenset({"*", "COMBO", _MATCHTYPE})
+"""Types that fit every other one, or that only the browser compares."""
+_WIDGETS = PLAIN | {
+    _DYNAMIC_COMBO,
+    "BOUNDING_BOX",
+    "BOUNDING_BOXES",
+    "COLOR",
+    "COLORS",
+    "COMPOSITOR",
+    "CURVE",
+    "MARKDOWN",
+    "PAINTER",
+    "RANGE",
+    "TEXTAREA",
+    "VIDEO_EDIT",
+}
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 # VHS looks for these itself, in other folders than the one whose files it offers, too.
 _ANY_FILE = ("audio", "directory", "video")
-_KEPT = ("default", "min", "max", "step", "multiline", "formats", "image_folder")
+_KEPT = ("default", "min", "max", "step", "multiline", "multiselect", "formats", "image_folder", "dynamic")
 
 
 class SchemaError(Exception):
@@ -36,11 +54,15 @@ class Input:
     choices: tuple[Any, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def brings(self, value: object) -> list[str]:
+    def brings(self, value: object) -> tuple[Input, ...]:
         """Return the further inputs that this value brings, such as those of a video format of VideoHelperSuite."""
+        if (dynamic := self.options.get("dynamic")) is not None:
+            sections = dynamic.get(_key(value)) or dynamic.get("*") or {}
+            return tuple(_inputs(sections, "", f"{self.name}."))
         offered = (self.options.get("formats") or {}).get(value) if isinstance(value, str) else None
         # a format that is a mapping changes no inputs
-        return [name for name, *_ in offered if isinstance(name, str)] if isinstance(offered, list) else []
+        rows = [row for row in offered if isinstance(row[0], str)] if isinstance(offered, list) else []
+        return tuple(replace(_input(row[0], row[1:], False, ""), optional=True, widget=True) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,17 @@ class NodeType:
     def input(self, name: str) -> Input | None:
         """Return an input by its name."""
         return next((one for one in self.inputs if one.name == name), None)
+
+    def given(self, values: Mapping[str, Any]) -> Iterator[Input]:
+        """All inputs that a node has, with those that its values bring."""
+        yield from _with_brought(self.inputs, values)
+
+
+def _with_brought(inputs: Iterable[Input], values: Mapping[str, Any]) -> Iterator[Input]:
+    for one in inputs:
+        yield one
+        if one.name in values:
+            yield from _with_brought(one.brings(values[one.name]), values)
 
 
 Schemas = Mapping[str, NodeType]
@@ -122,16 +155,34 @@ def _read(name: str, pack: str, entry: Mapping[str, Any]) -> NodeType:
 
 
 def _node(name: str, entry: Mapping[str, Any], marker: str) -> NodeType:
-    inputs = [
-        _input(input_name, spec, section == "optional", marker)
-        for section in ("required", "optional")
-        for input_name, spec in (entry["input"].get(section) or {}).items()
-    ]
+    inputs = _inputs(entry["input"], marker)
     module = str(entry.get("python_module", "")).split(".")
     pack = module[1] if module[0] == "custom_nodes" and len(module) > 1 else CORE
     names = entry.get("output_name") or entry["output"]
     outputs = tuple((_type(kind), str(label)) for kind, label in zip(entry["output"], names, strict=False))
     return NodeType(name, pack, tuple(inputs), outputs, bool(entry.get("output_node")))
+
+
+def _inputs(sections: Mapping[str, Any], marker: str, prefix: str = "") -> Iterator[Input]:
+    for section in ("required", "optional"):
+        for name, spec in (sections.get(section) or {}).items():
+            if isinstance(spec, list) and spec[0] == _AUTOGROW:
+                yield from _grown(prefix + name, spec[1]["template"], marker)
+            else:
+                yield _input(prefix + name, spec, section == "optional", marker)
+
+
+def _grown(name: str, template: Mapping[str, Any], marker: str) -> Iterator[Input]:
+    """Every input that a growing list may have; the browser shows them one by one."""
+    names = template.get("names") or [f"{template['prefix']}{index}" for index in range(template["max"])]
+    one = next(_inputs(template["input"], marker))
+    for index, end in enumerate(names):
+        optional = one.optional or index >= template["min"]
+        yield replace(one, name=f"{name}.{end}", optional=optional, widget=False)
+
+
+def _key(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else "*"
 
 
 def _freed(kind: NodeType) -> NodeType:
@@ -149,22 +200,22 @@ def _type(kind: object) -> str:
 def _input(name: str, spec: object, optional: bool, marker: str) -> Input:
     listed = spec if isinstance(spec, list) and spec else [str(spec)]
     kind = _type(listed[0])
-    options = listed[1] if len(listed) > 1 and isinstance(listed[1], dict) else {}
+    options = dict(listed[1]) if len(listed) > 1 and isinstance(listed[1], dict) else {}
     upload = next((True for key in _UPLOADS if options.get(key)), False)
+    widget = options.get("widgetType", kind) in _WIDGETS and not options.get("forceInput")
     choices = None
     if kind == "COMBO":
         offered = listed[0] if isinstance(listed[0], list) else options.get("options") or []
         from_folder = not offered or upload or any(marker and marker in str(one) for one in offered)
         choices = None if from_folder or options.get("remote") else tuple(offered)
+    elif kind == _DYNAMIC_COMBO:
+        options["dynamic"] = {one["key"]: one["inputs"] for one in options["options"]}
+        choices = tuple(options["dynamic"])
+    elif kind == _DYNAMIC_SLOT:
+        kind, options["dynamic"] = str(options["slotType"]), {"*": options["inputs"]}
+    elif kind == _MATCHTYPE:
+        kind = str((options.get("template") or {}).get("allowed_types", "*"))
     # The browser gives seeds a widget of their own that says what becomes of them after a run.
     control = bool(options.get("control_after_generate")) or (kind == "INT" and name in {"seed", "noise_seed"})
-    return Input(
-        name,
-        kind,
-        optional,
-        kind in _WIDGETS and not options.get("forceInput"),
-        control,
-        upload,
-        choices,
-        {key: options[key] for key in _KEPT if options.get(key) is not None},
-    )
+    kept = {key: options[key] for key in _KEPT if options.get(key) is not None}
+    return Input(name, kind, optional, widget, control, upload, choices, kept)
