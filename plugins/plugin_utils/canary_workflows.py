@@ -16,7 +16,7 @@ def canary_workflows(names: Sequence[str], catalogue: Mapping[str, Any]) -> list
 
 
 def _small(name: str, index: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
-    graph = workflows.load(name, "api")
+    graph = workflows.load_api(name)
     places = index[name]["settings"]
     inputs = {setting: _inputs(graph, title) for setting, (title, _) in places.items()}
     for setting, value in _SMALL.items():

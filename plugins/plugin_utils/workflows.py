@@ -11,28 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack, unpack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, is_group_node
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import (
+    ConversionError,
+    is_group_node,
+    to_api,
+)
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import CORE, NodeType, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, files_of_set
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import told
 
-FOLDER = Path(__file__).resolve().parents[2] / "files" / "workflows"
-INDEX = FOLDER / "index.json"
+_FILES = Path(__file__).resolve().parents[2] / "files" / "workflows"
+FOLDER = _FILES / "ui"
+INDEX = _FILES / "index.json"
 
+BACKSLASH = "on Linux, ComfyUI knows no name with a backslash; write {} in the workflow, and save it again"
 _MODEL_FILE = re.compile(r".+\.(safetensors|sft|pth|pt|ckpt|bin|onnx|gguf)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a workflow needs of its host. ``unknown`` are model files that the catalogue does not have."""
+    """What a workflow needs of its host: sets, and the ids of files that no set brings without much else.
+
+    ``unknown`` are model files that the catalogue does not have.
+    """
 
     packs: tuple[str, ...]
     models: tuple[str, ...]
     unknown: tuple[str, ...]
     sets: tuple[str, ...]
+    ids: tuple[str, ...]
     bytes: int
     vram_gb: float | None
 
@@ -42,12 +53,17 @@ def index() -> dict[str, dict[str, Any]]:
     return dict(json.loads(INDEX.read_text(encoding="utf-8")))
 
 
-def load(name: str, kind: str) -> dict[str, Any]:
-    """Return a shipped workflow, for the browser (ui) or for the API (api)."""
-    file = FOLDER / kind / f"{name}.json"
+def load(name: str) -> dict[str, Any]:
+    """Return a shipped workflow as the browser opens it."""
+    file = FOLDER / f"{name}.json"
     if not file.is_file():
         raise ValueError(f"there is no workflow {name!r}; there are {', '.join(index())}")
     return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def load_api(name: str) -> dict[str, Any]:
+    """Return a shipped workflow in the format of the API."""
+    return to_api(load(name), workflow_schemas.recorded())
 
 
 def model_name(entry: Mapping[str, Any]) -> str:
@@ -78,12 +94,14 @@ def needs(api: Mapping[str, Any], schemas: Schemas, catalogue: Mapping[str, Any]
                 unknown.append(name)
     ids = list(dict.fromkeys(ids))
     entries = [catalogue["files"][id_] for id_ in ids]
+    advice = min((advise(ids, catalogue, profile) for profile in PROFILES), key=lambda a: (len(a.ids), len(a.sets)))
     vram = [entry["vram_gb"] for entry in entries if entry.get("vram_gb")]
     return Needs(
         tuple(sorted(packs)),
         tuple(ids),
         tuple(dict.fromkeys(unknown)),
-        tuple(sets_for(ids, catalogue)),
+        advice.sets,
+        advice.ids,
         sum(entry.get("bytes") or entry.get("about_bytes") or 0 for entry in entries),
         max(vram, default=None),
     )
@@ -91,33 +109,50 @@ def needs(api: Mapping[str, Any], schemas: Schemas, catalogue: Mapping[str, Any]
 
 def _model_names(node: Mapping[str, Any], known: NodeType | None, names: Mapping[str, str]) -> Iterator[str]:
     for name, value in node["inputs"].items():
-        if not isinstance(value, str):
-            continue
         one = known.input(name) if known else None
         from_folder = one is None or (one.type == "COMBO" and not one.upload)
-        plain = value.replace("\\", "/")
-        if plain in names or (from_folder and _MODEL_FILE.fullmatch(plain)):
-            yield plain
+        # rows, such as those of rgthree's Power Lora Loader, say whether they are on
+        rows = value.values() if isinstance(value, Mapping) and value.get("on") is not False else [value]
+        for text in rows:
+            if isinstance(text, str) and (text in names or (from_folder and _MODEL_FILE.fullmatch(text))):
+                yield text
 
 
-def sets_for(ids: Iterable[str], catalogue: Mapping[str, Any]) -> list[str]:
-    """Return few sets that have the files together, in the profile that needs the fewest."""
-    wanted = set(ids)
-    best: list[str] | None = None
-    best_key: tuple[int, int] = (0, 0)
-    for profile in PROFILES:
-        offered = {name: set(files_of_set(catalogue, name, profile)) for name in catalogue["sets"]}
-        left, chosen = set(wanted), []
-        while left:
-            name = max(offered, key=lambda one: (len(offered[one] & left), -len(offered[one]), one))
-            if not offered[name] & left:
-                break
-            chosen.append(name)
-            left -= offered[name]
-        key = (len(left), len(chosen))
-        if best is None or key < best_key:
-            best, best_key = chosen, key
-    return sorted(best or [])
+_BESIDES = 5_000_000_000
+"""Bytes that a set may bring besides what is needed, if that itself is not half as many."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """How to get model files of the catalogue: sets that bring little else, and ids of the files that are left."""
+
+    sets: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
+def advise(ids: Iterable[str], catalogue: Mapping[str, Any], profile: str, here: Iterable[str] = ()) -> Advice:
+    """Return what to add to the settings of a host with a profile, and with some files."""
+    sizes = {id_: entry.get("bytes") or entry.get("about_bytes") or 0 for id_, entry in catalogue["files"].items()}
+    left, there, chosen = list(dict.fromkeys(ids)), set(here), []
+    offered = {name: set(files_of_set(catalogue, name, profile)) - there for name in catalogue["sets"]}
+    own = {
+        name: {*entry.get("files", []), *entry.get("profiles", {}).get(profile, [])}
+        for name, entry in catalogue["sets"].items()
+    }
+    while left:
+        ways: list[tuple[int, int, str]] = []
+        for name, files in offered.items():
+            useful = files.intersection(left)
+            besides = sum(sizes[id_] for id_ in files - useful)
+            if useful & own[name] and besides <= max(_BESIDES, 2 * sum(sizes[id_] for id_ in useful)):
+                ways.append((len(useful), -besides, name))
+        if not ways:
+            break
+        best = max(ways)[2]
+        chosen.append(best)
+        left = [id_ for id_ in left if id_ not in offered[best]]
+        offered = {name: files - offered[best] for name, files in offered.items()}
+    return Advice(tuple(sorted(chosen)), tuple(left))
 
 
 def table(found: Mapping[str, Needs]) -> list[list[str]]:
@@ -125,7 +160,8 @@ def table(found: Mapping[str, Needs]) -> list[list[str]]:
     rows = [["workflow", "packs", "sets", "size", "VRAM"]]
     for name, one in found.items():
         vram = f"{one.vram_gb:g} GB" if one.vram_gb else ""
-        rows.append([name, ", ".join(one.packs), ", ".join(one.sets), human(one.bytes), vram])
+        sets = [*one.sets, *(f"the file {id_}" for id_ in one.ids)]
+        rows.append([name, ", ".join(one.packs), ", ".join(sets), human(one.bytes), vram])
     return rows
 
 
@@ -197,36 +233,62 @@ def written(workflow: Mapping[str, Any]) -> str:
 
 
 def for_host(
-    files: Sequence[Mapping[str, Any]], packs: Sequence[str], catalogue: Mapping[str, Any], extra: Mapping[str, str]
+    files: Sequence[Mapping[str, Any]],
+    packs: Mapping[str, Mapping[str, Any]],
+    catalogue: Mapping[str, Any],
+    extra: Mapping[str, str],
+    *,
+    comfyui: str = "",
+    profile: str = "fp8",
 ) -> dict[str, Any]:
-    """Return the files that a host gets, packed, and what it does not get, with the reason."""
-    choices = [choose(entry, name, files, packs, catalogue) for name, entry in index().items()]
-    placed: dict[str, bytes] = {}
-    for one in choices:
-        if one.fits:
-            text = written(with_models(load(one.name, "ui"), one.replaced))
-            placed[f"{BROWSER}/{one.name}.json"] = text.encode()
-    if placed:
-        placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((FOLDER / "input").iterdir())}
-    for path, text in extra.items():
-        placed[f"{BROWSER}/{Path(path).name}"] = _own(path, text).encode()
+    """Return the files that a host gets, packed, what it does not get, with the reason, and what is wrong with them."""
+    choices = [choose(entry, name, files, list(packs), catalogue) for name, entry in index().items()]
+    given = {one.name: with_models(load(one.name), one.replaced) for one in choices if one.fits}
+    texts = {f"{name}.json": written(workflow) for name, workflow in given.items()}
+    own = {Path(path).name: path for path in extra}
+    texts |= {Path(path).name: _own(path, text) for path, text in extra.items()}
+    problems: list[dict[str, str]] = []
+    notes: list[str] = []
+    release = Release.of(packs, comfyui) if texts else Release({}, frozenset())
+    for name, text in texts.items():
+        api, found = _looked_at(text, release)
+        problems += [
+            {
+                "kind": "workflows",
+                "what": f"workflow {own.get(name, name)}",
+                "found": told(what),
+                "needed": needed,
+                "fix": fix if name in own else _OURS,
+            }
+            for what, needed, fix in found
+        ]
+        if name in own and not found:
+            notes += _unknown(name, api, release)
+            notes += _lacks(name, api, files, catalogue, profile)
+    placed = {f"{BROWSER}/{name}": text.encode() for name, text in texts.items()}
+    if given:
+        placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((_FILES / "input").iterdir())}
     return {
-        "names": [one.name for one in choices if one.fits],
+        "names": list(given),
         "left_out": {one.name: _why_not(one) for one in choices if not one.fits},
         "archive": pack(placed),
+        "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
+        "notes": [_plain(note) for note in notes],
     }
 
 
 def _own(path: str, text: str) -> str:
     try:
-        data = json.loads(text)
+        graph, where = workflow_files.read(text.encode())
     except ValueError as error:
-        raise ValueError(f"workflows_extra names {path}, which is no JSON: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
-        raise ValueError(  # noqa: TRY004 (of a file, not of an argument)
-            f"workflows_extra names {path}, which is not in the format in which the browser saves workflows"
+        raise ValueError(f"workflows_extra names {path}: {error}") from error
+    if where:
+        raise ValueError(f"workflows_extra names {path}, whose workflow lies under {where}: put that alone into a file")
+    if "nodes" not in graph:
+        raise ValueError(
+            f"workflows_extra names {path}, which is in API format; the browser opens what its menu Save has made"
         )
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def _why_not(choice: Choice) -> str:
@@ -269,47 +331,18 @@ class Release:
         return cls(schemas, frozenset(promised | others), silent)
 
 
-def part(
-    archive: str,
-    files: Sequence[Mapping[str, Any]],
-    packs: Mapping[str, Mapping[str, Any]],
-    comfyui: str,
-    catalogue: Mapping[str, Any],
-    own: Sequence[str],
-) -> dict[str, Any]:
-    """Return the part of preflight's plan: what is wrong with the workflows that a host gets, and what they lack."""
-    paths = {Path(path).name: path for path in own}
-    placed = {path: data for path, data in unpack(archive).items() if path.startswith(BROWSER)}
-    problems: list[dict[str, str]] = []
-    notes: list[str] = []
-    release = Release.of(packs, comfyui) if placed else Release({}, frozenset())
-    for path, data in placed.items():
-        name = Path(path).name
-        try:
-            api = workflow_check.read(json.loads(data), workflow_schemas.recorded())
-            found = list(_wrong(api, release))
-        except (ValueError, ConversionError) as error:
-            found = [(str(error), _NEEDED, _SAVE)]
-        if len(found) > _SHOWN:
-            more = len(found) - _SHOWN + 1
-            found[_SHOWN - 1 :] = [(f"{more} further things", _NEEDED, _SAVE)]
-        problems += [
-            {
-                "kind": "workflows",
-                "what": f"workflow {paths.get(name, name)}",
-                "found": told(what),
-                "needed": needed,
-                "fix": fix if name in paths else _OURS,
-            }
-            for what, needed, fix in found
-        ]
-        if name in paths and not found:
-            notes += _unknown(name, api, release)
-            notes += _lacks(name, api, files, catalogue)
-    return {
-        "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
-        "notes": [_plain(note) for note in notes],
-    }
+def _looked_at(text: str, release: Release) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+    """A workflow in API format, and what is wrong with it: what is found, what is needed and how to fix it."""
+    api: dict[str, Any] = {}
+    try:
+        api = workflow_check.read(json.loads(text), workflow_schemas.recorded())
+        found = list(_wrong(api, release))
+    except (ValueError, ConversionError) as error:
+        found = [(str(error), _NEEDED, _SAVE)]
+    if len(found) > _SHOWN:
+        more = len(found) - _SHOWN + 1
+        found[_SHOWN - 1 :] = [(f"{more} further things", _NEEDED, _SAVE)]
+    return api, found
 
 
 def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str, str]]:
@@ -345,7 +378,7 @@ def _unknown(name: str, api: Mapping[str, Any], release: Release) -> Iterator[st
 
 
 def _lacks(
-    name: str, api: Mapping[str, Any], files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any]
+    name: str, api: Mapping[str, Any], files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any], profile: str
 ) -> Iterator[str]:
     """Models of a workflow that nothing fetches. They may be on the host all the same."""
     needed = needs(api, workflow_schemas.recorded(), catalogue)
@@ -353,13 +386,27 @@ def _lacks(
     known = [id_ for id_ in needed.models if model_name(catalogue["files"][id_]) not in here]
     # names of what CivitAI offers are known when it is fetched
     strange = [one for one in needed.unknown if one not in here] if all(file.get("name") for file in files) else []
+    for one in [one for one in strange if "\\" in one]:
+        strange.remove(one)
+        yield f"{name} needs {one}: {BACKSLASH.format(one.replace(chr(92), '/'))}"
     if not known and not strange:
         return
     models = ", ".join([*(model_name(catalogue["files"][id_]) for id_ in known), *strange])
-    ways = [f"{', '.join(sets_for(known, catalogue))} to wan_models_sets"] if known else []
-    ways += ["an entry to wan_models_files"] if strange else []
+    advice = advise(known, catalogue, profile, [str(file["id"]) for file in files if file.get("id")])
+    ways = [f"{', '.join(advice.sets)} to wan_models_sets"] if advice.sets else []
+    ways += [f"the id {id_} to wan_models_files{_other_profile(id_, catalogue, profile)}" for id_ in advice.ids]
+    ways += [f"an entry for {one} to wan_models_files" for one in strange]
     add = " and ".join(ways)
     yield f"{name} needs {models}, which nothing fetches: add {add}, unless the host has it by other ways"
+
+
+def _other_profile(id_: str, catalogue: Mapping[str, Any], profile: str) -> str:
+    """Say so where a set has this file for hosts of another profile."""
+    for other in PROFILES:
+        for name in catalogue["sets"]:
+            if id_ in files_of_set(catalogue, name, other) and id_ not in files_of_set(catalogue, name, profile):
+                return f" (the set {name} has a file of another precision in its place for the profile {profile})"
+    return ""
 
 
 def _plain(text: str) -> str:
