@@ -8,6 +8,9 @@ author: The wanmetal team
 description:
   - Chooses among the shipped workflows. Where a host has another file of a model than the one that a workflow names,
     such as 16 bits in place of 8, the workflow gets that one.
+  - Compares them, and those of the operator, with the node types that are recorded for the pinned ComfyUI and node
+    packs, and with the models. Of a commit that nothing is recorded of, it is known which node types there are, and
+    nothing of their inputs.
 options:
   _input:
     description: The files that the host has or will have, each with C(id) and C(folder).
@@ -15,10 +18,9 @@ options:
     elements: dict
     required: true
   packs:
-    description: Names of its node packs.
-    type: list
-    elements: str
-    default: []
+    description: The node packs of the host by name, each with its C(commit) and C(node_types).
+    type: dict
+    default: {}
   catalogue:
     description: The catalogue of models, as in C(files/locks/models.yml).
     type: dict
@@ -27,6 +29,14 @@ options:
     description: Further workflows, as saved by the browser. Paths and texts.
     type: dict
     default: {}
+  comfyui:
+    description: The commit of ComfyUI.
+    type: str
+    default: ''
+  profile:
+    description: The host's profile of models, for advice on sets.
+    type: str
+    default: fp8
 """
 
 EXAMPLES = r"""
@@ -53,6 +63,16 @@ _value:
       description:
         - Their files and those of O(extra), for M(wanmetal.comfyui.user_files), with paths below the data folder.
       type: str
+    problems:
+      description: What is wrong, by file and node, each with C(kind), C(what), C(found), C(needed) and C(fix).
+      type: list
+      elements: dict
+    notes:
+      description:
+        - Models that workflows of O(extra) name and that nothing fetches, and node types that may be of a pack which
+          does not list its own.
+      type: list
+      elements: str
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -65,12 +85,14 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflows import 
 def host_workflows(
     files: Sequence[Mapping[str, Any]],
     catalogue: Mapping[str, Any],
-    packs: Sequence[str] = (),
+    packs: Mapping[str, Mapping[str, Any]] | None = None,
     extra: Mapping[str, str] | None = None,
+    comfyui: str = "",
+    profile: str = "fp8",
 ) -> dict[str, Any]:
     """Choose; see the documentation above."""
     try:
-        return for_host(files, packs, catalogue, extra or {})
+        return for_host(files, packs or {}, catalogue, extra or {}, comfyui=comfyui, profile=profile)
     except ValueError as error:
         raise AnsibleFilterError(f"wanmetal.comfyui.host_workflows: {error}") from error
 

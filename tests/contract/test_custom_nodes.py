@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import lock_problem, packs, wrong_entry
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 
@@ -53,11 +54,7 @@ def test_schemas_are_of_the_pinned_commit(name: str) -> None:
 def test_what_the_workflows_use_is_promised() -> None:
     promised = {name for pack in LOCK["packs"].values() for name in pack["node_types"]}
     of_packs = {node for name in PACKS for node in SCHEMAS[name]["types"]}
-    used = {
-        node["class_type"]
-        for path in (house.ROOT / "files/workflows/api").glob("*.json")
-        for node in json.loads(path.read_text()).values()
-    }
+    used = {node["class_type"] for name in workflows.index() for node in workflows.load_api(name).values()}
     assert used & of_packs, "the workflows use no node of any pack"
     assert used & of_packs - promised == set()
 

@@ -32,7 +32,7 @@ def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no Chromium is at hand: what the browser makes of the workflows is NOT tested")
-    web = {f"web/{name}.json": json.dumps(workflows.load(name, "ui")).encode() for name in names}
+    web = {f"web/{name}.json": json.dumps(workflows.load(name)).encode() for name in names}
     web["web/list.json"] = json.dumps({"names": list(names), "pictures": []}).encode()
     send(worker, f"/srv/wanmetal/hosts/{worker.name}/current/ComfyUI/custom_nodes/wanmetal_tests", web)
     return export(chromium, address, seconds)
@@ -62,7 +62,7 @@ def assert_same(name: str, found: Mapping[str, Any]) -> None:
     assert not found["errors"], name
     for node in found["api"].values():
         node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in PREVIEWS}
-    assert found["api"] == workflows.load(name, "api"), name
+    assert found["api"] == workflows.load_api(name), name
 
 
 def send(worker: Worker, folder: str, files: dict[str, bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -66,7 +65,7 @@ def models(wanted: Sequence[str]) -> list[str]:
 
 def small(name: str, known: Mapping[str, Any], seed: int = 1, prompt: str = "") -> Small:
     """Make a workflow small; ``known`` are the node types that there are."""
-    graph: Graph = copy.deepcopy(workflows.load(name, "api"))
+    graph: Graph = workflows.load_api(name)
     outpaints = any(node["class_type"] == "ImagePadForOutpaint" for node in graph.values())
     frames = FRAMES * 2 - 1 if name == "Native-VideoExtension" else FRAMES
     for id_ in list(graph):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
 from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.workflows import (
     Workflow,
@@ -18,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 FLAGSHIP = "Wrapper-SelfForcing-ImageToVideo-60FPS"
-SHIPPED = Path(__file__).resolve().parents[2] / "files/workflows"
 
 
 def from_entries(folder: Path, *entries: dict[str, Any]) -> dict[str, Workflow]:
@@ -61,11 +61,10 @@ def test_a_title_that_two_nodes_have(tmp_path: Path) -> None:
 
 
 def test_all_shipped_workflows_with_a_video_fit_and_the_flagship_has_the_image_s_defaults(tmp_path: Path) -> None:
-    index = json.loads((SHIPPED / "index.json").read_text())
-    graphs = {name: json.loads((SHIPPED / f"api/{name}.json").read_text()) for name in index}
+    shipped = workflows.index().items()
     found = from_entries(
         tmp_path,
-        *({"name": name, "graph": graphs[name], "settings": entry["settings"]} for name, entry in index.items()),
+        *({"name": n, "graph": workflows.load_api(n), "settings": entry["settings"]} for n, entry in shipped),
     )
     flagship = found[FLAGSHIP]
     defaults = {"width": 720, "height": 1280, "num_frames": 81, "steps": 5, "cfg_scale": 1.0, "shift": 8.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.filter.workflow_part import workflow_part
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import pack, unpack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
@@ -23,7 +21,8 @@ from tools.workflows.__main__ import made
 SCHEMAS = workflow_schemas.recorded()
 CATALOGUE = locks.load("models")
 PACKS = locks.load("custom_nodes")["packs"]
-ALL_PACKS = list(PACKS)
+ALL_PACKS = {name: {"commit": entry["commit"], "node_types": entry["node_types"]} for name, entry in PACKS.items()}
+COMFYUI = locks.load("upstream")["comfyui"]["commit"]
 INDEX = workflows.index()
 FLAGSHIP = "Wrapper-SelfForcing-ImageToVideo-60FPS"
 
@@ -42,7 +41,7 @@ def test_schemas_are_of_the_pinned_commits(file: Path) -> None:
 
 @pytest.mark.parametrize("name", INDEX)
 def test_comfyui_would_take_it(name: str) -> None:
-    api = workflows.load(name, "api")
+    api = workflows.load_api(name)
     assert workflow_check.problems(api, SCHEMAS, strict=True) == []
     needs = workflows.needs(api, SCHEMAS, CATALOGUE)
     assert needs.unknown == ()
@@ -53,7 +52,7 @@ def test_comfyui_would_take_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", INDEX)
 def test_the_release_promises_the_node_types_of_packs(name: str) -> None:
-    used = {node["class_type"] for node in workflows.load(name, "api").values()}
+    used = {node["class_type"] for node in workflows.load_api(name).values()}
     for kind in used:
         pack = SCHEMAS[kind].pack
         assert pack == workflow_schemas.CORE or kind in PACKS[pack]["node_types"]
@@ -61,7 +60,7 @@ def test_the_release_promises_the_node_types_of_packs(name: str) -> None:
 
 @pytest.mark.parametrize("name", INDEX)
 def test_settings_name_one_node_and_its_input(name: str) -> None:
-    api = workflows.load(name, "api")
+    api = workflows.load_api(name)
     for setting, (title, entry) in INDEX[name]["settings"].items():
         found = [node["inputs"] for node in api.values() if node["_meta"]["title"] == title]
         assert len(found) == 1, f"{setting}: nodes named {title}"
@@ -86,7 +85,7 @@ def test_the_flagship_takes_all_that_a_request_may_set() -> None:
 
 @pytest.mark.parametrize("name", INDEX)
 def test_nodes_do_not_lie_on_each_other(name: str) -> None:
-    nodes = workflows.load(name, "ui")["nodes"]
+    nodes = workflows.load(name)["nodes"]
     boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in nodes]
     for number, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[number + 1 :]:
@@ -95,7 +94,7 @@ def test_nodes_do_not_lie_on_each_other(name: str) -> None:
 
 
 def changed(**inputs: Any) -> dict[str, Any]:
-    api = copy.deepcopy(workflows.load("Native-TextToVideo", "api"))
+    api = workflows.load_api("Native-TextToVideo")
     sampler = next(node for node in api.values() if node["class_type"] == "KSampler")
     for name, value in inputs.items():
         if value is None:
@@ -109,9 +108,12 @@ def changed(**inputs: Any) -> dict[str, Any]:
     ("inputs", "message"),
     [
         ({"steps": 0}, "steps must be 1 to 10000, found 0"),
-        ({"steps": "20"}, "steps must be a number, found '20'"),
-        ({"steps": 2.5}, "steps must be a number, found 2.5"),
-        ({"cfg": True}, "cfg must be a number, found True"),
+        ({"steps": "0"}, "steps must be 1 to 10000, found 0"),
+        ({"steps": "2.5"}, "steps must be a whole number, found '2.5'"),
+        ({"steps": {"__value__": [20]}}, "steps must be a whole number, found [20]"),
+        ({"seed": {"x": 1}}, "seed must be a whole number, found {'x': 1}"),
+        ({"cfg": "much"}, "cfg must be a number, found 'much'"),
+        ({"cfg": float("inf")}, "cfg must be 0.0 to 100.0, found inf"),
         ({"sampler_name": "magic"}, "found 'magic'"),
         ({"model": None}, "the input model is missing"),
         ({"model": 3}, "model must be linked, found 3"),
@@ -123,6 +125,29 @@ def changed(**inputs: Any) -> dict[str, Any]:
 def test_what_comfyui_would_refuse_is_named(inputs: dict[str, Any], message: str) -> None:
     found = workflow_check.problems(changed(**inputs), SCHEMAS)
     assert any(message in line and "Sampler" in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"steps": "20", "cfg": "0.5"},
+        {"steps": 20.0, "cfg": True, "denoise": " 1 "},
+        {"steps": True, "seed": "7"},
+        {"steps": {"__value__": "20"}, "sampler_name": {"__value__": "euler"}},
+    ],
+)
+def test_what_comfyui_converts_is_taken(inputs: dict[str, Any]) -> None:
+    assert workflow_check.problems(changed(**inputs), SCHEMAS) == []
+
+
+@pytest.mark.parametrize("value", ["", None, 0, "no", {"__value__": []}])
+def test_any_value_is_true_or_false(value: Any) -> None:
+    known = {"Switch": workflow_schemas.from_object_info(SWITCH)["Switch"]}
+    api = {"1": {"class_type": "Switch", "inputs": {"on": value, "text": value}}}
+    assert workflow_check.problems(api, known) == []
+
+
+SWITCH = {"Switch": {"input": {"required": {"on": ["BOOLEAN"], "text": ["STRING"]}}, "output": [], "output_node": True}}
 
 
 def test_what_comfyui_passes_over_is_named_to_those_who_ask() -> None:
@@ -150,8 +175,11 @@ def test_a_model_that_the_catalogue_does_not_have_is_named() -> None:
 SETS = ["wan21-i2v-720p", "wan21-t2v", "optimisation-loras", "interpolation"]
 
 
-def host(sets: list[str], profile: str, packs: list[str], extra: dict[str, str] | None = None) -> dict[str, Any]:
-    return workflows.for_host(plan(CATALOGUE, sets=sets, profile=profile)["files"], packs, CATALOGUE, extra or {})
+def host(
+    sets: list[str], profile: str, packs: dict[str, Any], extra: dict[str, str] | None = None, comfyui: str = COMFYUI
+) -> dict[str, Any]:
+    files = plan(CATALOGUE, sets=sets, profile=profile)["files"]
+    return workflows.for_host(files, packs, CATALOGUE, extra or {}, comfyui=comfyui, profile=profile)
 
 
 def test_a_host_gets_what_it_has_the_models_and_packs_for() -> None:
@@ -164,7 +192,7 @@ def test_a_host_gets_what_it_has_the_models_and_packs_for() -> None:
 
 
 def test_without_packs_only_workflows_of_comfyuis_own_nodes() -> None:
-    given = host(SETS, "fp8", [])
+    given = host(SETS, "fp8", {})
     assert given["names"] == ["Native-TextToVideo", "Native-VideoToVideo"]
     assert "lacks the node pack" in given["left_out"][FLAGSHIP]
 
@@ -178,7 +206,7 @@ def test_without_packs_only_workflows_of_comfyuis_own_nodes() -> None:
     ],
 )
 def test_a_workflow_names_the_file_that_the_host_has(profile: str, model: str) -> None:
-    files = unpack(host(["wan21-t2v"], profile, [])["archive"])
+    files = unpack(host(["wan21-t2v"], profile, {})["archive"])
     text = json.loads(files["user/default/workflows/Native-TextToVideo.json"])
     loader = next(node for node in text["nodes"] if node["type"] == "UNETLoader")
     assert loader["widgets_values"][0] == model
@@ -197,9 +225,9 @@ def test_with_all_sets_nothing_essential_is_left_out(profile: str) -> None:
 
 def test_any_checkpoint_will_do_for_the_sdxl_helper() -> None:
     files = [*plan(CATALOGUE, sets=["sdxl-helper"], profile="fp8")["files"]]
-    assert "SDXL-Helper-FirstFrame" in workflows.for_host(files, [], CATALOGUE, {})["left_out"]
+    assert "SDXL-Helper-FirstFrame" in workflows.for_host(files, {}, CATALOGUE, {})["left_out"]
     files.append({"id": "civitai-1", "folder": "checkpoints"})
-    assert "SDXL-Helper-FirstFrame" in workflows.for_host(files, [], CATALOGUE, {})["names"]
+    assert "SDXL-Helper-FirstFrame" in workflows.for_host(files, {}, CATALOGUE, {})["names"]
 
 
 def test_a_host_without_models_gets_nothing_but_the_operators_own() -> None:
@@ -208,16 +236,22 @@ def test_a_host_without_models_gets_nothing_but_the_operators_own() -> None:
     assert list(unpack(given["archive"])) == ["user/default/workflows/mine.json"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "no JSON"), ('{"1": {}}', "not in the format")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ('{"1": {}}', "neither nodes nor class types"),
+        ('{"1": {"class_type": "A", "inputs": {}}}', "which is in API format"),
+        ('{"input": {"workflow": {"nodes": []}}}', "lies under input.workflow"),
+    ],
+)
 def test_what_is_no_workflow_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        host([], "fp8", [], {"mine.json": text})
+        host([], "fp8", {}, {"mine.json": text})
 
 
 # -- what preflight says of them
 
-RELEASE = {name: {"commit": entry["commit"], "node_types": entry["node_types"]} for name, entry in PACKS.items()}
-COMFYUI = locks.load("upstream")["comfyui"]["commit"]
 EVERYTHING = plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile="full")["files"]
 
 
@@ -233,17 +267,22 @@ GOOD = saved(PICTURE, SAVED, links=[LINK])
 
 
 def told(text: str, packs: dict[str, Any] | None = None, comfyui: str = COMFYUI) -> dict[str, Any]:
-    packs = RELEASE if packs is None else packs
-    archive = workflows.for_host([], list(packs), CATALOGUE, {"/home/me/mine.json": text})["archive"]
-    return workflow_part(archive, [], packs, comfyui, CATALOGUE, ["/home/me/mine.json"])
+    given = host([], "fp8", ALL_PACKS if packs is None else packs, {"/home/me/mine.json": text}, comfyui)
+    return {key: given[key] for key in ("problems", "notes")}
+
+
+def lacking(text: str, files: list[dict[str, Any]], profile: str = "fp8") -> list[str]:
+    """What preflight says of the models of a workflow, on a host that has or will have some files."""
+    given = workflows.for_host(files, {}, CATALOGUE, {"mine.json": text}, comfyui=COMFYUI, profile=profile)
+    assert given["problems"] == []
+    return list(given["notes"])
 
 
 @pytest.mark.parametrize("profile", ["small", "fp8", "full"])
 def test_preflight_finds_nothing_wrong_with_the_shipped_ones(profile: str) -> None:
-    files = plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile=profile)["files"]
-    given = workflows.for_host(files, ALL_PACKS, CATALOGUE, {})
+    given = host(list(CATALOGUE["sets"]), profile, ALL_PACKS)
     assert len(given["names"]) > 10
-    assert workflow_part(given["archive"], files, RELEASE, COMFYUI, CATALOGUE) == {"problems": [], "notes": []}
+    assert (given["problems"], given["notes"]) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -287,14 +326,14 @@ def test_preflight_counts_what_would_not_be_read_to_its_end() -> None:
 
 def with_node(name: str, **node: Any) -> str:
     """A shipped workflow with one node more."""
-    workflow = workflows.load(name, "ui")
+    workflow = workflows.load(name)
     workflow["nodes"].append({"id": 999, "inputs": [], "outputs": [], **node})
     return json.dumps(workflow)
 
 
 def with_values(name: str, kind: str, **values: Any) -> str:
     """A shipped workflow with other values in the nodes of a type that saves them by name."""
-    workflow = workflows.load(name, "ui")
+    workflow = workflows.load(name)
     chosen = [node for node in workflow["nodes"] if node["type"] == kind]
     assert chosen
     for node in chosen:
@@ -363,14 +402,14 @@ def test_a_node_of_a_pack_that_the_host_does_not_get() -> None:
     assert problem["found"] == "node 2 (ImageResizeKJv2): the node type ImageResizeKJv2"
     assert problem["needed"] == "the node pack ComfyUI-KJNodes, which has it"
     assert "set wanmetal_variant: wan" in problem["fix"]
-    whole = json.dumps(workflows.load("Wrapper-VideoToVideo", "ui"))
+    whole = json.dumps(workflows.load("Wrapper-VideoToVideo"))
     needed = {problem["needed"] for problem in told(whole, {})["problems"]}
     assert needed == {f"the node pack {name}, which has it" for name in INDEX["Wrapper-VideoToVideo"]["packs"]}
 
 
 def test_of_another_commit_it_is_not_known_what_its_nodes_take() -> None:
     assert any("width must be" in problem["found"] for problem in told(SAVED_BY_KJ)["problems"])
-    moved = {**RELEASE, "ComfyUI-KJNodes": {**RELEASE["ComfyUI-KJNodes"], "commit": "0" * 40}}
+    moved = {**ALL_PACKS, "ComfyUI-KJNodes": {**ALL_PACKS["ComfyUI-KJNodes"], "commit": "0" * 40}}
     assert told(SAVED_BY_KJ, moved)["problems"] == []
     assert told(saved({**PICTURE, "widgets_values": [0]}, SAVED, links=[LINK]), comfyui="0" * 40)["problems"] == []
 
@@ -381,7 +420,7 @@ def test_a_pack_of_the_operator_is_trusted_to_have_what_it_promises() -> None:
 
 
 def test_a_pack_of_the_operator_that_promises_nothing_may_have_any_type() -> None:
-    own = {**RELEASE, "mine": {"commit": "0" * 40, "node_types": []}}
+    own = {**ALL_PACKS, "mine": {"commit": "0" * 40, "node_types": []}}
     text = saved(PICTURE, {**SAVED, "type": "SaveMagic"}, links=[LINK])
     assert told(text, own) == {
         "problems": [],
@@ -395,25 +434,76 @@ def test_a_pack_of_the_operator_that_promises_nothing_may_have_any_type() -> Non
 
 
 def test_models_that_nothing_fetches_are_told_and_do_not_stop_a_deploy() -> None:
-    text = json.dumps(workflows.load("Native-TextToVideo", "ui"))
+    text = json.dumps(workflows.load("Native-TextToVideo"))
     told_ = told(text)
     assert told_["problems"] == []
     (note,) = told_["notes"]
     assert "mine.json needs wan2.1_t2v_14B_fp8_scaled.safetensors" in note
     assert "add wan21-t2v to wan_models_sets, unless" in note
-    archive = workflows.for_host([], [], CATALOGUE, {"mine.json": text.replace("wan2.1_t2v", "my_own")})["archive"]
+    other = text.replace("wan2.1_t2v", "my_own")
     files = [{**file} for file in EVERYTHING]
-    (note,) = workflow_part(archive, files, {}, COMFYUI, CATALOGUE, ["mine.json"])["notes"]
+    assert lacking(other, files) == [
+        "mine.json needs my_own_14B_fp8_scaled.safetensors, which nothing fetches: add an entry for "
+        "my_own_14B_fp8_scaled.safetensors to wan_models_files, unless the host has it by other ways"
+    ]
+    assert lacking(other, [*files, {"id": "civitai-1", "folder": "loras"}]) == []
+
+
+def loading(*names: str) -> str:
+    """A workflow that loads diffusion models, and does nothing with them."""
+    loaders = [{"type": "UNETLoader", "widgets_values": [name, "default"]} for name in names]
+    return saved(*loaders, PICTURE, SAVED, links=[[1, len(names) + 1, 0, len(names) + 2, 0, "IMAGE"]])
+
+
+@pytest.mark.parametrize(
+    ("names", "sets", "profile", "advice"),
+    [
+        (["wan2.1_t2v_1.3B_bf16.safetensors"], [], "fp8", "the id wan21-t2v-1-3b-bf16 to wan_models_files"),
+        (["wan2.1_i2v_480p_14B_fp8_scaled.safetensors"], [], "fp8", "wan21-i2v-480p to wan_models_sets"),
+        (
+            ["wan2.1_i2v_480p_14B_fp8_scaled.safetensors"],
+            ["wan21-i2v-480p"],
+            "full",
+            "the id wan21-i2v-480p-14b-fp8-scaled to wan_models_files (the set wan21-i2v-480p has a file of another "
+            "precision in its place for the profile full)",
+        ),
+        (
+            ["wan2.1_i2v_480p_14B_bf16.safetensors", "clip_vision_h.safetensors"],
+            ["encoders", "vae"],
+            "fp8",
+            "clip-vision to wan_models_sets and the id wan21-i2v-480p-14b-bf16 to wan_models_files",
+        ),
+    ],
+)
+def test_advice_names_sets_that_bring_little_else_and_else_the_file(
+    names: list[str], sets: list[str], profile: str, advice: str
+) -> None:
+    (note,) = lacking(loading(*names), plan(CATALOGUE, sets=sets, profile=profile)["files"], profile)
     assert note == (
-        "mine.json needs my_own_14B_fp8_scaled.safetensors, which nothing fetches: "
-        "add an entry to wan_models_files, unless the host has it by other ways"
+        f"mine.json needs {', '.join(names)}, which nothing fetches: add {advice}, unless the host has it by other ways"
     )
-    files.append({"id": "civitai-1", "folder": "loras"})
-    assert workflow_part(archive, files, {}, COMFYUI, CATALOGUE, ["mine.json"])["notes"] == []
+
+
+def test_every_file_of_the_catalogue_can_be_had_as_advised() -> None:
+    for profile in ("small", "fp8", "full"):
+        for id_ in CATALOGUE["files"]:
+            advice = workflows.advise([id_], CATALOGUE, profile)
+            assert id_ in advice.ids or any(
+                id_ in [file["id"] for file in plan(CATALOGUE, sets=[name], profile=profile)["files"]]
+                for name in advice.sets
+            )
+
+
+def test_of_a_name_with_a_backslash_it_is_told_that_linux_has_none() -> None:
+    assert lacking(loading("Wan\\Video\\mine.safetensors"), EVERYTHING) == [
+        "mine.json needs Wan\\Video\\mine.safetensors: on Linux, ComfyUI knows no name with a backslash; "
+        "write Wan/Video/mine.safetensors in the workflow, and save it again"
+    ]
 
 
 def test_a_host_without_workflows_has_nothing_to_check() -> None:
-    assert workflow_part("", [], {}, COMFYUI, CATALOGUE) == {"problems": [], "notes": []}
+    given = host([], "fp8", {})
+    assert (given["archive"], given["problems"], given["notes"]) == (pack({}), [], [])
 
 
 # -- the program

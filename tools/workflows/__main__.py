@@ -36,8 +36,7 @@ def made() -> dict[Path, str]:
         entry.build(w)
         ui = w.ui()
         api = to_api(ui, schemas)
-        files[workflows.FOLDER / "ui" / f"{entry.name}.json"] = workflows.written(ui)
-        files[workflows.FOLDER / "api" / f"{entry.name}.json"] = workflows.written(api)
+        files[workflows.FOLDER / f"{entry.name}.json"] = workflows.written(ui)
         needs[entry.name] = workflows.needs(api, schemas, catalogue)
         used = needs[entry.name].models
         index[entry.name] = {
@@ -73,7 +72,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a file is not current")
     arguments = parser.parse_args()
     files = made()
-    old = [file for kind in ("ui", "api") for file in (workflows.FOLDER / kind).glob("*.json") if file not in files]
+    old = [file for file in workflows.FOLDER.glob("*.json") if file not in files]
     stale = [file for file, text in files.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
     for file in [*stale, *old]:
         done = "written" if file in files else "removed"

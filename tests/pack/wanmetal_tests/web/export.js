@@ -5,14 +5,14 @@ import { app } from "../../scripts/app.js";
 const here = new URL(".", import.meta.url);
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-async function open(name) {
+async function open(name, patience) {
   const errors = [];
   const noted = (event) => errors.push(String(event.message || event.reason || event));
   window.addEventListener("error", noted);
   window.addEventListener("unhandledrejection", noted);
   try {
     await app.loadGraphData(await (await fetch(new URL(`${name}.json`, here))).json());
-    await pause(300);
+    await pause(patience);
     const nodes = app.graph._nodes ?? app.graph.nodes;
     const red = nodes
       .filter((node) => !(node.type in LiteGraph.registered_node_types) || node.has_errors)
@@ -45,10 +45,10 @@ function picture() {
 }
 
 async function exportAll() {
-  const { names, pictures } = await (await fetch(new URL("list.json", here))).json();
+  const { names, pictures, patience = 300 } = await (await fetch(new URL("list.json", here))).json();
   const found = {};
   for (const name of names) {
-    found[name] = await open(name);
+    found[name] = await open(name, patience);
     if (pictures.includes(name)) {
       await pause(500);
       found[name].picture = picture();
