@@ -27,7 +27,9 @@ REPORTS = ROOT / "reports/test"
 STEPS = ("lint", "unit", "molecule", "e2e")
 SLOW = ("default", "nodes", "sageattention", "services")  # scenarios that run with --full alone
 LONGEST = ("e2e", "upgrade", "services", "nodes", "sageattention", "wan_models", "comfyui")  # are started first
-PACKAGES = {"aria2c": "aria2", "git": "git", "ssh": "openssh-client"}  # programs that tests run, and who brings them
+# Programs that steps run, and the packages that bring them.
+PROGRAMS = {"lint": {"git": "git"}, "unit": {"aria2c": "aria2", "git": "git"}}
+ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -219,12 +221,13 @@ def line(result: Result) -> str:
     return f"{result.part.title}: {end} in {result.seconds:.0f} s" + (f" ({result.said})" if result.said else "")
 
 
-def need_programs() -> None:
-    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+def need_programs(steps: Sequence[str]) -> None:
+    needed = {program: package for step in steps for program, package in PROGRAMS.get(step, ON_HOSTS).items()}
+    missing = {program: package for program, package in needed.items() if not shutil.which(program)}
     if missing and (os.geteuid() or not lab.apt_family()):
-        raise lab.LabError(f"these tests run {', '.join(PACKAGES)}. Install: {', '.join(missing)}")
+        raise lab.LabError(f"the tests run {', '.join(missing)}. Install these packages: {', '.join(missing.values())}")
     if missing:
-        lab.install_packages(*missing)
+        lab.install_packages(*missing.values())
 
 
 @contextlib.contextmanager
@@ -291,7 +294,7 @@ def main() -> int:
         return 0
     os.environ["NO_COLOR"] = "1"  # what is kept in a log is read without a terminal
     try:
-        need_programs()
+        need_programs(options.steps or STEPS)
         with lab_of_its_own():
             return 0 if run(options.steps or STEPS, options.full, max(options.jobs, 1)) else 1
     except lab.LabError as error:

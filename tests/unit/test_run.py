@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.wanmetal.comfyui.tests import run
-from ansible_collections.wanmetal.comfyui.tests.run import IMAGE, Part, counts, in_order
+
+from tests import run
+from tests.lab import lab
+from tests.run import IMAGE, Part, counts, in_order
 
 
 def part(name: str, code: str, step: str = "lint", on_hosts: bool = False) -> Part:
@@ -73,3 +75,24 @@ def test_the_longest_come_first_and_linters_fill_the_gaps(monkeypatch: pytest.Mo
     assert titles.index("molecule preflight") < titles.index("unit")
     assert {f"molecule {name}" for name in run.SLOW} < set(titles)
     assert not {f"molecule {name}" for name in run.SLOW} & {one.title for one in in_order(run.STEPS, full=False)}
+
+
+@pytest.mark.parametrize(("steps", "missing"), [(["lint"], ""), (["unit"], "aria2c"), (["e2e", "unit"], "ssh, aria2c")])
+def test_programs_that_are_missing_are_named(steps: list[str], missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", {"git": "/usr/bin/git"}.get)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    if not missing:
+        run.need_programs(steps)
+        return
+    with pytest.raises(lab.LabError, match=f"the tests run {missing}. Install these packages: "):
+        run.need_programs(steps)
+
+
+def test_programs_that_are_missing_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr(lab, "apt_family", lambda: True)
+    monkeypatch.setattr(lab, "install_packages", lambda *packages: installed.extend(packages))
+    run.need_programs(["unit"])
+    assert installed == ["aria2", "git"]
