@@ -147,14 +147,16 @@ def test_setting_that_breaks_the_start_is_taken_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "gone"),
+    ("task", "gone", "until"),
     [
-        ("Install the locked packages", "environments/comfyui-*/complete"),
-        ("Compile the bytecode of ComfyUI", ""),
-        ("Switch to", ""),
+        ("Build release", "environments/comfyui-*/complete", "environments/comfyui-*/requirements.txt"),
+        ("Build release", "", "releases/.*.new/ComfyUI/main.py"),
+        ("Switch to", "", "releases"),
     ],
 )
-def test_killed_deploy_is_finished_by_the_next(task: str, gone: str, installed: Path, tmp_path: Path) -> None:
+def test_killed_deploy_is_finished_by_the_next(
+    task: str, gone: str, until: str, installed: Path, tmp_path: Path
+) -> None:
     worker.ssh(f"sudo sh -c 'cd /srv/wanmetal/hosts/lab1 && rm -f releases/*/release.json {gone}'")
     log = tmp_path / "log"
     with log.open("w") as out:
@@ -172,6 +174,9 @@ def test_killed_deploy_is_finished_by_the_next(task: str, gone: str, installed: 
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
+        worker.ssh(
+            f"cd /srv/wanmetal/hosts/lab1; for n in $(seq 600); do ls -d {until} && exit; sleep 0.1; done; exit 1"
+        )
         time.sleep(1)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -83,6 +83,18 @@ def _trusted_link(folder: os.stat_result, link: os.stat_result) -> bool:
     return folder.st_uid in own and link.st_uid in own and bool(closed)
 
 
+def make_folders(path: Path, mode: int = 0o755) -> None:
+    """Make a folder and those above it, where they are missing."""
+    if path.parent != path:
+        with contextlib.suppress(FileNotFoundError), opened_folder(path):
+            return
+        make_folders(path.parent, mode)
+        with opened_folder(path.parent) as folder, contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, mode, dir_fd=folder)
+    with opened_folder(path):  # or something else has its name
+        pass
+
+
 @contextlib.contextmanager
 def opened_regular(path: Path) -> Iterator[int]:
     """Open a regular file to read it; links, pipes, devices and sockets are refused without being opened."""
