@@ -10,12 +10,14 @@ author: The wanmetal team
 description:
   - Compares the release and the settings that a host runs with the wanted ones. Where they are the same, the service
     runs and its API answers, nothing is done.
-  - Otherwise it waits for running jobs, installs the settings, points C(current) to the release, restarts the
-    service, waits for its API and renders a graph whose pixels it looks at.
+  - Otherwise it waits for running jobs, keeps on disk what the way back needs, installs the settings, points C(current)
+    to the release, restarts the service, waits for its API and renders a graph whose pixels it looks at.
   - Then it compares the node types that ComfyUI offers with those that the packs of the release promise, in its
     C(release.json). One that is missing is told with what the log says of it.
-  - A release that does not pass is taken back. The release that was proven last is put in its place, with the settings
-    that it was proven with, and the task fails with the last lines of the journal.
+  - A release that does not pass is rolled back. The release that was verified last is put in its place, with the
+    settings that it was verified with, and the task fails with the last lines of the journal.
+  - One that was never verified, or whose files are not as they were built, loses its mark, so that the next deploy
+    builds it anew.
   - A run that was cut off is finished by the next one.
 options:
   root:
@@ -164,6 +166,10 @@ cut_off:
   description: Jobs that the restart cut off.
   returned: success
   type: int
+silent:
+  description: Workers that did not answer until the restart cut them off.
+  returned: success
+  type: int
 environments:
   description: Complete Python environments of releases on the host, C(comfyui-<hash>).
   returned: success
@@ -234,11 +240,12 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
         wrong = look_at_packs(host.release_dir(host.link("current")), client(worker), worker.unit).problems
         return Health(not wrong, "; ".join(wrong))
 
-    def busy(worker: Worker) -> int:
+    def busy(worker: Worker) -> int | None:
         try:
             queue = client(worker).queue()
-        except ComfyUIError:
-            return 0
+        except ComfyUIError as error:
+            # Where nothing listens there are no jobs. One that is silent may load a model, for minutes.
+            return 0 if isinstance(error.__cause__, ConnectionRefusedError) else None
         return len(queue["queue_running"]) + len(queue["queue_pending"])
 
     switch = Switch(host, probe, prove, busy, params["drain_timeout"])

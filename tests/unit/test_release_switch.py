@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import fcntl
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -13,7 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import exclusive
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import switch as release_switch
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, NoAnswerError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.environments import damaged
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import Look
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
     ConfigFile,
@@ -76,6 +82,7 @@ class FakeHost(Host):
         self.complaint = ""
         self.actions: list[str] = []
         self.kill_before: int | str | None = None
+        self.full_from: int | None = None
 
     def act(self, action: str) -> None:
         """Whatever changes the host passes here, and may be cut off here."""
@@ -83,13 +90,32 @@ class FakeHost(Host):
             raise Killed
         self.actions.append(action)
 
+    def need_room(self) -> None:
+        """Where the disk is full by now, nothing new can be put onto it."""
+        if self.full_from is not None and len(self.actions) > self.full_from:
+            raise OSError(28, "No space left on device")
+
     def write(self, path: Path, content: bytes, _owner: str, _group: str, mode: int) -> None:
         self.act(f"write {path.name}")
+        self.need_room()
         super().write(path, content, ME, MY_GROUP, mode)
 
     def set_link(self, name: str, release: str) -> None:
         self.act(f"link {name}")
+        self.need_room()
         super().set_link(name, release)
+
+    def put_back(self, path: Path, which: str = "") -> None:
+        self.act(f"put back {path.name}")
+        super().put_back(path, which)
+
+    def discard_set_aside(self, folders: set[Path]) -> None:
+        self.act("discard")
+        super().discard_set_aside(folders)
+
+    def unmark(self, folder: Path, mark: str) -> None:
+        self.act(f"unmark {folder.name}")
+        super().unmark(folder, mark)
 
     def remove_release(self, release: str) -> None:
         self.act(f"remove {release}")
@@ -163,6 +189,9 @@ class FakeHost(Host):
     def now(self) -> float:
         return self.clock
 
+    def monotonic(self) -> float:
+        return self.clock
+
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
         self.jobs = max(0, self.jobs - 1)
@@ -170,7 +199,7 @@ class FakeHost(Host):
     # -- what a test does to it
     def build(self, release: str, at: float = 1.0) -> None:
         folder = self.release_dir(release)
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "release.json").write_text("{}")
         os.utime(folder / "release.json", (at, at))
 
@@ -228,6 +257,8 @@ def switch_of(host: FakeHost, drain_timeout_s: float = 0.0) -> Switch:
 
 
 def deploy(host: FakeHost, release: str, unit: str, **more: Any) -> Outcome:
+    if host.release_dir(release).is_dir() and not host.is_complete(release):
+        host.build(release)
     switch = switch_of(host)
     number = int(unit.partition("has ")[2][:1] or 0)
     several = tuple(Worker(f"comfyui@{n}.service", f"http://127.0.0.1:{n}") for n in range(number))
@@ -335,7 +366,8 @@ def test_a_first_deploy_that_fails_is_stopped(fresh: FakeHost, unit: str, reason
     message = attempt(fresh, "r1", unit)
     assert message == (
         f"Release r1 did not become healthy: {reason}. "
-        f"There is no earlier release to go back to; {UNIT} is stopped.\n"
+        f"There is no earlier release to go back to; {UNIT} is stopped. "
+        "It has never been verified on this host, so the next deploy builds it anew.\n"
         f"Last lines of {UNIT}:\njournal since 1000000"
     )
     assert fresh.process is None
@@ -352,6 +384,8 @@ def test_a_failure_goes_back(worker: FakeHost, release: str, told: str, unit: st
     assert f"The host is back on {told} and serves again." in message
     after = worker.snapshot()
     assert after["files"].pop("etc/before-start")  # the old unit does not name it
+    if release == "r2":
+        assert before["files"].pop("opt/releases/r2/release.json")
     assert after == before
     worker.actions.clear()
     assert not deploy(worker, "r1", "one").changed
@@ -389,9 +423,103 @@ def test_a_full_disk_leaves_the_running_process_alone(worker: FakeHost, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(worker, "write", full)
+    before = worker.kept()
     message = attempt(worker, "r2", "two")
-    assert "it could not be installed ([Errno 28] No space left on device)" in message
+    assert message.startswith("Nothing was changed: the way back to release r1 could not be kept ([Errno 28]")
     assert worker.process is process
+    assert worker.kept() == before
+
+
+@pytest.mark.parametrize("unit", ["two", "silent", "black", "dies", "black, has 2"])
+@pytest.mark.parametrize("release", ["r2", "r1"])
+def test_a_disk_that_fills_up_amid_a_switch_leaves_a_way_back(tmp_path: Path, release: str, unit: str) -> None:
+    """Whatever the failing release does, what was verified last serves again; a good one may serve unrecorded."""
+    filled = 0
+    while True:
+        host = FakeHost(tmp_path / "here")
+        for name in ("r1", "r2"):
+            host.build(name)
+        deploy(host, "r1", "one", hook="#!/bin/sh")
+        host.actions.clear()
+        host.full_from = filled
+        try:
+            message = attempt(host, release, unit)
+        except OSError:
+            message = ""  # it renders, and that could not be noted
+        assert running(host) == (("r1", "one") if message else (release, "two"))
+        steps = len(host.actions)
+        host.full_from = None
+        assert attempt(host, "r1", "one", hook="#!/bin/sh") == ""
+        assert running(host) == ("r1", "one")
+        assert not list(host.root.parent.rglob("*-back"))
+        shutil.rmtree(tmp_path / "here")
+        filled += 1
+        if filled > steps:
+            break
+    assert filled > 10
+
+
+def test_an_unverified_release_that_fails_is_built_anew(worker: FakeHost) -> None:
+    message = attempt(worker, "r2", "black")
+    assert "and serves again. It has never been verified on this host, so the next deploy builds it anew.\n" in message
+    assert not worker.is_complete("r2")
+    assert worker.is_complete("r1")
+
+
+def test_a_verified_release_that_fails_with_new_settings_stays(worker: FakeHost) -> None:
+    assert "anew" not in attempt(worker, "r1", "black")
+    assert worker.is_complete("r1")
+
+
+@pytest.mark.parametrize("damage", ["ComfyUI/a.py", "ComfyUI/custom_nodes/pack/b.py"])
+@pytest.mark.parametrize("how", ["changed", "empty", "gone", "a folder"])
+def test_a_damaged_release_is_named_and_built_anew(worker: FakeHost, damage: str, how: str) -> None:
+    core = worker.release_dir("r1") / "ComfyUI"
+    for folder in (core, core / "custom_nodes/pack"):
+        for name in ("a.py", "b.py", "models/x"):
+            (folder / name).parent.mkdir(exist_ok=True, parents=True)
+            (folder / name).write_text(name)
+        record(folder, {})
+        (folder / "models/x").unlink()
+        (folder / "models").rmdir()
+        (folder / "models").symlink_to("/nowhere")
+    assert worker.damaged("r1") == []
+    file = worker.release_dir("r1") / damage
+    if how in ("changed", "empty"):
+        file.write_text("x" if how == "changed" else "")
+    else:
+        file.unlink()
+    if how == "a folder":
+        file.mkdir()
+    message = attempt(worker, "r1", "black")
+    name = damage.removeprefix("ComfyUI/")
+    assert f"Its files are not as they were built ({name}); the next deploy builds it anew." in message
+    assert not worker.is_complete("r1")
+    assert running(worker) == ("r1", "one")
+    assert switch_of(worker).prune(0) == ["r2", "r3"]  # and not what runs
+
+
+def packages(folder: Path) -> Path:
+    site = folder / "venv/lib/python3.12/site-packages"
+    (site / "a-1.dist-info").mkdir(parents=True)
+    (site / "a.py").write_text("a")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"a").digest()).rstrip(b"=").decode()
+    (site / "a-1.dist-info/RECORD").write_text(f"a.py,sha256={digest},1\na-1.dist-info/RECORD,,\n")
+    return site / "a.py"
+
+
+def test_a_damaged_environment_is_named_and_built_anew_where_no_other_release_runs_in_it(worker: FakeHost) -> None:
+    folder = environment(worker, "comfyui-000000000001", "r2")
+    file = packages(folder)
+    assert damaged(folder) == []
+    file.write_text("b")
+    assert "comfyui-000000000001 is damaged (a.py); the next deploy builds it anew" in attempt(worker, "r2", "black")
+    assert worker.environments() == []
+    (folder / "complete").touch()
+    (worker.release_dir("r1") / "venv").symlink_to(f"../../environments/{folder.name}/venv")
+    message = attempt(worker, "r2", "black")
+    assert f"release r1 runs in it, too. Stop {UNIT}, remove {folder}/complete and deploy again." in message
+    assert worker.environments() == [folder.name]
 
 
 def test_a_proven_release_that_is_gone_is_nothing_to_go_back_to(worker: FakeHost) -> None:
@@ -595,6 +723,57 @@ def test_jobs_are_waited_for(worker: FakeHost, jobs: int, timeout: float, waited
     outcome = switch.run(switch.target("r2", worker.config("two"), ALONE))
     assert (outcome.drained_s, outcome.cut_off) == (waited, cut_off)
     assert outcome.restarted
+
+
+def test_a_silent_worker_is_waited_for_and_may_need_no_restart(worker: FakeHost) -> None:
+    """It loads a model: neither idle nor broken."""
+    silent = switch_of(worker, 60)
+
+    def busy(_: Worker) -> int | None:
+        worker.answers = worker.clock >= 1_000_003.0
+        return 0 if worker.answers else None
+
+    worker.answers = False
+    process = worker.process
+    switch = Switch(worker, silent.probe, silent.prove, busy, 60)
+    outcome = switch.run(switch.target("r1", worker.config("one"), ALONE))
+    assert (outcome.drained_s, outcome.silent, outcome.restarted) == (3.0, 0, False)
+    assert worker.process is process
+
+
+def test_a_worker_that_stays_silent_is_restarted_after_the_time_limit(worker: FakeHost) -> None:
+    worker.answers = False
+    base = switch_of(worker, 5)
+    switch = Switch(worker, base.probe, base.prove, lambda _: None, 5)
+    outcome = switch.run(switch.target("r1", worker.config("one"), ALONE))
+    assert (outcome.drained_s, outcome.cut_off, outcome.silent, outcome.restarted) == (5.0, 0, 1, True)
+
+
+def test_the_clock_may_jump_while_jobs_are_waited_for(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.jobs = 4
+    monkeypatch.setattr(worker, "now", lambda: worker.clock * -1000)
+    switch = switch_of(worker, 60)
+    outcome = switch.run(switch.target("r2", worker.config("two"), ALONE))
+    assert (outcome.drained_s, outcome.cut_off) == (2.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "silent", "drained"),
+    [(ConnectionRefusedError(), 0, 0.0), (TimeoutError(), 1, 2.0), (ConnectionResetError(), 1, 2.0)],
+)
+def test_who_is_silent_is_busy_and_where_nobody_listens_nobody_is(
+    worker: FakeHost, monkeypatch: pytest.MonkeyPatch, cause: Exception, silent: int, drained: float
+) -> None:
+    def queue(_: object) -> None:
+        raise NoAnswerError("no answer") from cause
+
+    monkeypatch.setattr(ComfyUIClient, "queue", queue)
+    monkeypatch.setattr(ComfyUIClient, "system_stats", lambda _: {})
+    monkeypatch.setattr(release_switch_module, "run_canary", lambda *_: SimpleNamespace(ok=True, reason=""))
+    monkeypatch.setattr(release_switch_module, "look_at_packs", lambda *_: Look({}, []))
+    result = _switch(module(worker, release="r2", drain_timeout=2), worker)
+    assert (result["silent"], result["cut_off"], result["drained_s"]) == (silent, 0, drained)
+    assert result["restarted"]
 
 
 def test_a_stopped_service_has_no_jobs(worker: FakeHost) -> None:
@@ -864,6 +1043,12 @@ def test_an_environment_goes_with_the_last_release_that_uses_it(worker: FakeHost
     assert not left.exists()
     assert all(folder.is_dir() for folder in [shared, under_way, *others])
     assert switch_of(worker).prune(1) == []
+
+
+def test_nothing_is_removed_while_another_deploy_builds(worker: FakeHost) -> None:
+    with exclusive(worker.root / "releases/.lock"):
+        assert switch_of(worker).prune(0) == []
+    assert switch_of(worker).prune(0) == ["r2", "r3"]
 
 
 def test_half_an_environment_is_none(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

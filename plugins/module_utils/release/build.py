@@ -21,7 +21,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import
     sync_folder,
     write_whole,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import Checkouts, check
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import Checkouts, check, record
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.environments import Builder, BuildError
 
 COMPLETE = "release.json"
@@ -109,6 +109,7 @@ def _unpack(release: Release, builder: Builder) -> None:
     inside = draft / "source" / package["folder"]
     _remove(inside / package["leave_out"])
     inside.rename(draft / "ComfyUI")
+    record(draft / "ComfyUI", {"package": package["name"], "version": package["version"]})
     shutil.rmtree(draft / "source")
 
 

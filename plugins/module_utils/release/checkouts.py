@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, exclusive
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, exclusive, write_whole
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
@@ -153,14 +153,8 @@ class Checkouts:
         tree = draft / "tree"
         tree.mkdir(mode=0o755)
         made.tree = self._export(one.repository, one.commit, tree, draft, one.submodules, made.fetched)
-        marker = {
-            "repository": one.repository,
-            "commit": one.commit,
-            "tree": made.tree,
-            "submodules": one.submodules,
-            "files": walk(tree),
-        }
-        (tree / MARKER).write_text(json.dumps(marker, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        origin = {"repository": one.repository, "commit": one.commit, "tree": made.tree, "submodules": one.submodules}
+        record(tree, origin)
 
     def _export(self, url: str, commit: str, folder: Path, draft: Path, submodules: bool, fetched: list[str]) -> str:
         """Export a commit into an empty folder, prove it, and go on with its submodules."""
@@ -423,6 +417,32 @@ def _compare(one: Wanted, wanted: Sequence[Wanted], verify: bool) -> Made:
         made.extra = sorted(path for path in found if path not in files and "__pycache__/" not in path)
         made.changed = bool(made.differing)
     return made
+
+
+def damaged(folder: Path) -> list[str]:
+    """Files of a checkout that are not as its record has them, but for those whose folder leads elsewhere by now."""
+    files: dict[str, str] = _read_marker(folder).get("files", {})
+    return [
+        path for path, entry in sorted(files.items()) if not _led_away(folder, path) and not _is(folder / path, entry)
+    ]
+
+
+def _led_away(folder: Path, path: str) -> bool:
+    parts = Path(path).parts
+    return any(folder.joinpath(*parts[:depth]).is_symlink() for depth in range(1, len(parts)))
+
+
+def _is(path: Path, entry: str) -> bool:
+    try:
+        return _entry(path) == entry
+    except OSError:
+        return False
+
+
+def record(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Note in a checkout what it is made from and what its files are."""
+    marker = {**origin, "files": walk(folder)}
+    write_whole(folder / MARKER, json.dumps(marker, indent=0, sort_keys=True) + "\n")
 
 
 def walk(folder: Path, leave_out: Sequence[Path] = ()) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import csv
+import hashlib
 import re
 import shutil
 import subprocess
@@ -130,6 +133,30 @@ def unused(
         for path in environments.glob(f"{prefix}-*")
         if prefix and prefix_of(path.name) == prefix and path.name not in used and f"{path}/" not in units
     )
+
+
+def damaged(environment: Path) -> list[str]:
+    """Files of packages that are not as their wheels brought them. Reads them all."""
+    wrong = []
+    for recorded in environment.glob("venv/lib/python*/site-packages/*.dist-info/RECORD"):
+        site = recorded.parents[1]
+        try:
+            rows = list(csv.reader(recorded.read_text(encoding="utf-8").splitlines()))
+        except (OSError, ValueError, csv.Error):
+            wrong.append(str(recorded.relative_to(site)))
+            continue
+        wrong += [
+            row[0] for row in rows if len(row) == 3 and row[1].startswith("sha256=") and not _is(site / row[0], row[1])
+        ]
+    return sorted(wrong)
+
+
+def _is(path: Path, expected: str) -> bool:
+    try:
+        found = hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return False
+    return base64.urlsafe_b64encode(found).rstrip(b"=").decode() == expected.removeprefix("sha256=").rstrip("=")
 
 
 def remove(environment: Path) -> None:

@@ -13,7 +13,6 @@ import grp
 import hashlib
 import json
 import pwd
-import re
 import shutil
 import subprocess
 import tempfile
@@ -23,19 +22,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, exclusive, write_whole
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import (
+    BusyError,
+    exclusive,
+    sync_folder,
+    write_whole,
+)
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration
-
-COMPLETE = "release.json"
-"""Written last by a build: a release folder without it is incomplete."""
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import environments
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.build import COMPLETE
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import damaged
 
 SETTINGS = "settings.json"
 """The settings that a release was last proven with, secrets included: in its folder, readable by root alone."""
 
-ENVIRONMENT_COMPLETE = "complete"
-"""The same for the Python environment of releases."""
+SET_ASIDE = "wanmetal-back"
+"""At the end of the names of files that lie ready for the way back."""
 
-_ENVIRONMENT = re.compile(r"comfyui-[0-9a-f]{12}")
+_ENVIRONMENTS = "comfyui"
+"""What the names of the environments of releases begin with."""
 
 LAST_LINES = 40
 """Of the journal, in the message of a failure."""
@@ -91,6 +96,7 @@ class Outcome:
     outage_s: float | None = None
     drained_s: float = 0.0
     cut_off: int = 0
+    silent: int = 0
     removed: list[str] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
 
@@ -192,6 +198,7 @@ class Host:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(Path("releases") / release)
         temporary.replace(path)
+        sync_folder(self.root)
 
     def built_at(self) -> dict[str, float]:
         """The complete releases, each with the time at which it was built."""
@@ -206,30 +213,54 @@ class Host:
         paths = (self.root / "releases").glob("*")
         return [path for path in paths if path.is_dir() and (path / COMPLETE).is_file() == complete]
 
+    def unmark(self, folder: Path, mark: str) -> None:
+        """Have the next deploy build a release or an environment anew."""
+        (folder / mark).unlink(missing_ok=True)
+        sync_folder(folder)
+
+    def damaged(self, release: str) -> list[str]:
+        """Files of a release that are not as they were built."""
+        core = self.release_dir(release) / "ComfyUI"
+        checkouts = [core, *(path for path in sorted((core / "custom_nodes").glob("*")) if path.is_dir())]
+        return [str(folder.relative_to(core) / name) for folder in checkouts for name in damaged(folder)]
+
     # -- environments: each may serve several releases, which link to it
+    def environment(self, release: str) -> Path | None:
+        link = self.release_dir(release) / "venv"
+        return self.root / "environments" / link.readlink().parent.name if link.is_symlink() else None
+
     def environments(self) -> list[str]:
         """The environments of releases that are complete."""
-        return sorted(path.name for path in self._environment_folders() if (path / ENVIRONMENT_COMPLETE).is_file())
+        folders = (self.root / "environments").glob(f"{_ENVIRONMENTS}-*")
+        return sorted(
+            path.name
+            for path in folders
+            if environments.prefix_of(path.name) == _ENVIRONMENTS and (path / environments.COMPLETE).is_file()
+        )
 
     def unused_environments(self, without: Collection[str] = ()) -> list[str]:
         """Environments that no release but those in ``without`` links to, builds under way included."""
-        links = [path / "venv" for path in (self.root / "releases").glob("*") if path.name not in without]
-        used = {link.readlink().parent.name for link in links if link.is_symlink()}
-        return sorted(path.name for path in self._environment_folders() if path.name not in used)
-
-    def _environment_folders(self) -> list[Path]:
-        paths = (self.root / "environments").glob("comfyui-*")
-        return [path for path in paths if _ENVIRONMENT.fullmatch(path.name)]
+        return environments.unused(self.root / "environments", _ENVIRONMENTS, releases_without=without)
 
     def remove_environment(self, name: str) -> None:
-        folder = self.root / "environments" / name
-        (folder / ENVIRONMENT_COMPLETE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        environments.remove(self.root / "environments" / name)
 
     def remove_release(self, release: str) -> None:
         folder = self.release_dir(release)
         (folder / COMPLETE).unlink(missing_ok=True)  # first, or half a release would pass for a whole one
         shutil.rmtree(folder)
+
+    @contextlib.contextmanager
+    def removing(self) -> Iterator[bool]:
+        """Keep builds away while things are removed; False where one is under way."""
+        try:
+            with contextlib.ExitStack() as held:
+                for folder in ("releases", "environments"):
+                    if (self.root / folder).is_dir():
+                        held.enter_context(exclusive(self.root / folder / ".lock"))
+                yield True
+        except BusyError:
+            yield False
 
     # -- settings
     def proven(self) -> dict[str, str]:
@@ -268,10 +299,27 @@ class Host:
         except (FileNotFoundError, KeyError):  # KeyError: check mode, and its owner is not made yet
             return True
 
-    def record_generation(self, release: str, generation: str) -> None:
+    def record_generation(self, release: str, generation: str, to: Path | None = None) -> None:
         """Say what the next process is: it takes this into its environment."""
         text = f"WANMETAL_RELEASE={release}\nWANMETAL_GENERATION={generation}\n"
-        self.write(self.generation_file, text.encode(), "root", "root", 0o644)
+        self.write(to or self.generation_file, text.encode(), "root", "root", 0o644)
+
+    # -- the way back: all of it is on disk before a switch, since a disk may be full when it is needed
+    def set_aside(self, target: Target) -> None:
+        """Lay ready what ``put_back`` puts into place."""
+        for item in target.config:
+            self.write(_aside(item.dest), item.content, item.owner, item.group, item.mode)
+        self.record_generation("", "", _aside(self.generation_file, "none."))
+        self.record_generation(target.release, target.generation, _aside(self.generation_file))
+        self.set_link(_aside(self.root / "current").name, target.release)
+
+    def put_back(self, path: Path, which: str = "") -> None:
+        """Put into place what was set aside. Needs no room on the disk."""
+        _aside(path, which).replace(path)
+
+    def discard_set_aside(self, folders: set[Path]) -> None:
+        for path in (path for folder in folders for path in folder.glob(f".*.{SET_ASIDE}")):
+            path.unlink(missing_ok=True)
 
     # -- the service, and its workers where it has several: comfyui.service, and comfyui@0.service and so on
     def systemctl(self, *arguments: str) -> tuple[int, str]:
@@ -324,8 +372,15 @@ class Host:
     def now(self) -> float:
         return time.time()
 
+    def monotonic(self) -> float:
+        return time.monotonic()
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+def _aside(path: Path, which: str = "") -> Path:
+    return path.with_name(f".{path.name}.{which}{SET_ASIDE}")
 
 
 def _run(command: list[str]) -> tuple[int, str]:
@@ -359,13 +414,13 @@ class Switch:
     """One switch of one host.
 
     Of a worker, ``probe`` tells whether its API answers now, ``prove`` renders a graph and looks at the result, and
-    ``busy`` counts the jobs that are queued or running.
+    ``busy`` counts the jobs that are queued or running, or is None where the worker does not say.
     """
 
     host: Host
     probe: Callable[[Worker], Health]
     prove: Callable[[Worker], Health]
-    busy: Callable[[Worker], int]
+    busy: Callable[[Worker], int | None]
     drain_timeout_s: float = 0.0
 
     def target(self, release: str, config: tuple[ConfigFile, ...], workers: tuple[Worker, ...]) -> Target:
@@ -468,32 +523,80 @@ class Switch:
             self.host.link("previous"),
             self.host.proven().get("release", ""),
         }
-        gone = releases_to_remove(self.host.built_at(), keep, needed) + self.host.abandoned()
-        environments = self.host.unused_environments(without=gone)
-        if not check:
-            for release in gone:
-                self.host.remove_release(release)
-            for environment in environments:
-                self.host.remove_environment(environment)
-        return gone + environments
+        with self.host.removing() if not check else contextlib.nullcontext(True) as alone:
+            if not alone:
+                return []  # another deploy builds; the next one removes them
+            abandoned = [name for name in self.host.abandoned() if name not in needed]
+            gone = releases_to_remove(self.host.built_at(), keep, needed) + abandoned
+            unused = self.host.unused_environments(without=gone)
+            if not check:
+                for release in gone:
+                    self.host.remove_release(release)
+                for environment in unused:
+                    self.host.remove_environment(environment)
+            return gone + unused
 
     def _prove(self, target: Target, outcome: Outcome) -> None:
         self._refuse_broken_unit(target)
         fallback = self.stored_target(self.host.proven().get("release", ""))
         self._drain(target, fallback, outcome)
-        if outcome.cut_off and not outcome.restart_needed:
+        if outcome.drained_s:
+            # It may have been silent because it was loading a model.
+            outcome.restart_needed = bool(self.need(target).restart)
+        if (outcome.cut_off or outcome.silent) and not outcome.restart_needed:
             raise SwitchError(
-                f"Release {target.release} runs, but it was never proven, and other jobs kept it busy for "
-                f"{outcome.drained_s:.0f} s. Nothing was changed; deploy again when it is idle, or with a longer "
+                f"Release {target.release} runs, but it was never verified, and other jobs kept it busy for "
+                f"{duration(outcome.drained_s)}. Nothing was changed; deploy again when it is idle, or with a longer "
                 "comfyui_drain_timeout."
             )
+        way_back = (
+            fallback if outcome.restart_needed and fallback and fallback.generation != target.generation else None
+        )
+        folders = {self.host.root, self.host.generation_file.parent}
+        folders.update(item.dest.parent for item in (*target.config, *(fallback.config if fallback else ())))
+        if way_back:
+            try:
+                self.host.set_aside(way_back)
+            except (OSError, LookupError) as error:
+                self.host.discard_set_aside(folders)
+                raise SwitchError(
+                    f"Nothing was changed: the way back to release {way_back.release} could not be kept ({error})."
+                ) from error
         failure, log = self._bring_up(target, outcome)
+        back = self._go_back(target, fallback, set_aside=way_back is not None) if failure else ""
+        self.host.discard_set_aside(folders)
         if failure:
+            if outcome.restarted or not outcome.restart_needed:
+                back += self._distrust(target)
             raise SwitchError(
-                f"Release {target.release} did not become healthy: {failure}. "
-                f"{self._go_back(target, fallback)}\n"
+                f"Release {target.release} did not become healthy: {failure}. {back}\n"
                 f"Last lines of {self.host.unit}:\n{log or '(the journal has none)'}"
             )
+
+    def _distrust(self, target: Target) -> str:
+        """Have the next deploy build anew what may be damaged, and say so."""
+        host, release = self.host, target.release
+        said = ""
+        if files := host.damaged(release):
+            said += f" Its files are not as they were built ({_some(files)}); the next deploy builds it anew."
+        elif host.proven_settings(release) is None:
+            said += " It has never been verified on this host, so the next deploy builds it anew."
+        if said:
+            host.unmark(host.release_dir(release), COMPLETE)
+        environment = host.environment(release)
+        if environment and (files := environments.damaged(environment)):
+            others = [name for name in host.built_at() if name != release and host.environment(name) == environment]
+            if others:
+                way = (
+                    f"release {_some(others)} runs in it, too. Stop {host.unit}, remove "
+                    f"{environment / environments.COMPLETE} and deploy again"
+                )
+            else:
+                host.unmark(host.release_dir(release), COMPLETE)
+                host.unmark(environment, environments.COMPLETE)
+                way = "the next deploy builds it anew"
+            said += f" Its environment {environment.name} is damaged ({_some(files)}); {way}."
+        return said
 
     def _record(self, target: Target) -> None:
         """Note that the target is proven. Each step can be the last one of a run: ``need`` finds what is left."""
@@ -508,7 +611,7 @@ class Switch:
         self.host.set_link("previous", previous)
         self.host.systemctl("enable", "--quiet", self.host.unit)
 
-    def _go_back(self, target: Target, fallback: Target | None) -> str:
+    def _go_back(self, target: Target, fallback: Target | None, set_aside: bool) -> str:
         unit = self.host.unit
         if fallback is None:
             self.host.systemctl("stop", unit, self.host.workers_pattern)
@@ -516,29 +619,29 @@ class Switch:
             return f"There is no earlier release to go back to; {unit} is stopped."
         if fallback.generation == target.generation:
             return f"It is what was proven last, so there is nothing to go back to; {unit} is left as it is."
-        failure, _ = self._bring_up(fallback, Outcome(restart_needed=True))
+        failure, _ = self._bring_up(fallback, Outcome(restart_needed=True), set_aside=set_aside)
         if failure:
             return f"Going back to {fallback.release} failed too: {failure}."
         what = "its earlier settings" if fallback.release == target.release else f"release {fallback.release}"
         return f"The host is back on {what} and serves again."
 
-    def _bring_up(self, target: Target, outcome: Outcome) -> tuple[str, str]:
+    def _bring_up(self, target: Target, outcome: Outcome, set_aside: bool = False) -> tuple[str, str]:
         """Install, restart and prove a target. Returns what failed and the journal, both empty on success."""
         host = self.host
         started = host.now()
         if outcome.restart_needed:
             try:
-                self._install(target)
+                self._install(target, set_aside)
             except (OSError, LookupError) as error:
                 return f"it could not be installed ({error})", ""
-            stopped = host.now()
+            stopped = host.monotonic()
             if strangers := self._strangers(target):
                 host.systemctl("stop", *strangers)
             code, text = host.systemctl("restart", host.unit)
             outcome.restarted = True
             if code:
                 return f"{host.unit} did not start ({text.splitlines()[0] if text else code})", host.journal(started)
-            outcome.outage_s = round(host.now() - stopped, 2)
+            outcome.outage_s = round(host.monotonic() - stopped, 2)
         before = self._processes(target)
         for unit, (state, _) in before.items():
             if state != "active":
@@ -553,17 +656,28 @@ class Switch:
         states = {unit: self.host.unit_state(unit) for unit in self._units(target)}
         return {unit: (state.get("ActiveState", ""), state.get("MainPID", "")) for unit, state in states.items()}
 
-    def _install(self, target: Target) -> None:
+    def _install(self, target: Target, set_aside: bool) -> None:
         host = self.host
         # A process that systemd starts by itself amid these steps is a mixture, and must not pass for a generation.
-        host.record_generation("", "")
+        if set_aside:
+            host.put_back(host.generation_file, "none.")
+        else:
+            host.record_generation("", "")
         for item in target.config:
-            if host.differs(item):
+            if set_aside:
+                host.put_back(item.dest)
+            elif host.differs(item):
                 host.write(item.dest, item.content, item.owner, item.group, item.mode)
-        host.set_link("current", target.release)
+        if set_aside:
+            host.put_back(host.root / "current")
+        else:
+            host.set_link("current", target.release)
         host.systemctl("daemon-reload")
         host.systemctl("reset-failed", host.unit)
-        host.record_generation(target.release, target.generation)
+        if set_aside:
+            host.put_back(host.generation_file)
+        else:
+            host.record_generation(target.release, target.generation)
 
     def _refuse_broken_unit(self, target: Target) -> None:
         current = self.host.link("current")
@@ -580,16 +694,23 @@ class Switch:
             raise SwitchError(f"systemd-analyze verify refuses {item.dest}; nothing was changed. It says: {complaint}")
 
     def _drain(self, target: Target, fallback: Target | None, outcome: Outcome) -> None:
-        """Wait for the jobs that are under way, within limits."""
+        """Wait for the jobs that are under way, within limits. A worker that is silent may have some."""
         if self.host.unit_state(self.host.unit).get("ActiveState") != "active":
             return
         # What runs is what was proven last, or, after a deploy that was cut off, the target.
         workers = dict.fromkeys([*(fallback.workers if fallback else ()), *target.workers])
-        begin = self.host.now()
-        while (jobs := sum(map(self.busy, workers))) and self.host.now() - begin < self.drain_timeout_s:
+        begin = self.host.monotonic()
+        jobs = [self.busy(worker) for worker in workers]
+        while any(count != 0 for count in jobs) and self.host.monotonic() - begin < self.drain_timeout_s:
             self.host.sleep(0.5)
-        outcome.drained_s = round(self.host.now() - begin, 1)
-        outcome.cut_off = jobs
+            jobs = [self.busy(worker) for worker in workers]
+        outcome.drained_s = round(self.host.monotonic() - begin, 1)
+        outcome.cut_off = sum(count or 0 for count in jobs)
+        outcome.silent = jobs.count(None)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def as_result(outcome: Outcome) -> dict[str, Any]:
