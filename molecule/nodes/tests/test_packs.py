@@ -88,6 +88,12 @@ def test_the_service_cannot_change_a_pack(host: Any) -> None:
     assert host.run(f"runuser --user wanmetal -- touch {CURRENT}/__init__.py").rc != 0
 
 
+def test_bytecode_is_there_and_root_s(host: Any) -> None:
+    sources = host.check_output(f"ls {CURRENT}/../../*.py | wc -l")
+    assert host.check_output(f"ls {CURRENT}/../../__pycache__/*.pyc | wc -l") == sources
+    assert host.file(f"{CURRENT}/__pycache__").is_directory
+
+
 def test_folders_lead_to_the_data(host: Any) -> None:
     assert host.file(f"{CURRENT}/ckpts").linked_to == f"{DATA}/models/node_ckpts/good-pack"
     assert host.run(f"runuser --user wanmetal -- touch {CURRENT}/ckpts/x").rc != 0

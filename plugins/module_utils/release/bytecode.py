@@ -46,7 +46,7 @@ _SANDBOX = (
     *("DynamicUser=yes", "PrivateNetwork=yes", "PrivateDevices=yes", "ProtectHome=read-only", "ProtectProc=invisible"),
     *("CapabilityBoundingSet=", "NoNewPrivileges=yes", "ProtectKernelTunables=yes", "ProtectControlGroups=yes"),
     *(
-        "RestrictAddressFamilies=none",
+        "RestrictAddressFamilies=AF_UNIX",
         "RestrictNamespaces=yes",
         "RestrictSUIDSGID=yes",
         "SystemCallArchitectures=native",
