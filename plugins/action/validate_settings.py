@@ -33,9 +33,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         problems.sort(key=lambda problem: problem.what)
         result["changed"] = False
         result["failed"] = bool(problems)
-        result["places"] = settings.places(values, specs)
-        result["msg"] = "The settings are in order."
-        if problems:
+        if not problems:
+            result["msg"] = "The settings are in order."
+            result["places"] = settings.places(values, specs)
+        else:
             result["msg"] = listed(
                 problems,
                 f"{counted(len(problems), 'setting')} of {variables['inventory_hostname']} must be fixed first. "

@@ -23,12 +23,19 @@ options:
         key: slowest_from
     env:
       - name: WANMETAL_STAGES_SLOWEST_FROM
+  changed_file:
+    description: A file for C(./deploy), which says V(unchanged), and V(changed) as soon as anything has been changed.
+    type: path
+    env:
+      - name: WANMETAL_STAGES_CHANGED_FILE
 """
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import Stages
 
@@ -46,6 +53,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self.stages = Stages(clock)
         self._play = ""
 
+    def _note(self, word: str) -> None:
+        if file := self.get_option("changed_file"):
+            Path(file).write_text(word, encoding="utf-8")
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:  # noqa: ARG002
+        self._note("unchanged")
+
     def v2_playbook_on_play_start(self, play: Any) -> None:
         self._play = play.get_name().strip()
 
@@ -59,6 +73,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_runner_on_ok(self, result: Any) -> None:
         if result.is_changed():
             self.stages.changed()
+            if not context.CLIARGS.get("check"):
+                self._note("changed")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002
         for line in self.stages.report(float(self.get_option("slowest_from"))):

@@ -32,5 +32,5 @@ msg:
 places:
   description: What settings name on the host, C(users), C(groups) and C(folders), each by setting.
   type: dict
-  returned: always
+  returned: success
 """

@@ -1,0 +1,139 @@
+"""What ./deploy says at its end, and that a run of nothing is no success."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.wanmetal.comfyui.tests.contract import house
+
+BIN = Path(sys.executable).parent
+
+# Instead of Ansible: notes what was asked, says how far it came, and ends as it is told.
+STAND_IN = """\
+#!/bin/sh
+echo "$*" >> "$ASKED"
+[ -z "$FAR" ] || printf %s "$FAR" > "$WANMETAL_STAGES_CHANGED_FILE"
+exit "$STATUS"
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    shutil.copy(house.ROOT / "deploy", tmp_path / "deploy")
+    for name, text in (("tools/venv", "#!/bin/sh\n"), (".venv/deploy/bin/ansible-playbook", STAND_IN)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def deploy(checkout: Path, *arguments: str, status: int = 0, far: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ASKED": str(checkout / "asked"), "STATUS": str(status), "FAR": far}
+    environment |= {"TMPDIR": str(checkout), "WANMETAL_LAB_DIR": str(checkout / "lab")}
+    command: list[str | Path] = [checkout / "deploy", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["-h"],
+        ["--lab", "--help"],
+        ["--lab", "-e", "x=1", "-h"],
+        ["--lab-remove", "--help"],
+        ["-i", "x", "--help"],
+    ],
+)
+def test_help_explains_and_runs_nothing(checkout: Path, arguments: list[str]) -> None:
+    before = set(checkout.rglob("*"))
+    done = deploy(checkout, *arguments)
+    assert done.returncode == 0
+    assert "./deploy --lab-remove" in done.stdout
+    assert set(checkout.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("status", "far", "advice", "not_said"),
+    [
+        (1, "", "Correct what is said above.", "same command"),
+        (2, "", "Correct what is said above.", "same command"),
+        (2, "unchanged", "Nothing has been changed. Correct what is said above.", "same command"),
+        (4, "unchanged", "Nothing has been changed. Correct what is said above.", "same command"),
+        (2, "changed", "the same command goes on from here.", "Nothing has been changed"),
+        (4, "changed", "the same command goes on from here.", "Nothing has been changed"),
+        (99, "changed", "interrupted (status 130). Run the same command again to go on from here.", "Correct"),
+    ],
+)
+def test_what_is_advised_depends_on_how_far_it_came(
+    checkout: Path, status: int, far: str, advice: str, not_said: str
+) -> None:
+    done = deploy(checkout, "-i", "mine", status=status, far=far)
+    assert done.returncode == (130 if status == 99 else status)
+    assert advice in done.stderr
+    assert not_said not in done.stderr
+    assert (checkout / "asked").read_text() == f"{checkout}/site.yml -i mine\n"
+    assert {path.name for path in checkout.iterdir()} == {"deploy", "tools", ".venv", "asked"}
+
+
+# -- a deploy of nothing
+
+GPU1: dict[str, dict[str, str]] = {"gpu1": {}}
+INVENTORIES: dict[str, tuple[str | None, list[str], str]] = {
+    "another group": (yaml.safe_dump({"workers": {"hosts": GPU1}}), [], "the group workers"),
+    "no group": (yaml.safe_dump({"all": {"hosts": GPU1}}), [], "ungrouped hosts"),
+    "nothing": ("", [], "no group"),
+    "no YAML": ("gpu_hosts:\n  hosts:\n    gpu1: {\n", [], "no group"),
+    "no file": (None, [], "no group"),
+    "no host in it": (
+        yaml.safe_dump({"gpu_hosts": {}, "others": {"hosts": GPU1}}),
+        [],
+        "the group others, gpu_hosts without hosts",
+    ),
+    "another host": (
+        yaml.safe_dump({"gpu_hosts": {"hosts": GPU1}, "others": {"hosts": {"other": {}}}}),
+        ["--limit", "other"],
+        "the group others, gpu_hosts with gpu1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INVENTORIES)
+def test_a_deploy_of_nothing_fails_and_names_the_groups(tmp_path: Path, case: str) -> None:
+    """As a collection, without the settings of this checkout's ansible.cfg."""
+    text, arguments, found = INVENTORIES[case]
+    if text is not None:
+        (tmp_path / "hosts.yml").write_text(text)
+    (tmp_path / "ansible.cfg").touch()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    environment |= {
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(house.ROOT / "collections"),
+    }
+    command: list[str | Path] = [
+        BIN / "ansible-playbook",
+        "-i",
+        tmp_path / "hosts.yml",
+        "wanmetal.comfyui.site",
+        *arguments,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "There is nothing to do" in done.stdout
+    assert f"found   {found}" in done.stdout
+    assert str(tmp_path / "hosts.yml") in done.stdout
+
+
+def test_every_playbook_of_hosts_asks_for_them_first() -> None:
+    for path in sorted((house.ROOT / "playbooks").glob("*.yml")):
+        plays = house.read(path)
+        first = plays[0].get("ansible.builtin.import_playbook", "")
+        if path.stem not in {"hosts", "site"} and any("gpu_hosts" in str(play.get("hosts")) for play in plays):
+            assert first == "hosts.yml", path.name
+    assert house.read(house.ROOT / "playbooks/site.yml")[0]["ansible.builtin.import_playbook"] == "preflight.yml"
