@@ -202,6 +202,9 @@ def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_two_deploys_at_once() -> None:
+    worker.ssh(
+        "sudo sh -c 'cd /srv/wanmetal/hosts/lab1 && rm -f releases/*/release.json environments/comfyui-*/complete'"
+    )
     command = ["ansible-playbook", "site.yml", *worker.inventory, "-e", "comfyui_max_upload_mb=101"]
     first, second = (
         subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
@@ -209,7 +212,7 @@ def test_two_deploys_at_once() -> None:
     )
     outputs = [process.communicate()[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
-    assert sorted(map(changed, outputs)) == [0, 1]
+    assert sum(map(changed, outputs)) == 2, outputs  # one build and one switch, by whichever came first
 
 
 def see_in_status(text: str) -> None:
