@@ -91,6 +91,9 @@ def test_objects_are_counted(tmp_path: Path) -> None:
         f"rule compile\nbuild {place}/a.o: compile /x/a.cpp\nbuild b.o: cuda_compile /x/b.cu\nbuild x: phony\n"
     )
     assert wheel_build.objects(tmp_path) == (1, 2)
+    (tmp_path / "tree/build/other").mkdir()
+    os.mkfifo(tmp_path / "tree/build/other/build.ninja")  # by a build that means harm
+    assert wheel_build.objects(tmp_path) == (1, 2)
 
 
 # -- a systemd of the test's own

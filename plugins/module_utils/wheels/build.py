@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import opened_regular, read_regular
 
 _ALIVE = {"active", "activating", "deactivating"}
 RUNNING, BUILT, FAILED = "running", "built", "failed"
@@ -106,11 +109,11 @@ def why_failed(result: str, log: str) -> str:
 
 def objects(work: Path) -> tuple[int, int]:
     """How many objects are compiled, of how many that are known of. ninja's files name them."""
-    wanted = {
-        Path(found[1]) if Path(found[1]).is_absolute() else file.parent / found[1]
-        for file in work.glob("tree/build/**/build.ninja")
-        for found in re.finditer(r"^build (\S+\.o): ", file.read_text(errors="replace"), re.MULTILINE)
-    }
+    wanted = set()
+    for file in work.glob("tree/build/**/build.ninja"):
+        with contextlib.suppress(OSError):  # the build's user may have put anything there
+            text = read_regular(file).decode(errors="replace")
+            wanted |= {file.parent / found for found in re.findall(r"^build (\S+\.o): ", text, re.MULTILINE)}
     return sum(1 for path in wanted if path.exists()), len(wanted)
 
 
@@ -248,10 +251,9 @@ class Builder:
         (self._cache / self.build.cache).unlink(missing_ok=True)  # systemd's link to it
 
     def _keep(self, made: Path) -> None:
-        if made.is_symlink():
-            raise OSError(f"{made} is a link, which no build makes")
         part = self.build.dest / f".{made.name}.part"
-        shutil.copyfile(made, part)
+        with opened_regular(made) as wheel, os.fdopen(wheel, "rb", closefd=False) as source, part.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
         part.replace(self.build.dest / made.name)
 
     def wait(self, seconds: float) -> dict[str, Any]:
