@@ -90,7 +90,7 @@ def parts(step: str, full: bool) -> list[Part]:
     if step == "lint":
         linters = {
             "ansible-lint": ("ansible-lint",),
-            "mypy": ("mypy", "plugins", "tests", "tools", "molecule"),
+            "mypy": ("mypy", "plugins", "services", "tests", "tools", "molecule"),
             "yamllint": ("yamllint", "--strict", "."),
             "ruff": ("ruff", "check", "."),
             "format": ("ruff", "format", "--check", "."),

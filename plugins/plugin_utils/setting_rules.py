@@ -469,6 +469,32 @@ def _half_a_bucket(endpoint: str, seen: Seen) -> str:
     return f"a bucket without {', '.join(missing)}" if missing else ""
 
 
+_SCALE = {"": 1e-6, "K": 1e-3, "M": 1.0, "G": 1e3, "T": 1e6}
+
+
+def _too_little_memory(limit: str, seen: Seen) -> str:
+    """Compare with what services/handler gives a process that decodes, and with what is held of a job beside it."""
+    names = ("enabled", "concurrency", "image_megapixels", "image_mb", "inline_mb")
+    enabled, jobs, pixels, image_mb, inline_mb = (seen.settings[f"handler_{name}"] for name in names)
+    size = re.fullmatch(r"([0-9]+)([KMGT]?)", limit)  # systemd counts in powers of 1024, which leaves a little more
+    needed = 300 + jobs * (64 + 24 * pixels + 12 * image_mb + 6 * inline_mb)
+    if not enabled or not size or int(size[1]) * _SCALE[size[2]] >= needed:
+        return ""
+    return f"{limit}, and {jobs} jobs at a time with images of {pixels} megapixels need {needed} MB"
+
+
+def _too_large_as_png(pixels: int, seen: Seen) -> str:
+    most = seen.settings["comfyui_max_upload_mb"]
+    found = f"{pixels}, which are up to {3.02 * pixels:.0f} MB as PNG, with comfyui_max_upload_mb: {most}"
+    return found if seen.settings["handler_enabled"] and 3.02 * pixels > most else ""
+
+
+def _small_record(kept: int, seen: Seen) -> str:
+    image_mb, inline_mb = seen.settings["handler_image_mb"], seen.settings["handler_inline_mb"]
+    found = f"{kept} MB with handler_image_mb: {image_mb} and handler_inline_mb: {inline_mb}"
+    return found if kept < 4 * image_mb + 2 * inline_mb else ""
+
+
 _HANDLER: Rules = {
     "workflows_extra": [
         Rule(
@@ -510,7 +536,24 @@ _HANDLER: Rules = {
     "handler_job_timeout": [between(10, 86_400, "seconds")],
     "handler_image_timeout": [between(1, 600, "seconds")],
     "handler_image_mb": [between(1, 200, "MB")],
-    "handler_image_megapixels": [between(1, 200, "million pixels")],
+    "handler_image_megapixels": [
+        between(1, 200, "million pixels"),
+        Rule(
+            _too_large_as_png,
+            "images that ComfyUI takes: 3 bytes a pixel",
+            "set fewer, or more for comfyui_max_upload_mb",
+        ),
+    ],
+    "handler_memory_max": [
+        Rule(
+            _too_little_memory,
+            "room for all jobs at a time",
+            "set more, or less for handler_concurrency, handler_image_megapixels, _image_mb or _inline_mb",
+        )
+    ],
+    "handler_keep_mb": [
+        Rule(_small_record, "room for a job: 4 times handler_image_mb and 2 times handler_inline_mb", "set more")
+    ],
     "handler_inline_mb": [between(1, 200, "MB")],
     "handler_bucket_link_hours": [between(1, 168, "hours")],
 }

@@ -7,14 +7,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import boto3
 import pytest
 import requests
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import deliver
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Settings
+from wanmetal_handler import output
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.limit import Limit
+from wanmetal_handler.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +46,11 @@ def bucket() -> Iterator[Settings]:
             )
         finally:
             process.kill()
+
+
+def deliver(video: bytes, filename: str, job: str, settings: Settings) -> str:
+    with closing(Limit(60)) as limit:
+        return output.deliver(video, filename, job, settings, limit)
 
 
 @pytest.mark.parametrize(("size", "parts"), [(1000, 1), (20_000_000, 3)])

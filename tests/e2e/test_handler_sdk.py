@@ -87,7 +87,7 @@ def worker(python: Path, folder: Path, comfyui: str, api: str) -> Iterator[subpr
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
-        "PYTHONPATH": str(PROJECT / "roles/handler/files"),
+        "PYTHONPATH": str(PROJECT / "services/handler"),
         "COMFYUI_URL": comfyui,
         "HANDLER_WORKFLOWS": str(folder / "workflows.json"),
         "HANDLER_RECORD": str(folder / "jobs.db"),

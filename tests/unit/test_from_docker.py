@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.legacy_env import TABLE
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.request import FIELDS, OLD_NAMES
+from wanmetal_handler.request import FIELDS, OLD_NAMES
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROWS = dict(

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import __main__ as program
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.api import Server
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Settings
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, serving, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from wanmetal_handler import __main__ as program
+from wanmetal_handler.api import Server
+from wanmetal_handler.settings import Settings
 
 JSON_TYPE = {"Content-Type": "application/json"}
 ANYTHING = st.recursive(
@@ -149,9 +149,19 @@ def test_health(tmp_path: Path) -> None:
         ("POST", "/run", {"input": {**GOOD, "width": 3}}, 400, "width: found 3, allowed is a whole number"),
         ("POST", "/run", {"input": {}}, 400, "image: found nothing"),
         ("POST", "/run", {"inputs": {}}, 400, "has to be of the form"),
-        ("POST", "/run", {"input": GOOD, "webhook": "http://x"}, 400, "beside input there may be id, found: 'webhook'"),
+        (
+            "POST",
+            "/run",
+            {"input": GOOD, "webhook": "http://x"},
+            400,
+            "there may be id and attempt, found: 'webhook'",
+        ),
         ("POST", "/run", {"input": GOOD, "id": "../x"}, 400, "id has to be"),
         ("POST", "/run", {"input": GOOD, "id": "x" * 65}, 400, "id has to be"),
+        ("POST", "/run", {"input": GOOD, "id": "x", "attempt": "2"}, 400, "attempt has to be"),
+        ("POST", "/run", {"input": GOOD, "id": "x", "attempt": True}, 400, "attempt has to be"),
+        ("POST", "/run", {"input": GOOD, "id": "x", "attempt": -1}, 400, "attempt has to be"),
+        ("POST", "/run", {"input": GOOD, "id": "x", "attempt": 2**63}, 400, "attempt has to be"),
         ("POST", "/run", b"{", 400, "is no JSON"),
         ("POST", "/run", b"[" * 100_000, 400, "is no JSON"),
         ("POST", "/run", b'{"input": {"width": NaN}}', 400, "is no JSON"),

@@ -4,18 +4,22 @@ import base64
 import io
 import ipaddress
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import images
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Networks, Settings
 from PIL import Image
+from wanmetal_handler import images, isolated
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.limit import Limit
+from wanmetal_handler.settings import Networks, Settings
 
 LOOPBACK = Networks("127.0.0.0/8")
 Serve = Callable[[BaseHTTPRequestHandler], None]
@@ -30,10 +34,29 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (8, 4), mode: str = "RGB"
 
 
 def load(text: str, **settings: Any) -> Image.Image:
-    given: dict[str, Any] = {"image_mb": 0.1, "image_megapixels": 0.01, "image_timeout": 2.0, "image_allow": LOOPBACK}
-    result = Image.open(io.BytesIO(images.load(text, Settings(**(given | settings)))))
+    given: dict[str, Any] = {"image_mb": 0.1, "image_megapixels": 0.01, "image_timeout": 30.0, "image_allow": LOOPBACK}
+    with closing(Limit(60)) as limit:
+        result = Image.open(io.BytesIO(images.load(text, Settings(**(given | settings)), limit)))
     assert result.format == "PNG"
     return result
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def many_scans(scans: int, columns: int = 465, rows: int = 1057) -> bytes:
+    """A JPEG of few bytes, each of whose scans makes a decoder walk all of its blocks."""
+    blocks = columns * rows
+    head = b"\xff\xd8" + segment(0xDB, b"\0" + bytes([1] * 64))
+    head += segment(0xC2, struct.pack(">BHHB", 8, rows * 8, columns * 8, 1) + bytes([1, 0x11, 0]))
+    head += segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00")  # the bit 0: no difference to the last block
+    head += segment(0xC4, b"\x10" + bytes([1] + [0] * 15) + b"\xe0")  # the bit 0: nothing in a run of blocks
+    head += segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes((blocks + 7) // 8)
+    runs = ("0" + "1" * 14) * (blocks // 32767)
+    runs += "1" * (-len(runs) % 8)
+    packed = bytes(int(runs[at : at + 8], 2) for at in range(0, len(runs), 8)).replace(b"\xff", b"\xff\0")
+    return head + (segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + packed) * scans + b"\xff\xd9"
 
 
 @contextmanager
@@ -183,7 +206,7 @@ def test_slow_hosts_are_left(first: bytes, again: bytes) -> None:
                 time.sleep(0.05)
 
     started = time.monotonic()
-    with serving(drip) as url, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
+    with serving(drip) as url, pytest.raises(JobError, match=r"was not fetched and decoded within 0\.3 s"):
         load(url, image_timeout=0.3)
     assert time.monotonic() - started < 20
 
@@ -201,7 +224,7 @@ def test_slow_hosts_are_left_during_the_handshake() -> None:
 
     threading.Thread(target=answer, daemon=True).start()
     started = time.monotonic()
-    with listener, pytest.raises(JobError, match=r"did not come within 0\.3 s"):
+    with listener, pytest.raises(JobError, match=r"was not fetched and decoded within 0\.3 s"):
         load(f"https://127.0.0.1:{listener.getsockname()[1]}/", image_timeout=0.3)
     assert time.monotonic() - started < 20
 
@@ -227,7 +250,7 @@ def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(JobError, match="cannot be fetched: OSError"):
-        load("https://rebind.example/a.png")
+        images.read("https://rebind.example/a.png", 1000, 1000, ())
     assert (asked, went) == (["rebind.example"], [("93.184.216.34", 443)])
 
 
@@ -235,7 +258,67 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
     both = [(2, 1, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with pytest.raises(JobError, match="not on the public internet"):
-        load("http://both.example/")
+        images.read("http://both.example/", 1000, 1000, ())
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "168.63.129.16", "192.0.0.192", "100.100.100.200"])
+def test_what_clouds_tell_their_machines_is_never_fetched(address: str) -> None:
+    with pytest.raises(JobError, match="not on the public internet"):
+        load(f"http://{address}/latest/meta-data", image_allow=Networks("0.0.0.0/0 ::/0"))
+
+
+@pytest.mark.parametrize("what", ["scans", "name server"])
+def test_what_would_take_long_is_ended(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a decoder nor a name server asks how late it is."""
+    text = b64(many_scans(20_000)) if what == "scans" else "http://slow.example/"
+    monkeypatch.setattr(isolated, "_source", isolated._Source())
+    slow = "import socket, time; socket.getaddrinfo = lambda *_, **__: time.sleep(60)"
+    monkeypatch.setattr(isolated, "_COMMAND", [sys.executable, "-c", f"{slow}; {isolated._COMMAND[2]}"])
+    started = time.monotonic()
+    with pytest.raises(JobError, match=r"was not fetched and decoded within 0\.5 s"):
+        load(text, image_mb=20, image_megapixels=40, image_timeout=0.5)
+    assert time.monotonic() - started < 30
+
+
+def test_a_decoder_that_wants_too_much_memory_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_PIXEL_BYTES", 0)
+    with pytest.raises(JobError, match="needs more memory"):
+        load(b64(picture(size=(6000, 6000))), image_mb=20, image_megapixels=40)
+    assert load(b64(picture())).size == (8, 4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_the_largest_image_fits_its_memory(kind: str, mode: str) -> None:
+    if kind == "JPEG" and mode != "RGB":
+        pytest.skip("there is no such JPEG")
+    given = io.BytesIO()
+    how: dict[str, Any] = {"progressive": True, "subsampling": 0} if kind == "JPEG" else {}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4000, 4000), "red").convert(mode).save(given, kind, exif=exif, **how)
+    assert load(b64(given.getvalue()), image_mb=20, image_megapixels=16).size == (4000, 4000)
+
+
+def test_a_source_of_processes_that_died_is_started_again() -> None:
+    load(b64(picture()))
+    source = isolated._source._process
+    assert source is not None
+    source.kill()
+    source.wait()
+    assert load(b64(picture())).size == (8, 4)
+
+
+def test_processes_with_strangers_data_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "s3cret")
+    monkeypatch.setenv("MY_TOKEN", "s3cret")
+    monkeypatch.setattr(isolated, "_source", isolated._Source())
+    load(b64(picture()))
+    source = isolated._source._process
+    assert source is not None
+    environment = Path(f"/proc/{source.pid}/environ").read_text()
+    assert "PATH=" in environment
+    assert "s3cret" not in environment
 
 
 @pytest.mark.parametrize(
@@ -265,6 +348,31 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
         ("::93.184.216.34", False),
         ("64:ff9b::5db8:d822", True),
         ("2002:a00:1::", False),
+        ("2002:5db8:d822::1", False),
+        ("168.63.129.16", False),
+        ("192.0.0.192", False),
+        ("192.0.0.8", False),
+        ("192.88.99.1", False),
+        ("198.18.0.1", False),
+        ("203.0.113.9", False),
+        ("240.0.0.1", False),
+        ("100.100.100.200", False),
+        ("::ffff:0:5db8:d822", False),
+        ("::ffff:0:7f00:1", False),
+        ("::ffff:168.63.129.16", False),
+        ("::ffff:192.88.99.1", False),
+        ("64:ff9b::a83f:8110", False),
+        ("64:ff9b::c000:c0", False),
+        ("64:ff9b:1::1", False),
+        ("100::1", False),
+        ("2001:2::1", False),
+        ("2001:20::1", False),
+        ("2001:db8::1", False),
+        ("3fff::1", False),
+        ("3fff:fff:ffff::1", False),
+        ("5f00::1", False),
+        ("4000::1", False),
+        ("fd00:ec2::254", False),
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
     ],
 )

@@ -3,14 +3,21 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import deliver
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Settings
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.limit import Limit
+from wanmetal_handler.output import deliver as deliver_within
+from wanmetal_handler.settings import Settings
+
+
+def deliver(data: bytes, filename: str, job: str, settings: Settings) -> str:
+    with closing(Limit(60)) as limit:
+        return deliver_within(data, filename, job, settings, limit)
+
 
 REFUSAL = b"<Error><Code>%s</Code><Message>no, s3cret</Message></Error>"
 BUCKET: dict[str, Any] = {

@@ -7,32 +7,31 @@ import base64
 import io
 import json
 import logging
+import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import client as modules_client
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import (
-    __main__ as program,
-)
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler import (
-    comfyui_client,
-    images,
-    render,
-)
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.job import Worker
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.jobs import Jobs
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.settings import Settings
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, Script, mp4, scripted
+from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import many_scans
 from PIL import Image
+from wanmetal_handler import __main__ as program
+from wanmetal_handler import comfyui_client, images, isolated, render
+from wanmetal_handler import job as job_module
+from wanmetal_handler import jobs as jobs_module
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.job import Worker
+from wanmetal_handler.jobs import Jobs
+from wanmetal_handler.limit import Limit
+from wanmetal_handler.settings import Networks, Settings
 
 
 def image(size: tuple[int, int] = (8, 8)) -> str:
@@ -291,13 +290,13 @@ def test_a_job_waits_for_comfyui_as_long_as_it_may_take(tmp_path: Path, monkeypa
     asked: list[float] = []
     with scripted() as (fake, url), serving(tmp_path, url, job_timeout=500.0) as service:
         fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
-        machine = service.worker._machine
+        machine = job_module._machine
 
-        def noted(deadline: float, *given: Any) -> dict[str, Any]:
-            asked.append(deadline - time.monotonic())
-            return machine(deadline, *given)
+        def noted(client: Any, tell: Any, limit: Limit) -> dict[str, Any]:
+            asked.append(limit.left())
+            return machine(client, tell, limit)
 
-        monkeypatch.setattr(service.worker, "_machine", noted)
+        monkeypatch.setattr(job_module, "_machine", noted)
         service.accept("one", GOOD)
         until(lambda: asked)
     assert asked[0] == pytest.approx(500, abs=5)
@@ -328,6 +327,60 @@ def test_cancelling(tmp_path: Path) -> None:
         assert service.cancel("unknown") is None
         until(lambda: not fake.queue["queue_running"])
     assert len(fake.graphs) == 1
+
+
+def drip(handler: Any) -> None:
+    """Never come to the end of the headers."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    with suppress(OSError):
+        for _ in range(1200):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+@pytest.mark.parametrize(
+    "stage", ["comfyui", "image", "scans", "upload", "listen", "submit", "fetch", "drip", "deliver"]
+)
+def test_each_stage_ends_with_its_job(stage: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {"comfyui": "/system_stats", "upload": "/upload/image", "listen": "/ws", "submit": "/prompt"}
+    paths |= {"fetch": "/view", "drip": "/view"}
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hang(handler: Any) -> None:
+        reached.set()
+        if stage == "drip":
+            drip(handler)
+        go_on.wait(60)
+
+    def isolated_run(*given: Any) -> bytes:
+        reached.set()
+        return run(*given)
+
+    run = isolated.run
+    with socket.create_server(("127.0.0.1", 0)) as silent, scripted() as (fake, url):
+        nobody = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        given: dict[str, Any] = {"image_allow": Networks("127.0.0.0/8"), "image_timeout": 60.0}
+        if stage in paths:
+            fake.special[paths[stage]] = hang
+        else:
+            monkeypatch.setattr(isolated, "run", isolated_run)
+        if stage == "deliver":
+            given |= dict.fromkeys(("bucket_access_key_id", "bucket_secret_access_key", "bucket_name"), "x")
+            given["bucket_endpoint_url"] = nobody
+        pictures = {"image": f"{nobody}/a.png", "scans": base64.b64encode(many_scans(20_000)).decode()}
+        with serving(tmp_path, url, job_timeout=60.0 if how == "cancel" else 2.0, **given) as service:
+            service.accept("one", {**GOOD, "image": pictures.get(stage, GOOD["image"])})
+            assert reached.wait(30)
+            begun = time.monotonic()
+            if how == "cancel":
+                service.cancel("one")
+            job = service.wait("one", 40) or {}
+            go_on.set()
+        late = "FAILED" if stage == "comfyui" else "TIMED_OUT"
+        assert job["status"] == ("CANCELLED" if how == "cancel" else late)
+        assert not any(fake.queue.values())
+        assert time.monotonic() - begun < 30
 
 
 def test_jobs_outlive_a_restart(tmp_path: Path) -> None:
@@ -383,6 +436,86 @@ def test_fifty_at_once(tmp_path: Path) -> None:
         assert len(fake.uploads) == len(fake.graphs) == 50, "no two jobs share a name"
         assert len({graph["6"]["inputs"]["filename_prefix"] for graph in fake.graphs}) == 50
         until(lambda: not fake.sockets)
+
+
+def test_the_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest answers go first, by their number and by their bytes; what waits is never forgotten."""
+    monkeypatch.setattr(jobs_module, "_MOST_JOBS", 5)
+    with scripted() as (fake, url):
+        with serving(tmp_path, url) as service:
+            for n in range(8):
+                done(service, str(n))
+            assert record(tmp_path, "SELECT id FROM jobs ORDER BY number") == [(str(n),) for n in range(3, 8)]
+        with serving(tmp_path, url, keep_mb=0.01) as service:
+            done(service, "8")
+            assert record(tmp_path, "SELECT SUM(bytes) <= 10000, MAX(id) FROM jobs") == [(1, "8")]
+            assert service.get("3") is None
+        fake.takes_s = 60
+        with serving(tmp_path, url, keep_mb=0.01) as service:
+            service.accept("runs", GOOD)
+            until(lambda: fake.queue["queue_running"])
+            for n in range(3):
+                service.accept(f"waits-{n}", {**GOOD, "positive_prompt": "x" * 2000})
+            with pytest.raises(JobError, match="too many jobs wait"):
+                service.accept("one more", {**GOOD, "positive_prompt": "x" * 5000})
+            assert len(record(tmp_path, "SELECT id FROM jobs WHERE finished IS NULL")) == 4
+
+
+def test_a_record_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as base:
+        base.executescript(jobs_module._TABLE)
+        old = ("one", "COMPLETED", 1, time.time(), time.time(), time.time(), '{"video_url": "x"}')
+        columns = "(id, status, attempts, created, started, finished, output)"
+        base.execute(f"INSERT INTO jobs {columns} VALUES (?, ?, ?, ?, ?, ?, ?)", old)  # noqa: S608 (the test's own)
+        base.commit()
+    with scripted() as (_, url), serving(tmp_path, url) as service:
+        assert done(service)["output"] == {"video_url": "x"}
+        assert done(service, "two")["status"] == "COMPLETED"
+    assert record(tmp_path, "SELECT bytes FROM jobs WHERE id = 'one'") == [(18,)]
+
+
+def test_a_later_attempt_of_a_job_without_a_video_is_done_again(tmp_path: Path) -> None:
+    with scripted(end="error", error=NODE_ERROR) as (fake, url), serving(tmp_path, url) as service:
+        failed = done(service)
+        assert (failed["status"], done(service) == failed, len(fake.graphs)) == ("FAILED", True, 1)
+        service.accept("one", GOOD, attempt=2)
+        assert (service.wait("one", 10) or {})["status"] == "FAILED"
+        service.accept("one", GOOD, attempt=2)
+        service.accept("one", GOOD, attempt=1)
+        assert len(fake.graphs) == 2, "an attempt that came before is answered from the record"
+        fake.end = "success"
+        service.accept("one", GOOD, attempt=3)
+        good = service.wait("one", 10) or {}
+        assert (good["status"], len(fake.graphs)) == ("COMPLETED", 3)
+        service.accept("one", GOOD, attempt=4)
+        assert service.get("one") == good, "a video is there: it is given once more"
+        assert record(tmp_path, "SELECT COUNT(*) FROM jobs") == [(1,)]
+
+
+@pytest.mark.parametrize("status", ["CANCELLED", "TIMED_OUT", "FAILED"])
+def test_what_the_sdk_gives_again_is_done_again(status: str, tmp_path: Path) -> None:
+    """RunPod counts no attempts; a queue that does gives the number beside the input."""
+    with scripted() as (fake, url), serving(tmp_path, url) as service:
+        done(service)
+        record(tmp_path, f"UPDATE jobs SET status = '{status}', output = '{{}}'")  # noqa: S608 (the test's own)
+        handle = program.handler(service)
+        assert asyncio.run(handle({"id": "one", "input": GOOD, "attempt": 0})) == {}
+        assert "video_url" in asyncio.run(handle({"id": "one", "input": GOOD, "attempt": 1}))
+        record(tmp_path, f"UPDATE jobs SET status = '{status}', output = '{{}}'")  # noqa: S608 (the test's own)
+        assert "video_url" in asyncio.run(handle({"id": "one", "input": GOOD}))
+        assert len(fake.graphs) == 3
+
+
+def test_a_job_that_comes_again_while_it_is_stopped_is_done_again(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
+        service.accept("one", GOOD)
+        until(lambda: fake.queue["queue_running"])
+        service._limits["one"].cancel()
+        fake.takes_s = 0.01
+        service.accept("one", GOOD, attempt=1)
+        fake.end = "success"
+        assert (service.wait("one", 10) or {})["status"] == "COMPLETED"
+        assert len(fake.graphs) == 2
 
 
 def test_more_than_may_wait(tmp_path: Path) -> None:
@@ -474,6 +607,29 @@ def test_a_node_that_does_not_stop_at_once_leaves_nothing(how: str, tmp_path: Pa
         until(lambda: not fake.queue["queue_running"])
         time.sleep(0.1)
     assert list(tmp_path.glob("*put/*")) == []
+
+
+@pytest.mark.parametrize("place", ["output/handler", "output"])
+def test_no_link_of_a_node_pack_is_followed(place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """ComfyUI's user can put a link in the place of any folder below its own."""
+    (tmp_path / "record/handler").mkdir(parents=True)
+    (tmp_path / "record/jobs.db").write_text("precious")
+    (tmp_path / "record/handler/jobs.db").write_text("precious")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).symlink_to(tmp_path / "record")
+    with scripted() as (_, url), serving(tmp_path, url, data=str(tmp_path), folders="output/handler") as service:
+        assert done(service)["status"] == "COMPLETED"
+    assert (tmp_path / "record/jobs.db").read_text() == "precious"
+    assert (tmp_path / "record/handler/jobs.db").read_text() == "precious"
+    assert "nothing is removed from output/handler" in caplog.text
+
+
+def test_what_cannot_be_removed_keeps_nobody_from_working(tmp_path: Path) -> None:
+    (tmp_path / "input/folder").mkdir(parents=True)
+    (tmp_path / "input/link").symlink_to(tmp_path)
+    with scripted() as (_, url), serving(tmp_path, url, data=str(tmp_path), folders="input:gone/away") as service:
+        assert done(service)["status"] == "COMPLETED"
+    assert [path.name for path in (tmp_path / "input").iterdir()] == ["folder"]
 
 
 def test_what_a_crash_left_is_removed_at_the_start(tmp_path: Path) -> None:

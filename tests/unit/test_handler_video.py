@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import measured
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import mp4
 from hypothesis import given
 from hypothesis import strategies as st
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.output import measured
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.failure import JobError
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.workflows import (
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, WORKFLOW
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.workflows import (
     Workflow,
     WorkflowError,
     load,
     models,
 )
-from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, WORKFLOW
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 FLAGSHIP = "Wrapper-SelfForcing-ImageToVideo-60FPS"
 

@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.roles.handler.files.wanmetal_handler.output import measured
 from testinfra.host import Host
+from wanmetal_handler.output import measured
 
 SECRET = "handler-s3cret"  # noqa: S105 (converge.yml sets it)
 PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="

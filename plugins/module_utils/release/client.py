@@ -6,8 +6,10 @@ import http.client
 import json
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -62,6 +64,14 @@ class ComfyUIClient:
         self.timeout_s = timeout_s
         self._tls = parts.scheme == "https"
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._open: set[socket.socket] = set()
+        self._aborted = False
+
+    def abort(self) -> None:
+        """End, from another thread, what is asked at the moment and what would be asked later."""
+        self._aborted = True
+        for open_socket in list(self._open):
+            _end(open_socket)
 
     def system_stats(self) -> dict[str, Any]:
         """Return versions, memory and devices."""
@@ -79,13 +89,13 @@ class ComfyUIClient:
                 raise BadAnswerError(f"{self.url}/queue answered without {key}. Is this ComfyUI?")
         return found
 
-    def submit(self, graph: Graph, front: bool = False, client_id: str = "") -> str:
+    def submit(self, graph: Graph, front: bool = False, **further: str) -> str:
         """Queue a graph in API format, before all others with ``front``, and return its id.
 
-        ``client_id`` is that of the websocket which is told how it goes.
+        Further are ``prompt_id``, the id that it is to have, and ``client_id``, that of the websocket which is told how
+        it goes.
         """
-        watched = {"client_id": client_id} if client_id else {}
-        status, answer = self._json("POST", "/prompt", {"prompt": graph, "front": front, **watched})
+        status, answer = self._json("POST", "/prompt", {"prompt": graph, "front": front, **further})
         errors = answer.get("node_errors")
         errors = errors if isinstance(errors, dict) else {}
         if status != 200 or errors:
@@ -147,7 +157,7 @@ class ComfyUIClient:
             f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()
         ]
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{filename}"\r\n\r\n'
-        body = "".join([*parts, head]).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        body = ["".join([*parts, head]).encode(), data, f"\r\n--{boundary}--\r\n".encode()]
         kind = f"multipart/form-data; boundary={boundary}"
         status, answer = self._json("POST", "/upload/image", body, kind)
         if status != 200 or not isinstance(answer.get("name"), str):
@@ -225,12 +235,17 @@ class ComfyUIClient:
         deadline = time.monotonic() + self.timeout_s
         connect = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = connect(self._host, self._port, timeout=self.timeout_s)
-        payload = body if body is None or isinstance(body, bytes) else json.dumps(body)
+        headers = {"Content-Type": sent}
+        if isinstance(body, list):
+            headers["Content-Length"] = str(sum(map(len, body)))
+        elif body is not None:
+            body = json.dumps(body)
         try:
-            connection.request(method, self._base + path, payload, {"Content-Type": sent})
-            open_socket = connection.sock
-            response = connection.getresponse()
-            data = _read(response, open_socket, deadline)
+            connection.connect()
+            with self._ended_at(deadline, connection.sock):
+                connection.request(method, self._base + path, body, headers)
+                response = connection.getresponse()
+                data = _read(response)
         except TimeoutError as error:
             raise NoAnswerError(f"{self.url}{path} gave no complete answer in {self.timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
@@ -239,17 +254,47 @@ class ComfyUIClient:
             connection.close()
         return response.status, response.headers.get("Content-Type", ""), data
 
+    @contextmanager
+    def _ended_at(self, deadline: float, open_socket: socket.socket) -> Iterator[None]:
+        """End a request at its deadline; the limit of a socket begins anew with each byte that it receives."""
+        late = threading.Event()
 
-def _read(response: http.client.HTTPResponse, open_socket: socket.socket, deadline: float) -> bytes:
+        def end() -> None:
+            late.set()
+            _end(open_socket)
+
+        timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
+        timer.daemon = True
+        timer.start()
+        self._open.add(open_socket)
+        try:
+            if self._aborted:
+                _end(open_socket)
+            yield
+        except (OSError, http.client.HTTPException):
+            if late.is_set():
+                raise TimeoutError from None
+            raise
+        finally:
+            self._open.discard(open_socket)
+            timer.cancel()
+        if late.is_set():  # what was cut off may look like a whole answer
+            raise TimeoutError
+        if self._aborted:
+            raise ConnectionAbortedError("the request was ended")
+
+
+def _end(open_socket: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(open_socket, socket.SHUT_RDWR)  # that of TLS takes away what another thread reads from
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
     data = bytearray()
     while part := response.read1(1 << 20):
         data += part
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
         if len(data) > _MAX_ANSWER:
             raise http.client.HTTPException(f"more than {_MAX_ANSWER} bytes came")
-        open_socket.settimeout(left)
     if response.length:
         raise http.client.IncompleteRead(bytes(data), response.length)
     return bytes(data)

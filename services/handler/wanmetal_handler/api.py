@@ -89,11 +89,11 @@ class Endpoint(BaseHTTPRequestHandler):
         match (self.command, *parts.path.split("/")[1:]):
             case ("POST", "run"):
                 given = _request(body)
-                job = jobs.accept(given.get("id") or str(uuid.uuid4()), given["input"])
+                job = jobs.accept(given.get("id") or str(uuid.uuid4()), given["input"], given.get("attempt", 0))
                 return 200, {"id": job["id"], "status": job["status"]}
             case ("POST", "runsync"):
                 seconds, given = _wait_s(parts.query), _request(body)
-                job = jobs.accept(given.get("id") or f"sync-{uuid.uuid4()}", given["input"])
+                job = jobs.accept(given.get("id") or f"sync-{uuid.uuid4()}", given["input"], given.get("attempt", 0))
                 job = jobs.wait(job["id"], seconds)
             case ("GET" | "POST", "status", id_):
                 job = jobs.get(id_)
@@ -146,9 +146,11 @@ def _request(body: bytes) -> dict[str, Any]:
         raise _refused('the request is no JSON of the form {"input": {…}}') from error
     if not isinstance(given, dict) or "input" not in given:
         raise _refused('the request has to be of the form {"input": {…}}')
-    if strange := sorted(given.keys() - {"id", "input"}):
+    if strange := sorted(given.keys() - {"attempt", "id", "input"}):
         names = ", ".join(ascii(name)[:40] for name in strange[:5])
-        raise _refused(f"beside input there may be id, found: {names}")
+        raise _refused(f"beside input there may be id and attempt, found: {names}")
+    if type(given.get("attempt", 0)) is not int or not 0 <= given.get("attempt", 0) < 2**31:
+        raise _refused("attempt has to be a whole number, 0 or more")
     if "id" in given and not (isinstance(given["id"], str) and _ID.fullmatch(given["id"])):
         raise _refused("id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit")
     return given

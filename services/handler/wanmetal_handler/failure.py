@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 _PATH = re.compile(r"(?<![\w:/])(?:/[\w.+@~-]+)+/([\w.+@~-]+)")
-_QUERY = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?#'\"]+)[?#][^\s'\"]*")
+_ADDRESS = re.compile(r"(https?://)(?:[^\s/@'\"]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+_MOST, _MOST_READ = 500, 5000
 
 
 class JobError(Exception):
@@ -36,5 +37,5 @@ def harmless(said: Any, secrets: Collection[str] = ()) -> Any:
     line = next((line.strip() for line in said.splitlines() if line.strip()), "")
     for secret in filter(None, secrets):
         line = line.replace(secret, "***")
-    line = _PATH.sub(r"\1", _QUERY.sub(r"\1\2", line))
-    return line if len(line) <= 500 else f"{line[:500]}…"
+    line = _PATH.sub(r"\1", _ADDRESS.sub(r"\1\2", line[:_MOST_READ]))  # their time grows with the square of the length
+    return line if len(line) <= _MOST else f"{line[:_MOST]}…"

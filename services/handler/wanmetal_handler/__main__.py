@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import api
+from . import api, isolated
 from .failure import JobError
 from .job import Worker
 from .jobs import OPEN, Job, Jobs
@@ -35,6 +35,7 @@ def main() -> int:
     try:
         settings = Settings.of(os.environ)
         worker = Worker(settings)
+        isolated.start()
     except (OSError, ValueError, KeyError, WorkflowError) as error:
         sys.exit(f"the handler cannot start: {error}")
     if local:
@@ -70,7 +71,8 @@ def handler(jobs: Jobs) -> Callable[[dict[str, Any]], Coroutine[Any, Any, dict[s
         id_ = str(job["id"])
         found: Job | None = None
         try:
-            await asyncio.to_thread(jobs.accept, id_, job.get("input"))
+            attempt = job.get("attempt")  # a queue that does not count gives a job again when it is to be done again
+            await asyncio.to_thread(jobs.accept, id_, job.get("input"), attempt if isinstance(attempt, int) else None)
             while not found or found["status"] in OPEN:
                 found = await asyncio.to_thread(jobs.wait, id_, 5.0)
                 if not found:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import images, output, request, workflows
 from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
-from .failure import JobError, cancelled
+from .failure import JobError
+from .limit import Limit
 from .render import Tell, render
 from .settings import Settings
 
 FOLDER = "handler"
 """The folder in ComfyUI's input and output that is the handler's own."""
+_log = logging.getLogger("handler")
 
 
 class Worker:
@@ -40,42 +43,43 @@ class Worker:
             given = {key: value for key, value in given.items() if key != "workflow"}
         return self.workflows[name], request.check(given, self.workflows[name].fields)
 
-    def do(self, job: str, given: object, waited_s: float, tell: Tell, stop: threading.Event) -> dict[str, Any]:
+    def do(self, job: str, given: object, waited_s: float, tell: Tell, limit: Limit) -> dict[str, Any]:
         """Return the answer to a request: the video, what it is like, and its receipt."""
-        deadline = time.monotonic() + self.settings.job_timeout
         seconds = {"queue": round(waited_s, 3)}
         name = f"{job}-{secrets.token_hex(4)}"  # another at each attempt
+        client = ComfyUIClient(self.client.url, self.client.timeout_s)
 
         @contextmanager
         def stage(title: str) -> Iterator[None]:
-            if stop.is_set():
-                raise cancelled()
+            limit.check()
             tell({"stage": title})
             started = time.monotonic()
             try:
                 yield
             except ComfyUIError as error:
+                limit.check()
                 raise JobError("comfyui", str(error)) from error
             seconds[title] = round(seconds.get(title, 0.0) + time.monotonic() - started, 3)
 
         workflow, values = self.check(given)
-        machine = self._machine(deadline, tell, stop)
         hashes = {}
         try:
-            for which in [name for name in request.IMAGES if name in values]:
-                with stage("image"):
-                    picture = images.load(values[which], self.settings, deadline - time.monotonic())
-                with stage("upload"):
-                    values[which] = self.client.upload(f"{name}-{which}.png", picture, FOLDER)
-                hashes[which] = hashlib.sha256(picture).hexdigest()
-            with stage("render"):
-                graph = workflow.fill(values, f"{FOLDER}/{name}")
-                place = workflow.video(render(self.client, workflow, graph, tell, deadline, stop))
-            with stage("fetch"):
-                data = self.client.view(place["filename"], place["subfolder"], place["type"])
-            metadata = output.measured(data, place["filename"])
-            with stage("deliver"):
-                address = output.deliver(data, place["filename"], name, self.settings)
+            with limit.ending(client.abort):
+                machine = _machine(client, tell, limit)
+                for which in [name for name in request.IMAGES if name in values]:
+                    with stage("image"):
+                        picture = images.load(values[which], self.settings, limit)
+                    with stage("upload"):
+                        values[which] = client.upload(f"{name}-{which}.png", picture, FOLDER)
+                    hashes[which] = hashlib.sha256(picture).hexdigest()
+                with stage("render"):
+                    graph = workflow.fill(values, f"{FOLDER}/{name}")
+                    place = workflow.video(render(client, workflow, graph, tell, limit))
+                with stage("fetch"):
+                    data = client.view(place["filename"], place["subfolder"], place["type"])
+                metadata = output.measured(data, place["filename"])
+                with stage("deliver"):
+                    address = output.deliver(data, place["filename"], name, self.settings, limit)
         finally:
             self.clean(name)
         parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
@@ -105,26 +109,47 @@ class Worker:
     def clean(self, prefix: str = "") -> None:
         """Remove what a job has left in ComfyUI's folders; without its name, what all have."""
         for folder in filter(None, self.settings.folders.split(":")):
-            for path in Path(folder).glob(f"{prefix}*"):
-                if path.is_file() or path.is_symlink():
-                    path.unlink(missing_ok=True)
-
-    def _machine(self, deadline: float, tell: Tell, stop: threading.Event) -> dict[str, Any]:
-        """What ComfyUI says that it runs on. Its restart delays jobs, and fails none that has not begun."""
-        while not stop.is_set():
             try:
-                stats = self.client.system_stats()
-            except NoAnswerError as error:
-                if time.monotonic() >= deadline:
-                    raise JobError("comfyui", str(error)) from error
-                tell({"stage": "comfyui"})
-                stop.wait(0.5)
-            except ComfyUIError as error:
+                with _opened(self.settings.data, folder) as inside:
+                    for name in os.listdir(inside):  # noqa: PTH208 (of a descriptor)
+                        if name.startswith(prefix):
+                            with suppress(OSError):  # a folder, which is not the handler's
+                                os.unlink(name, dir_fd=inside)
+            except OSError as error:
+                _log.warning("nothing is removed from %s: %s", folder, error.strerror)
+
+
+@contextmanager
+def _opened(root: str, folder: str) -> Iterator[int]:
+    """Open a folder below another. Node packs may change all that lies between, so no link is followed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    at = os.open(root, flags)
+    try:
+        for part in Path(folder).parts:
+            if part != "/":
+                above, at = at, os.open(part, flags | os.O_NOFOLLOW, dir_fd=at)
+                os.close(above)
+        yield at
+    finally:
+        os.close(at)
+
+
+def _machine(client: ComfyUIClient, tell: Tell, limit: Limit) -> dict[str, Any]:
+    """What ComfyUI says that it runs on. Its restart delays jobs, and fails none that has not begun."""
+    while True:
+        try:
+            stats = client.system_stats()
+        except NoAnswerError as error:
+            tell({"stage": "comfyui"})
+            if limit.over.wait(0.5):
+                if limit.cancelled:
+                    limit.check()
                 raise JobError("comfyui", str(error)) from error
-            else:
-                gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
-                return {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
-        raise cancelled()
+        except ComfyUIError as error:
+            raise JobError("comfyui", str(error)) from error
+        else:
+            gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
+            return {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-import functools
 import io
 import struct
 from collections.abc import Iterator
 from typing import Any
 
+from . import isolated
 from .failure import JobError
+from .limit import Limit
 from .settings import Settings
 
+_MEMORY = 400_000_000  # ten threads send the parts
 _TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "gif": "image/gif", "webp": "image/webp"}
 
 
@@ -57,12 +59,17 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at = end
 
 
-def deliver(data: bytes, filename: str, job: str, settings: Settings) -> str:
+def deliver(data: bytes, filename: str, job: str, settings: Settings, limit: Limit) -> str:
     """Return where the video is: a link into the bucket, or without one a data: URI with all of it."""
     suffix = filename.rpartition(".")[2].lower()
     kind = _TYPES.get(suffix, "application/octet-stream")
     if settings.bucket_endpoint_url:
-        return _put(data, kind, {"Bucket": settings.bucket_name, "Key": f"{job}.{suffix}"}, settings)
+        bucket = {key: value for key, value in vars(settings).items() if key.startswith(("bucket_", "link_"))}
+        try:
+            given = (data, kind, f"{job}.{suffix}", bucket)
+            return isolated.run(limit, limit.left() + 1, _MEMORY + 2 * len(data), "put", *given).decode()
+        except (TimeoutError, ChildProcessError) as error:
+            raise JobError("bucket", "the bucket did not take the video: what sent it has died") from error
     if len(data) > settings.inline_mb * 1e6:
         raise JobError(
             "output",
@@ -72,32 +79,41 @@ def deliver(data: bytes, filename: str, job: str, settings: Settings) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _put(data: bytes, kind: str, place: dict[str, str], settings: Settings) -> str:
+def put(data: bytes, kind: str, name: str, bucket: dict[str, Any]) -> bytes:
+    """Put a video into the bucket, and return a link to it."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
+    place = {"Bucket": bucket["bucket_name"], "Key": name}
     try:
-        client = _client(settings)
+        client = _client(
+            endpoint_url=bucket["bucket_endpoint_url"],
+            aws_access_key_id=bucket["bucket_access_key_id"],
+            aws_secret_access_key=bucket["bucket_secret_access_key"],
+            region_name=bucket["bucket_region"],
+        )
         # In parts, where it is large.
         client.upload_fileobj(io.BytesIO(data), *place.values(), ExtraArgs={"ContentType": kind})
-        return str(client.generate_presigned_url("get_object", place, ExpiresIn=int(settings.link_hours * 3600)))
+        seconds = int(bucket["link_hours"] * 3600)
+        return str(client.generate_presigned_url("get_object", place, ExpiresIn=seconds)).encode()
     except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
         cause = error.__cause__ or error.__context__ or error
         code = getattr(cause, "response", {}).get("Error", {}).get("Code") or type(cause).__name__
         raise JobError("bucket", f"the bucket did not take the video: {code}") from error
 
 
-@functools.cache
-def _client(settings: Settings) -> Any:
-    import boto3  # it takes a third of a second, and not everybody has a bucket
+def prepare() -> None:
+    """Load what ``put`` needs, which takes a third of a second. Not everybody has a bucket."""
+    _client(region_name="us-east-1")
+
+
+def _client(**given: str) -> Any:
+    import boto3
     from botocore.config import Config
 
     return boto3.client(
         "s3",
-        endpoint_url=settings.bucket_endpoint_url,
-        aws_access_key_id=settings.bucket_access_key_id,
-        aws_secret_access_key=settings.bucket_secret_access_key,
-        region_name=settings.bucket_region,
+        **given,
         config=Config(
             signature_version="s3v4",
             connect_timeout=10,

@@ -1,4 +1,4 @@
-"""The image of a request: fetched or decoded, proven to be one, and made upright.
+"""The image of a request: fetched or decoded, verified to be one, and made upright, in a process that can be killed.
 
 What a stranger names is fetched from public addresses only. The name is resolved once, and the connection goes to the
 address that was checked, so a name that answers differently the next time gains nothing. Redirects pass the same way.
@@ -10,21 +10,20 @@ import base64
 import http.client
 import io
 import ipaddress
-import math
 import re
 import socket
 import ssl
-import threading
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from urllib.parse import urljoin
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from urllib3.util import parse_url
 
+from . import isolated
 from .failure import JobError
+from .limit import Limit
 from .settings import Network, Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,42 +31,73 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA = re.compile(r"data:(image/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
 _MOST_REDIRECTS = 3
+_CONNECT_S = 10.0
+_PIXEL_BYTES, _BASE_BYTES = 24, 64_000_000
+
+_INTERNET = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# A network's own NAT64, site-local addresses, and the old way to write IPv4: the library takes them for the internet's.
-_NOT_PUBLIC = [ipaddress.ip_network(text) for text in ("64:ff9b:1::/48", "fec0::/10", "::/96")]
+# Listed here, since what the library takes for the internet's differs between versions of Python.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("224.0.0.0/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+    )
+]
+# What clouds tell their machines, keys among it. No setting allows these.
+_METADATA = [
+    ipaddress.ip_address(text)
+    for text in ("100.100.100.200", "168.63.129.16", "169.254.169.254", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
+]
 
 
-def load(text: str, settings: Settings, seconds: float = math.inf) -> bytes:
+def load(text: str, settings: Settings, limit: Limit) -> bytes:
     """Return the image that a request names or holds, as a PNG without metadata."""
-    most_bytes = int(settings.image_mb * 1e6)
+    most_bytes, most_pixels = int(settings.image_mb * 1e6), int(settings.image_megapixels * 1e6)
+    memory = _BASE_BYTES + 4 * most_bytes + _PIXEL_BYTES * most_pixels
+    given = (text, most_bytes, most_pixels, tuple(settings.image_allow))
+    try:
+        return isolated.run(limit, settings.image_timeout, memory, "image", *given)
+    except TimeoutError as error:
+        why = f"the image was not fetched and decoded within {settings.image_timeout:g} s"
+        raise JobError("image", why) from error
+    except ChildProcessError as error:
+        raise JobError("image", "the image needs more memory or time to be decoded than it may take") from error
+
+
+def read(text: str, most_bytes: int, most_pixels: int, allowed: Sequence[Network]) -> bytes:
+    """Do the work of ``load``, for as long as it takes."""
     if re.match(r"https?://", text, re.IGNORECASE):
-        data = _fetched(text, most_bytes, max(0.1, min(seconds, settings.image_timeout)), settings.image_allow)
-    else:
-        data = _decoded(text, most_bytes)
-    return upright(data, int(settings.image_megapixels * 1e6))
+        return upright(_fetched(text, most_bytes, allowed), most_pixels)
+    return upright(_decoded(text, most_bytes), most_pixels)
 
 
 def upright(data: bytes, most_pixels: int) -> bytes:
     """Decode all of an image, turn it as its EXIF data says, and give it as PNG."""
-    most = f"at most {most_pixels / 1e6:g} million are taken"
+    Image.MAX_IMAGE_PIXELS = None  # the limit is this one
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             warnings.simplefilter("ignore")
             if image.width * image.height > most_pixels:
+                most = f"at most {most_pixels / 1e6:g} million are taken"
                 raise JobError("image", f"the image has {image.width}x{image.height} pixels; {most}")  # noqa: TRY301
-            picture = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture: Image.Image = image
             if picture.mode.startswith("I"):  # grey of 16 bits, all of which is cut off to white otherwise
                 picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-            # Transparency becomes black otherwise, whatever lies under it.
-            picture = picture.convert("RGBA")
-            ground = Image.new("RGBA", picture.size, "white")
-            ground.alpha_composite(picture)
+            if picture.has_transparency_data:  # it becomes black otherwise, whatever lies under it
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            if picture.mode != "RGB":
+                picture = picture.convert("RGB")
+            picture.info = {}
             result = io.BytesIO()
-            ground.convert("RGB").save(result, "PNG", compress_level=1)
+            picture.save(result, "PNG", compress_level=1)
     except UnidentifiedImageError as error:
         raise JobError("image", f"the image is none: it has to be {', '.join(_FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise JobError("image", f"the image is too large; {most}") from error
+    except MemoryError as error:
+        raise JobError("image", "the image needs more memory than it may take") from error
     except JobError:
         raise
     except Exception as error:  # a decoder given damaged data fails in many ways
@@ -78,12 +108,17 @@ def upright(data: bytes, most_pixels: int) -> bytes:
 def is_public(address: Address) -> bool:
     """Say whether an address is one of the internet's, also where it hides another."""
     if isinstance(address, ipaddress.IPv6Address):
-        hidden = address.ipv4_mapped or address.sixtofour
+        if hidden := address.ipv4_mapped:
+            return is_public(hidden)
         if address in _NAT64:
-            hidden = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if hidden or address.teredo:
-            return hidden is not None and is_public(hidden)
-    return address.is_global and not address.is_multicast and not any(address in network for network in _NOT_PUBLIC)
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address not in _INTERNET:
+            return False
+    return address.is_global and address not in _METADATA and not any(address in network for network in _NOT_PUBLIC)
+
+
+def _reachable(address: Address, allowed: Sequence[Network]) -> bool:
+    return is_public(address) or (address not in _METADATA and any(address in network for network in allowed))
 
 
 def _decoded(text: str, most_bytes: int) -> bytes:
@@ -99,26 +134,21 @@ def _decoded(text: str, most_bytes: int) -> bytes:
         raise JobError("image", "the image is neither an http(s) address nor base64") from error
 
 
-def _fetched(url: str, most_bytes: int, seconds: float, allowed: Sequence[Network]) -> bytes:
-    deadline = time.monotonic() + seconds
+def _fetched(url: str, most_bytes: int, allowed: Sequence[Network]) -> bytes:
     try:
         for _ in range(_MOST_REDIRECTS + 1):
-            status, answer = _get(url, most_bytes, deadline, allowed)
+            status, answer = _get(url, most_bytes, allowed)
             if isinstance(answer, bytes):
                 return answer
             if not answer:
                 raise _unfetched(f"its host answered {status}")
             url = urljoin(url, answer)
-    except TimeoutError as error:
-        raise _late(seconds) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if time.monotonic() >= deadline:
-            raise _late(seconds) from error
         raise _unfetched(type(error).__name__) from error
     raise _unfetched(f"more than {_MOST_REDIRECTS} redirects")
 
 
-def _get(url: str, most_bytes: int, deadline: float, allowed: Sequence[Network]) -> tuple[int, bytes | str]:
+def _get(url: str, most_bytes: int, allowed: Sequence[Network]) -> tuple[int, bytes | str]:
     """Return the status, and what is there, or the address that it has moved to."""
     parts = parse_url(url)
     if parts.scheme not in {"http", "https"} or not parts.host:
@@ -128,72 +158,37 @@ def _get(url: str, most_bytes: int, deadline: float, allowed: Sequence[Network])
     tls, host = parts.scheme == "https", parts.host.strip("[]")
     port = parts.port or (443 if tls else 80)
     connection = (http.client.HTTPSConnection if tls else http.client.HTTPConnection)(host, port)
-    opened = _connected(host, port, deadline, allowed)
-    if tls:
-        context = ssl.create_default_context()
-        opened = context.wrap_socket(opened, server_hostname=host, do_handshake_on_connect=False)
-    connection.sock = opened
-    with closing(connection), _ended_at(deadline, opened):
-        if isinstance(opened, ssl.SSLSocket):
-            opened.do_handshake()
+    with closing(connection):
+        connection.sock = _connected(host, port, allowed)
+        connection.sock.settimeout(None)
+        if tls:
+            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
         connection.request("GET", parts.request_uri, headers={"User-Agent": "wanmetal", "Accept": "image/*"})
         response = connection.getresponse()
-        _left(deadline)  # an end at the deadline reads like the end of what was sent, here and below
         if response.status != 200:
             return response.status, response.headers.get("Location", "") if response.status in range(301, 309) else ""
         if int(response.headers.get("Content-Length") or 0) > most_bytes:
             raise _too_large(most_bytes)
-        data = bytearray()
-        while part := response.read1(1 << 16):
-            data += part
-            if len(data) > most_bytes:
-                raise _too_large(most_bytes)
-        _left(deadline)
+        data = response.read(most_bytes + 1)
+        if len(data) > most_bytes:
+            raise _too_large(most_bytes)
         if response.length:
             raise http.client.IncompleteRead(b"")
-        return 200, bytes(data)
+        return 200, data
 
 
-@contextmanager
-def _ended_at(deadline: float, opened: socket.socket) -> Iterator[None]:
-    """End a connection at the deadline. A limit of its own begins anew with each byte that it receives."""
-
-    def end() -> None:
-        with suppress(OSError):
-            socket.socket.shutdown(opened, socket.SHUT_RDWR)  # that of TLS takes away what another thread reads from
-
-    timer = threading.Timer(_left(deadline), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _connected(host: str, port: int, deadline: float, allowed: Sequence[Network]) -> socket.socket:
+def _connected(host: str, port: int, allowed: Sequence[Network]) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise _unfetched("the name of its host is not known") from error
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    if not all(is_public(address) or any(address in network for network in allowed) for address in addresses):
+    if not all(_reachable(address, allowed) for address in addresses):
         raise _unfetched("its host is not on the public internet")
     for address in addresses[:-1]:
         with suppress(OSError):
-            return socket.create_connection((str(address), port), _left(deadline))
-    return socket.create_connection((str(addresses[-1]), port), _left(deadline))
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
-
-
-def _late(seconds: float) -> JobError:
-    return JobError("image", f"the image did not come within {seconds:g} s")
+            return socket.create_connection((str(address), port), _CONNECT_S)
+    return socket.create_connection((str(addresses[-1]), port), _CONNECT_S)
 
 
 def _unfetched(why: str) -> JobError:

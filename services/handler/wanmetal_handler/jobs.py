@@ -13,10 +13,11 @@ from typing import Any
 from .comfyui_client import ComfyUIClient, ComfyUIError
 from .failure import JobError, cancelled
 from .job import Worker
+from .limit import Limit
 
 QUEUED, RUNNING, COMPLETED, FAILED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED"
 CANCELLED, TIMED_OUT = "CANCELLED", "TIMED_OUT"
-OPEN = (QUEUED, RUNNING)
+OPEN, ENDED_BADLY = (QUEUED, RUNNING), (FAILED, CANCELLED, TIMED_OUT)
 Job = dict[str, Any]
 
 _TABLE = """
@@ -27,7 +28,18 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status, number);
 CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished);
 """
-_ATTEMPTS = 2
+_MORE = """
+ALTER TABLE jobs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET bytes = COALESCE(LENGTH(input), 0) + COALESCE(LENGTH(output), 0);
+CREATE INDEX jobs_bytes ON jobs (bytes);
+"""
+_ONE = "SELECT id, status, attempt, created, started, finished, output FROM jobs WHERE id = ?"
+_FORGET_ONE = """
+DELETE FROM jobs WHERE number = (SELECT number FROM jobs WHERE finished IS NOT NULL ORDER BY finished LIMIT 1)
+RETURNING 1
+"""
+_STARTS, _MOST_JOBS = 2, 10_000
 _HEALTH_S = 2.0
 _CUT_OFF = JobError("restart", "the service was restarted while the job ran, twice; it was not tried again")
 _FULL = JobError("storage", "the job's end could not be written down, since the disk is full")
@@ -43,19 +55,21 @@ class Jobs:
         """Begin. Without ``resume`` it is for somebody else to bring again what a restart has cut off."""
         self.worker, self._settings, self._told = worker, worker.settings, told
         self._news = threading.Condition()  # its lock is that of everything below
-        self._stops: dict[str, threading.Event] = {}
+        self._limits: dict[str, Limit] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._unwritten: dict[str, Job] = {}
         self._closing = False
         # Each statement is a transaction of its own.
         self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
         self._base.row_factory = sqlite3.Row
-        self._base.executescript(f"PRAGMA journal_mode = WAL; {_TABLE}")
+        self._base.executescript(f"PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 0; {_TABLE}")
+        if "bytes" not in [column["name"] for column in self._sql("PRAGMA table_info(jobs)")]:
+            self._base.executescript(_MORE)
         if not resume:
             for row in self._sql("DELETE FROM jobs WHERE status IN (?, ?) RETURNING id", *OPEN):
                 _log.info("job %s: cut off by a restart", row["id"])
         # What ran at the end of the last service waits again, unless it has ended the service before.
-        cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _ATTEMPTS)
+        cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _STARTS)
         for row in cut_off:
             self._finish(row["id"], FAILED, _CUT_OFF.output())
         self._sql("UPDATE jobs SET status = ? WHERE status = ?", QUEUED, RUNNING)
@@ -64,28 +78,53 @@ class Jobs:
         for thread in self._threads:
             thread.start()
 
-    def accept(self, id_: str, given: Any) -> Job:
-        """Check a request and take it on. A repeated id is answered from the record."""
-        if known := self.get(id_):
+    def accept(self, id_: str, given: Any, attempt: int | None = 0) -> Job:
+        """Check a request and take it on. A repeated id is answered from the record.
+
+        A job without a video is done again for a later ``attempt``; None is always a later one.
+        """
+        if (limit := self._limits.get(id_)) and limit.cancelled:
+            self.wait(id_, 30.0)  # it is about to end
+        if known := self._known(id_, attempt):
             return known
         self.worker.check(given)
+        text = json.dumps(given)
         with self._news:
-            if not self.get(id_):
+            if not self._known(id_, attempt):
                 [(waiting,)] = self._sql("SELECT COUNT(*) FROM jobs WHERE status = ?", QUEUED)
-                if waiting >= self._settings.queue:
+                if waiting >= self._settings.queue or not self._has_room(len(text), 1):
                     raise JobError("full", "too many jobs wait; try again later", status=429)
-                new = (id_, QUEUED, time.time(), json.dumps(given))
+                if attempt is None:
+                    attempt = (self.get(id_) or {"attempt": -1})["attempt"] + 1
+                self._unwritten.pop(id_, None)
+                new = (id_, QUEUED, time.time(), text, len(text), attempt)
                 # A job outlives a loss of power from here on. Its progress need not: it would only run again.
                 self._sql("PRAGMA synchronous = FULL")
-                self._sql("INSERT INTO jobs (id, status, created, input) VALUES (?, ?, ?, ?)", *new)
+                columns = "(id, status, created, input, bytes, attempt) VALUES (?, ?, ?, ?, ?, ?)"
+                self._sql(f"INSERT OR REPLACE INTO jobs {columns}", *new)
                 self._sql("PRAGMA synchronous = NORMAL")
                 self._news.notify_all()
         return self.get(id_) or {}
 
+    def _known(self, id_: str, attempt: int | None) -> Job | None:
+        job = self.get(id_)
+        again = job and job["status"] in ENDED_BADLY and (attempt is None or attempt > job["attempt"])
+        return None if again else job
+
+    def _has_room(self, more: int = 0, jobs: int = 0) -> bool:
+        """Forget jobs that have ended, the oldest first, until there is room for so many bytes and jobs."""
+        self._sql("DELETE FROM jobs WHERE finished < ?", time.time() - self._settings.keep_hours * 3600)
+        while True:
+            [(number, total)] = self._sql("SELECT COUNT(*), TOTAL(bytes) FROM jobs")
+            if number + jobs <= _MOST_JOBS and total + more <= self._settings.keep_mb * 1e6:
+                return True
+            if not self._sql(_FORGET_ONE):
+                return False
+
     def get(self, id_: str) -> Job | None:
         """Return a job as it stands, without what it was given."""
         with self._news:
-            found = self._sql("SELECT id, status, created, started, finished, output FROM jobs WHERE id = ?", id_)
+            found = self._sql(_ONE, id_)
             if not found:
                 return None
             job = self._unwritten.get(id_) or {**found[0], "output": json.loads(found[0]["output"] or "null")}
@@ -106,9 +145,9 @@ class Jobs:
         with self._news:
             if self._finish(id_, CANCELLED, cancelled().output(), only=QUEUED):
                 return self.get(id_)
-            stop = self._stops.get(id_)
-        if stop:
-            stop.set()
+            limit = self._limits.get(id_)
+        if limit:
+            limit.cancel()
         return self.wait(id_, 10.0)
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -128,9 +167,10 @@ class Jobs:
         """Stop the jobs that run. They wait in the record, and begin anew at the next start."""
         with self._news:
             self._closing = True
-            for stop in self._stops.values():
-                stop.set()
+            limits = list(self._limits.values())
             self._news.notify_all()
+        for limit in limits:
+            limit.cancel()
         for thread in self._threads:
             thread.join(seconds)
         with self._news:
@@ -143,10 +183,13 @@ class Jobs:
     def _finish(self, id_: str, status: str, result: dict[str, Any], only: str = RUNNING) -> bool:
         """Write down the end of a job, and forget what it was given; say whether it was in the state ``only``."""
         end = (
-            "UPDATE jobs SET status = ?, output = ?, finished = ?, input = NULL WHERE id = ? AND status = ? RETURNING 1"
+            "UPDATE jobs SET status = ?, output = ?, bytes = ?, finished = ?, input = NULL "
+            "WHERE id = ? AND status = ? RETURNING 1"
         )
+        text = json.dumps(result)
         with self._news:
-            done = self._sql(end, status, json.dumps(result), time.time(), id_, only)
+            self._has_room(len(text))
+            done = self._sql(end, status, text, len(text), time.time(), id_, only)
             self._news.notify_all()
             return bool(done)
 
@@ -159,7 +202,7 @@ class Jobs:
                 _log.error("job %s: its end cannot be written down: %s", id_, error)
                 self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
             with self._news:
-                self._stops.pop(id_, None)
+                self._limits.pop(id_).close()
                 self._progress.pop(id_, None)
                 self._news.notify_all()
 
@@ -168,15 +211,15 @@ class Jobs:
         first = (
             "UPDATE jobs SET status = ?, started = ?, attempts = attempts + 1 WHERE number = "
             "(SELECT number FROM jobs WHERE status = ? ORDER BY number LIMIT 1) "
-            "RETURNING id, created, started, finished, input"
+            "RETURNING id, attempt, created, started, finished, input"
         )
         with self._news:
             while not self._closing:
                 again_s = 600.0
                 try:
-                    self._sql("DELETE FROM jobs WHERE finished < ?", time.time() - self._settings.keep_hours * 3600)
+                    self._has_room()
                     for row in self._sql(first, RUNNING, time.time(), QUEUED):
-                        self._stops[row["id"]] = threading.Event()
+                        self._limits[row["id"]] = Limit(self._settings.job_timeout)
                         return dict(row)
                 except sqlite3.Error as error:
                     _log.error("the record cannot be used: %s", error)
@@ -191,7 +234,7 @@ class Jobs:
 
         status, given, waited_s = COMPLETED, json.loads(job.pop("input")), max(0.0, job["started"] - job["created"])
         try:
-            result = self.worker.do(id_, given, waited_s, tell, self._stops[id_])
+            result = self.worker.do(id_, given, waited_s, tell, self._limits[id_])
         except JobError as error:
             if error.kind == "cancelled" and self._closing:
                 again = "UPDATE jobs SET status = ?, attempts = attempts - 1 WHERE id = ? AND status = ?"

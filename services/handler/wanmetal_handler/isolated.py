@@ -1,0 +1,160 @@
+"""Work on what strangers send, in processes that hold no secrets and can be killed at any moment.
+
+A decoder, a name server or a host may take as long as it likes, and no thread can be stopped. So each piece of work
+has a process of its own, forked from one that has everything loaded, with limits of CPU time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from .failure import JobError
+from .limit import Limit
+
+_NO_SECRETS = re.compile(r"(?i)PATH|HOME|LANG|TZ|\w+_proxy|SSL_CERT_\w+|\w+_CA_BUNDLE|BUCKET_ENDPOINT_URL")
+_COMMAND = [sys.executable, "-c", "from wanmetal_handler.isolated import serve; serve()"]
+_HEAD = struct.Struct(">?Q")  # whether it succeeded, and the length of what follows
+
+
+class _Source:
+    """The process that the others are forked from. It is started when it is needed, and again when it has died."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def fork(self) -> tuple[socket.socket, int]:
+        """Return a connection to a new process, and a descriptor of the process."""
+        with self._lock:
+            for last in (False, True):
+                ours, theirs = socket.socketpair()
+                try:
+                    with theirs:
+                        socket.send_fds(self._started(), [b"."], [theirs.fileno()])
+                    _, [process], _, _ = socket.recv_fds(ours, 1, 1)
+                except (OSError, ValueError) as error:
+                    ours.close()
+                    self._stop()
+                    if last:
+                        raise ChildProcessError("no process can be started") from error
+                else:
+                    return ours, process
+        raise AssertionError
+
+    def _started(self) -> socket.socket:
+        if not self._process:
+            self._link, theirs = socket.socketpair()
+            environment = {name: value for name, value in os.environ.items() if _NO_SECRETS.fullmatch(name)}
+            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+            with theirs:
+                self._process = subprocess.Popen(
+                    _COMMAND, stdin=theirs.fileno(), env=environment, start_new_session=True
+                )
+        return self._link
+
+    def _stop(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._link.close()
+            self._process = None
+
+
+_source = _Source()
+
+
+def start() -> None:
+    """Have everything loaded before the first piece of work comes."""
+    connection, process = _source.fork()
+    connection.close()
+    os.close(process)
+
+
+def run(limit: Limit, seconds: float, memory: int, task: str, *arguments: Any) -> bytes:
+    """Return what a task gives. Its process is killed when the job ends.
+
+    TimeoutError says that it took more than ``seconds``, ChildProcessError that it died, for example because it needed
+    more than ``memory``, in bytes.
+    """
+    limit.check()
+    connection, process = _source.fork()
+
+    def kill() -> None:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+
+    try:
+        with connection, closing(Limit(seconds)) as own, limit.ending(kill), own.ending(kill):
+            succeeded, answer = False, b""
+            with suppress(OSError, struct.error):  # it has died
+                connection.sendall(pickle.dumps((seconds, memory, task, arguments)))
+                connection.shutdown(socket.SHUT_WR)
+                stream = connection.makefile("rb")
+                succeeded, length = _HEAD.unpack(stream.read(_HEAD.size))
+                answer = stream.read(length)
+        limit.check()
+        if not answer or len(answer) < length:
+            raise TimeoutError if own.over.is_set() else ChildProcessError("its process has died")
+    finally:
+        with suppress(OSError):
+            kill()
+        os.close(process)
+    if not succeeded:
+        kind, message, details = json.loads(answer)
+        raise JobError(kind, message, **details)
+    return answer
+
+
+def serve() -> None:
+    """Fork a process for each connection that comes, until the service ends."""
+    from . import images, output
+
+    tasks: dict[str, Callable[..., bytes]] = {"image": images.read, "put": output.put}
+    if os.environ.get("BUCKET_ENDPOINT_URL"):
+        output.prepare()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=os.dup(0)) as link:
+        while descriptors := socket.recv_fds(link, 1, 1)[1]:
+            with socket.socket(fileno=descriptors[0]) as connection, suppress(OSError):
+                process = os.fork()
+                if not process:
+                    link.close()
+                    os.close(0)
+                    _work(connection, tasks)
+                    os._exit(0)
+                descriptor = os.pidfd_open(process)
+                socket.send_fds(connection, [b"."], [descriptor])
+                os.close(descriptor)
+
+
+def _work(connection: socket.socket, tasks: dict[str, Callable[..., bytes]]) -> None:
+    succeeded = False
+    try:
+        seconds, memory, task, arguments = pickle.load(connection.makefile("rb"))  # noqa: S301 (from the service)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        memory += pages * resource.getpagesize()
+        for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, int(seconds) + 2)):
+            resource.setrlimit(kind, (most, most))
+        answer, succeeded = tasks[task](*arguments), True
+    except EOFError:
+        return  # there is nothing to do
+    except JobError as error:
+        answer = json.dumps([error.kind, str(error), error.details]).encode()
+    except Exception as error:
+        # What an unforeseen exception says may hold anything.
+        answer = json.dumps(["internal", f"an error inside the handler: {type(error).__name__}", {}]).encode()
+    connection.sendall(_HEAD.pack(succeeded, len(answer)))
+    connection.sendall(answer)
