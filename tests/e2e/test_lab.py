@@ -92,9 +92,10 @@ def test_second_lab_deploy_changes_nothing() -> None:
     assert worker.main_pid() == pid
 
 
-def test_the_worker_is_like_those_of_the_scenario_default() -> None:
+def test_the_worker_is_like_those_of_the_scenario_default(tmp_path: Path) -> None:
     hosts = [f"--hosts=ssh://{worker.name}", f"--ssh-config={STATE / 'ssh_config'}", "--sudo"]
-    run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *hosts, "molecule/default/tests")
+    once = f"--ssh-extra-args=-o ControlMaster=auto -o ControlPersist=60 -o ControlPath={tmp_path}/ssh"
+    run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *hosts, once, "molecule/default/tests")
 
 
 def test_the_installed_collection_finds_nothing_to_change(installed: Path) -> None:
