@@ -27,6 +27,8 @@ def pins(value: Any, at: str = "") -> Iterator[str]:
         yield f"{at} has a repository and no commit"
     if ("url" in value or "urls" in value) and "sha256" not in value:
         yield f"{at} has an address and no sha256"
+    if {"name", "version"} <= value.keys() and "sha256" not in value:
+        yield f"{at} has a package and no sha256"
     for key, inner in value.items():
         here = f"{at}.{key}".removeprefix(".")
         if key == "commit" and not re.fullmatch(r"[0-9a-f]{40}", str(inner)):
@@ -98,6 +100,7 @@ def test_the_lock_is_not_empty() -> None:
         (("comfyui", "package", "tree_sha256"), "a" * 63, f"comfyui.package.tree_sha256 is no sha256: {'a' * 63}"),
         (("comfyui", "package", "bytes"), "1 GB", "comfyui.package.bytes is no number of bytes: '1 GB'"),
         (("new",), {"repository": "https://example.com/x.git"}, "new has a repository and no commit"),
+        (("new",), {"name": "a", "version": "1.0"}, "new has a package and no sha256"),
         (("new",), [{"url": "https://example.com/x"}], "new[0] has an address and no sha256"),
     ],
 )
