@@ -73,6 +73,14 @@ def read(text: str, most_bytes: int, most_pixels: int, allowed: Sequence[Network
     return upright(_decoded(text, most_bytes), most_pixels)
 
 
+def prepare() -> None:
+    """Load what Pillow loads with its first image of each kind."""
+    for kind in _FORMATS:
+        data = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(data, kind)
+        upright(data.getvalue(), 1)
+
+
 def upright(data: bytes, most_pixels: int) -> bytes:
     """Decode all of an image, turn it as its EXIF data says, and give it as PNG."""
     Image.MAX_IMAGE_PIXELS = None  # the limit is this one

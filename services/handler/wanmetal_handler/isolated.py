@@ -59,7 +59,7 @@ class _Source:
         if not self._process:
             self._link, theirs = socket.socketpair()
             environment = {name: value for name, value in os.environ.items() if _NO_SECRETS.fullmatch(name)}
-            environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+            environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
             with theirs:
                 self._process = subprocess.Popen(
                     _COMMAND, stdin=theirs.fileno(), env=environment, start_new_session=True
@@ -123,6 +123,7 @@ def serve() -> None:
     from . import images, output
 
     tasks: dict[str, Callable[..., bytes]] = {"image": images.read, "put": output.put}
+    images.prepare()
     if os.environ.get("BUCKET_ENDPOINT_URL"):
         output.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
