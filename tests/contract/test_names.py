@@ -79,7 +79,7 @@ def test_internal_names_stay_in_their_role() -> None:
     [
         ("roles/preflight/vars/main.yml", 'x: "{{ __comfyui_release }}"'),
         ("roles/verify/tasks/canary.yml", "- ansible.builtin.debug: {var: __comfyui_api_hash}"),
-        ("roles/handler/templates/handler.env.j2", "{{ __comfyui_unit }}"),
+        ("roles/handler/templates/comfyui-handler.service.j2", "{{ __comfyui_unit }}"),
         ("playbooks/models.yml", "- hosts: all\n  vars: {__wan_models_list: x}"),
         ("playbooks/tasks/legacy_env.yml", "- ansible.builtin.debug: {msg: '{{ __wanmetal_packages }}'}"),
     ],

@@ -325,6 +325,10 @@ class Host:
     def systemctl(self, *arguments: str) -> tuple[int, str]:
         return _run(["systemctl", *arguments])
 
+    def run(self, command: list[str]) -> tuple[int, str]:
+        """Exit status and output of another program."""
+        return _run(command)
+
     def unit_state(self, unit: str) -> dict[str, str]:
         _, text = self.systemctl("show", unit, "--property=ActiveState,UnitFileState,MainPID")
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)

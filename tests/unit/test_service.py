@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import service
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.service import Service, remove
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import ConfigFile, Host, SwitchError
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+MY_GROUP = grp.getgrgid(os.getgid()).gr_name
+UNIT = "gallery.service"
+QUESTION = {"url": "http://127.0.0.1:9/health"}
+
+
+class Killed(BaseException):
+    """The deploy was cut off."""
+
+
+class FakeHost(Host):
+    """A host whose files are real and whose systemd is not.
+
+    How a service behaves is written in its unit: ``broken`` does not start, ``dies`` ends after a second, ``mute`` does
+    not answer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "opt", folder / "opt", UNIT)
+        self.unit_file = folder / "units" / UNIT
+        self.environment = folder / "etc/gallery.env"
+        for path in (self.root, self.unit_file.parent, self.environment.parent):
+            path.mkdir(parents=True)
+        self.loaded = self.running = ""
+        self.pid = 100
+        self.born = 0.0
+        self.enabled = False
+        self.clock = 1_000_000.0
+        self.actions: list[str] = []
+        self.kill_before = -1
+
+    def act(self, action: str) -> None:
+        """Whatever changes the host passes here, and may be cut off here."""
+        if self.kill_before == len(self.actions):
+            raise Killed
+        self.actions.append(action)
+
+    def write(self, path: Path, content: bytes, _owner: str, _group: str, mode: int) -> None:
+        self.act(f"write {path.name}")
+        super().write(path, content, ME, MY_GROUP, mode)
+
+    def systemctl(self, *arguments: str) -> tuple[int, str]:
+        self.act(arguments[0])
+        there = self.unit_file.read_text() if self.unit_file.exists() else ""
+        if arguments[0] == "daemon-reload":
+            self.loaded = there
+        if arguments[0] in ("enable", "reenable", "disable"):
+            self.enabled = arguments[0] != "disable"
+        if arguments[0] == "stop" or "--now" in arguments:
+            self.running = ""
+        if arguments[0] in ("start", "restart"):
+            self.pid, self.born = self.pid + 1, self.clock
+            self.running = "" if "broken" in self.loaded else f"{self.loaded} {self.environment.read_text()}"
+            return (0, "") if self.running else (1, f"Job for {UNIT} failed.\nSee systemctl status.")
+        return 0, ""
+
+    def unit_state(self, _unit: str) -> dict[str, str]:
+        alive = self.running and not ("dies" in self.running and self.clock - self.born > 1)
+        return {
+            "ActiveState": "active" if alive else "failed",
+            "UnitFileState": "enabled" if self.enabled else "disabled",
+            "MainPID": str(self.pid),
+        }
+
+    def verify_unit(self, _name: str, content: bytes, _programs: tuple[ConfigFile, ...]) -> str:
+        return "Unknown section" if b"[Servise]" in content else ""
+
+    def journal(self, _since: float) -> str:
+        return "its last words"
+
+    def run(self, command: list[str]) -> tuple[int, str]:
+        self.act(command[0])
+        return 0, ""
+
+    def now(self) -> float:
+        return self.clock
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def ask(self, question: Mapping[str, Any]) -> str:
+        if not self.running or "mute" in self.running:
+            return f"{question['url']} does not answer"
+        return ""
+
+    def wanted(self, unit: str, environment: str = "TOKEN=1") -> Service:
+        files = [(self.environment, environment, True), (self.unit_file, unit, False)]
+        config = [ConfigFile(path, text.encode(), ME, MY_GROUP, 0o600, hidden) for path, text, hidden in files]
+        return Service(self, config, [QUESTION], 30, self.ask)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    made = FakeHost(tmp_path)
+    monkeypatch.setattr(service, "UNITS", made.unit_file.parent)
+    return made
+
+
+def test_a_first_service_is_installed_and_asked_and_then_left_alone(host: FakeHost) -> None:
+    outcome = host.wanted("good").run()
+    assert outcome.changed
+    assert outcome.restarted
+    assert host.running == "good TOKEN=1"
+    assert host.enabled
+    before = list(host.actions)
+    again = host.wanted("good").run()
+    assert (again.changed, again.reasons, host.actions) == (False, [], before)
+
+
+def test_a_look_changes_nothing_and_shows_no_secret(host: FakeHost) -> None:
+    outcome = host.wanted("good", "TOKEN=hunter2").run(check=True)
+    assert outcome.changed
+    assert host.actions == []
+    assert [entry["after_header"] for entry in outcome.diff] == [str(host.unit_file)]
+    assert "hunter2" not in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"),
+    [
+        ("new broken", "did not start (Job for gallery.service failed.)"),
+        ("new dies mute", "did not stay up (it is failed)"),
+        ("new mute", "runs, but http://127.0.0.1:9/health does not answer"),
+    ],
+)
+def test_one_that_does_not_answer_is_rolled_back_with_its_settings(host: FakeHost, unit: str, said: str) -> None:
+    host.wanted("old", "TOKEN=old").run()
+    with pytest.raises(SwitchError) as caught:
+        host.wanted(unit, "TOKEN=new").run()
+    assert str(caught.value) == (
+        f"gallery.service {said}. The earlier one is back and serves again.\nIts last lines:\nits last words"
+    )
+    assert host.running == "old TOKEN=old"
+    assert (host.unit_file.read_text(), host.environment.read_text()) == ("old", "TOKEN=old")
+    assert host.environment.stat().st_mode & 0o7777 == 0o600
+    assert list((host.root / "services").iterdir()) == []
+
+
+def test_a_first_one_that_does_not_answer_leaves_nothing(host: FakeHost) -> None:
+    with pytest.raises(SwitchError, match="There is no earlier one to go back to, so it was removed"):
+        host.wanted("mute").run()
+    assert not host.unit_file.exists()
+    assert not host.environment.exists()
+    assert (host.running, host.enabled) == ("", False)
+
+
+def test_one_that_did_not_run_before_stays_down_after_a_failure(host: FakeHost) -> None:
+    host.wanted("old").run()
+    host.systemctl("stop")
+    with pytest.raises(SwitchError, match="The earlier one, which did not run, is in its place again"):
+        host.wanted("mute").run()
+    assert (host.unit_file.read_text(), host.running) == ("old", "")
+
+
+def test_one_that_has_stopped_is_started_and_asked(host: FakeHost) -> None:
+    host.wanted("good").run()
+    host.systemctl("stop")
+    assert host.wanted("good").run().reasons == ["gallery.service does not run"]
+    assert host.running
+    host.running = ""
+    host.loaded = "good mute"
+    wanted = host.wanted("good")
+    wanted.ask = lambda _: "no answer"
+    with pytest.raises(SwitchError, match="It was not changed, so there is nothing to go back to"):
+        wanted.run()
+
+
+def test_one_that_is_not_enabled_is_enabled_without_a_restart(host: FakeHost) -> None:
+    host.wanted("good").run()
+    pid, host.enabled = host.pid, False
+    assert host.wanted("good").run().changed
+    assert (host.enabled, host.pid) == (True, pid)
+
+
+def test_a_unit_that_systemd_refuses_changes_nothing(host: FakeHost) -> None:
+    host.wanted("old").run()
+    with pytest.raises(SwitchError, match=r"nothing was changed[.] It says: Unknown"):
+        host.wanted("[Servise]").run()
+    assert host.running == "old TOKEN=1"
+    assert host.unit_file.read_text() == "old"
+
+
+def test_without_an_address_it_has_to_stay_up(host: FakeHost) -> None:
+    wanted = host.wanted("dies")
+    wanted.answers = ()
+    with pytest.raises(SwitchError, match="did not stay up"):
+        wanted.run()
+    wanted = host.wanted("good")
+    wanted.answers = ()
+    assert wanted.run().restarted
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_deploy_that_was_cut_off_anywhere_is_finished_by_the_next(
+    good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the last action was, the next run ends with the new one, or with the old one and its settings."""
+    unit = "new" if good else "new mute"
+    for last in range(60):
+        host = FakeHost(tmp_path / str(last))
+        monkeypatch.setattr(service, "UNITS", host.unit_file.parent)
+        host.wanted("old", "TOKEN=old").run()
+        done = len(host.actions)
+        host.kill_before = done + last
+        try:
+            host.wanted(unit, "TOKEN=new").run()
+        except Killed:
+            pass
+        except SwitchError:
+            break
+        else:
+            break
+        host.kill_before = -1
+        if good:
+            host.wanted(unit, "TOKEN=new").run()
+            assert host.running == "new TOKEN=new"
+        else:
+            with pytest.raises(SwitchError):
+                host.wanted(unit, "TOKEN=new").run()
+            assert host.running == "old TOKEN=old"
+            assert host.unit_file.read_text() == "old"
+    else:
+        pytest.fail("the loop never got to the end")
+    assert last > 6
+
+
+# -- questions
+
+
+@pytest.fixture
+def answering() -> Any:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            good = self.path == "/open" or self.headers.get("Authorization") == "token abc"
+            self.send_response(200 if good else 403)
+            self.end_headers()
+            self.wfile.write(b"Forbidden" if not good else b"{}")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_questions(answering: str, tmp_path: Path) -> None:
+    secrets = tmp_path / "gallery.env"
+    secrets.write_text('OTHER=x\nGALLERY_TOKEN="abc"\n')
+    question = {"header": "Authorization", "prefix": "token ", "secret_file": str(secrets), "secret": "GALLERY_TOKEN"}
+    assert service.ask({"url": f"{answering}/open"}) == ""
+    assert service.ask({"url": f"{answering}/x", **question}) == ""
+    assert service.ask({"url": f"{answering}/x"}) == f"{answering}/x answers with HTTP status 403: Forbidden"
+    refused = service.ask({"url": f"{answering}/x", **question, "secret": "GALLERY"})
+    assert refused.startswith(f"{answering}/x answers with HTTP status 403")
+    secrets.unlink()
+    assert "does not answer" in service.ask({"url": f"{answering}/x", **question})
+    assert "does not answer" in service.ask({"url": "http://127.0.0.1:9/"})
+
+
+# -- removal
+
+
+@pytest.fixture
+def users(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def give(comment: str) -> None:
+        entry = pwd.struct_passwd(("gallery", "x", 999, 999, comment, "/", "/bin/false"))
+        monkeypatch.setattr(pwd, "getpwnam", lambda name: entry if name == "gallery" else pwd.getpwuid(os.getuid()))
+
+    return give
+
+
+@pytest.mark.parametrize(
+    ("comment", "other", "goes"),
+    [
+        ("wanmetal gallery", "", True),
+        ("Jane Doe,,,", "", False),
+        ("", "", False),
+        ("wanmetal gallery", "[Service]\nUser=gallery\n", False),
+        ("wanmetal gallery", "[Service]\nUser=gallery2\n", True),
+    ],
+)
+def test_a_user_goes_where_a_role_has_made_it_and_no_other_unit_has_it(
+    comment: str, other: str, goes: bool, host: FakeHost, users: Callable[[str], None]
+) -> None:
+    users(comment)
+    host.unit_file.write_text("[Service]\nUser=gallery\n")
+    (host.unit_file.parent / "other.service").write_text(other)
+    outcome = remove(host, [], "gallery")
+    assert ("userdel" in host.actions) == goes
+    assert outcome.changed
+    assert not host.unit_file.exists()
+
+
+def test_what_it_has_left_goes_and_nothing_else(host: FakeHost, tmp_path: Path) -> None:
+    host.wanted("good").run()
+    for name in ("gallery-1/x", "gallery-2/y", "other-1/z"):
+        (tmp_path / "builds" / name).mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").touch()
+    (tmp_path / "builds/gallery-link").symlink_to(elsewhere)
+    patterns = [str(tmp_path / "builds/gallery-*"), str(host.environment), str(tmp_path / "missing")]
+    look = remove(host, patterns, "", check=True)
+    assert host.unit_file.exists()
+    outcome = remove(host, patterns, "")
+    assert sorted(path.name for path in (tmp_path / "builds").iterdir()) == ["other-1"]
+    assert (elsewhere / "precious").exists()
+    assert not host.environment.exists()
+    assert look.reasons == outcome.reasons
+    assert (host.running, host.enabled) == ("", False)
+    assert not remove(host, patterns, "").changed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_a_link_of_a_service_leads_no_removal_out_of_its_folder(host: FakeHost, tmp_path: Path) -> None:
+    (tmp_path / "precious/gallery").mkdir(parents=True)
+    theirs = tmp_path / "output"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 12345)
+    (theirs / "3").symlink_to(tmp_path / "precious")
+    os.chown(theirs / "3", 12345, 12345, follow_symlinks=False)
+    assert not remove(host, [str(theirs / "[0-9]/gallery")], "").changed
+    assert (tmp_path / "precious/gallery").is_dir()
+
+
+def test_the_record_is_for_root_alone(host: FakeHost) -> None:
+    host.wanted("old", "TOKEN=hunter2").run()
+    host.kill_before = len(host.actions) + 2
+    with pytest.raises(Killed):
+        host.wanted("new", "TOKEN=new").run()
+    [record] = (host.root / "services").iterdir()
+    assert record.stat().st_mode & 0o7777 == 0o600
+    assert record.parent.stat().st_mode & 0o7777 == 0o700
+    assert set(json.loads(record.read_text())) == {"files", "active"}
