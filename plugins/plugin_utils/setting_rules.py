@@ -477,7 +477,7 @@ def _too_little_memory(limit: str, seen: Seen) -> str:
     names = ("enabled", "concurrency", "image_megapixels", "image_mb", "inline_mb")
     enabled, jobs, pixels, image_mb, inline_mb = (seen.settings[f"handler_{name}"] for name in names)
     size = re.fullmatch(r"([0-9]+)([KMGT]?)", limit)  # systemd counts in powers of 1024, which leaves a little more
-    needed = 300 + jobs * (64 + 24 * pixels + 12 * image_mb + 6 * inline_mb)
+    needed = 300 + 16 * image_mb + jobs * (64 + 24 * pixels + 12 * image_mb + 6 * inline_mb)
     if not enabled or not size or int(size[1]) * _SCALE[size[2]] >= needed:
         return ""
     return f"{limit}, and {jobs} jobs at a time with images of {pixels} megapixels need {needed} MB"

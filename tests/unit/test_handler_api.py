@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wanmetal_handler import __main__ as program
+from wanmetal_handler import api as handler_api
 from wanmetal_handler.api import Server
 from wanmetal_handler.settings import Settings
 
@@ -63,15 +65,15 @@ def api(tmp_path: Path, most_body: int = 1_000_000, **script: Any) -> Iterator[A
         server = Server(("127.0.0.1", 0), service, most_body)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
-            yield Caller(server.server_port, fake)
+            yield Caller(server, fake)
         finally:
             server.shutdown()
             server.server_close()
 
 
 class Caller:
-    def __init__(self, port: int, fake: Any) -> None:
-        self.port, self.fake = port, fake
+    def __init__(self, server: Any, fake: Any) -> None:
+        self.server, self.port, self.fake = server, server.server_port, fake
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -230,6 +232,22 @@ def test_fifty_callers_at_once(tmp_path: Path) -> None:
         assert caller.call("GET", "/health")[1]["jobs"]["completed"] == 50
 
 
+def test_few_large_requests_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all callers at once would fill the memory; whoever only asks does not wait for them."""
+    monkeypatch.setattr(handler_api, "_LARGE", 10)
+    head = b"POST /run HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{"
+    with api(tmp_path) as caller, ThreadPoolExecutor(1) as pool, ExitStack() as slow:
+        two = [slow.enter_context(socket.create_connection(("127.0.0.1", caller.port), timeout=60)) for _ in range(2)]
+        for connection in two:
+            connection.sendall(head)
+        until(lambda: caller.server.large._value == 0)
+        third = pool.submit(caller.run, id="third")
+        assert caller.call("GET", "/health")[0] == 200
+        assert caller.call("GET", "/status/third")[0] == 404
+        two[0].close()
+        assert third.result(60)[0] == 200
+
+
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with api(tmp_path_factory.mktemp("fuzzed"), takes_s=0.0) as caller:
@@ -258,14 +276,14 @@ def test_a_cut_off_job_is_told_after_a_restart_by_the_program(tmp_path: Path) ->
     """The program itself, killed while a job runs: the job is done by the next one."""
     with scripted(takes_s=60) as (fake, url):
         with started(tmp_path, url) as (port, process):
-            caller = Caller(port, fake)
+            caller = Caller(SimpleNamespace(server_port=port), fake)
             caller.run(id="one")
             until(lambda: fake.queue["queue_running"])
             process.kill()
         fake.takes_s, fake.queue["queue_running"] = 0.01, []
         fake.turn = threading.Lock()
         with started(tmp_path, url) as (port, process):
-            caller = Caller(port, fake)
+            caller = Caller(SimpleNamespace(server_port=port), fake)
             until(lambda: caller.call("GET", "/status/one")[1]["status"] == "COMPLETED", 10)
             process.terminate()
             assert process.wait(20) == 0

@@ -8,8 +8,10 @@ import logging
 import re
 import socket
 import sqlite3
+import threading
 import time
 import uuid
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -20,7 +22,8 @@ from .jobs import RUNNING, Job, Jobs
 _log = logging.getLogger("handler")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WAIT_MS, _MOST_WAIT_MS = 90_000, 300_000
-_LINGER_S = 5
+_LINGER_S, _BODY_S = 5, 60
+_LARGE = 1_000_000
 
 
 class Server(ThreadingHTTPServer):
@@ -32,6 +35,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], jobs: Jobs, most_body: int) -> None:
         self.jobs, self.most_body = jobs, most_body
+        self.large = threading.BoundedSemaphore(2)  # more at a time could fill the memory
         super().__init__(address, Endpoint)
 
     def shutdown_request(self, request: Any) -> None:
@@ -82,24 +86,25 @@ class Endpoint(BaseHTTPRequestHandler):
         """Say nothing: requests hold what is nobody else's business."""
 
     def _answer(self) -> tuple[int, dict[str, Any]]:
-        body = self._body()
+        self.close_connection, self._keep = True, self.close_connection  # unless the body is read
         self._assert_local()
         parts, jobs = urlsplit(self.path), self.server.jobs
         job: Job | None
         match (self.command, *parts.path.split("/")[1:]):
             case ("POST", "run"):
-                given = _request(body)
-                job = jobs.accept(given.get("id") or str(uuid.uuid4()), given["input"], given.get("attempt", 0))
+                job = self._accepted("")
                 return 200, {"id": job["id"], "status": job["status"]}
             case ("POST", "runsync"):
-                seconds, given = _wait_s(parts.query), _request(body)
-                job = jobs.accept(given.get("id") or f"sync-{uuid.uuid4()}", given["input"], given.get("attempt", 0))
-                job = jobs.wait(job["id"], seconds)
+                seconds = _wait_s(parts.query)
+                job = jobs.wait(self._accepted("sync-")["id"], seconds)
             case ("GET" | "POST", "status", id_):
+                self._body()
                 job = jobs.get(id_)
             case ("POST", "cancel", id_):
+                self._body()
                 job = jobs.cancel(id_)
             case ("GET" | "POST", "health"):
+                self._body()
                 good, health = jobs.health()
                 return 200 if good else 503, health
             case _:
@@ -108,18 +113,31 @@ class Endpoint(BaseHTTPRequestHandler):
             raise _refused("there is no job of this id", 404)
         return 200, told(job)
 
+    def _accepted(self, prefix: str) -> Job:
+        """Read a request and take it on. Nothing of it is held while somebody waits for its end."""
+        with self.server.large if self._length() > _LARGE else nullcontext():
+            given = _request(self._body())
+            id_ = given.get("id") or f"{prefix}{uuid.uuid4()}"
+            return self.server.jobs.accept(id_, given["input"], given.get("attempt", 0))
+
     def _body(self) -> bytes:
+        length = self._length()
+        data, deadline = bytearray(), time.monotonic() + _BODY_S
+        while len(data) < length:
+            part = self.rfile.read1(min(length - len(data), 1 << 20))
+            if not part or time.monotonic() > deadline:
+                raise _refused("the request was cut off")
+            data += part
+        self.close_connection = self._keep
+        return bytes(data)
+
+    def _length(self) -> int:
         length = self.headers.get("Content-Length", "0")
-        self.close_connection, keep = True, self.close_connection  # unless the body is read
         if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
             raise _refused("the request needs a Content-Length, as a number", 411)
         if int(length) > self.server.most_body:
             raise _refused(f"the request has {length} bytes; at most {self.server.most_body} are taken", 413)
-        data = self.rfile.read(int(length))
-        if len(data) < int(length):
-            raise _refused("the request was cut off")
-        self.close_connection = keep
-        return data
+        return int(length)
 
     def _assert_local(self) -> None:
         """Refuse what a web page makes a browser send here."""

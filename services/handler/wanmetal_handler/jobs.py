@@ -114,12 +114,15 @@ class Jobs:
     def _has_room(self, more: int = 0, jobs: int = 0) -> bool:
         """Forget jobs that have ended, the oldest first, until there is room for so many bytes and jobs."""
         self._sql("DELETE FROM jobs WHERE finished < ?", time.time() - self._settings.keep_hours * 3600)
-        while True:
+        most = self._settings.keep_mb * 1e6 - more
+        [(waiting,)] = self._sql("SELECT TOTAL(bytes) FROM jobs WHERE finished IS NULL")
+        while waiting <= most:
             [(number, total)] = self._sql("SELECT COUNT(*), TOTAL(bytes) FROM jobs")
-            if number + jobs <= _MOST_JOBS and total + more <= self._settings.keep_mb * 1e6:
+            if number + jobs <= _MOST_JOBS and total <= most:
                 return True
             if not self._sql(_FORGET_ONE):
-                return False
+                break
+        return False
 
     def get(self, id_: str) -> Job | None:
         """Return a job as it stands, without what it was given."""
@@ -195,15 +198,17 @@ class Jobs:
 
     def _work(self) -> None:
         while job := self._next():
-            id_ = job["id"]
+            id_, limit = job["id"], job.pop("limit")
             try:
-                self._do(id_, job)
+                self._do(id_, job, limit)
             except sqlite3.Error as error:
                 _log.error("job %s: its end cannot be written down: %s", id_, error)
                 self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
             with self._news:
-                self._limits.pop(id_).close()
-                self._progress.pop(id_, None)
+                limit.close()
+                if self._limits.get(id_) is limit:  # and not that of the next attempt
+                    del self._limits[id_]
+                    self._progress.pop(id_, None)
                 self._news.notify_all()
 
     def _next(self) -> Job | None:
@@ -219,22 +224,22 @@ class Jobs:
                 try:
                     self._has_room()
                     for row in self._sql(first, RUNNING, time.time(), QUEUED):
-                        self._limits[row["id"]] = Limit(self._settings.job_timeout)
-                        return dict(row)
+                        self._limits[row["id"]] = limit = Limit(self._settings.job_timeout)
+                        return {**row, "limit": limit}
                 except sqlite3.Error as error:
                     _log.error("the record cannot be used: %s", error)
                     again_s = 5.0
                 self._news.wait(again_s)
         return None
 
-    def _do(self, id_: str, job: Job) -> None:
+    def _do(self, id_: str, job: Job, limit: Limit) -> None:
         def tell(progress: dict[str, Any]) -> None:
             self._progress[id_] = progress
             self._told(id_, progress)
 
         status, given, waited_s = COMPLETED, json.loads(job.pop("input")), max(0.0, job["started"] - job["created"])
         try:
-            result = self.worker.do(id_, given, waited_s, tell, self._limits[id_])
+            result = self.worker.do(id_, given, waited_s, tell, limit)
         except JobError as error:
             if error.kind == "cancelled" and self._closing:
                 again = "UPDATE jobs SET status = ?, attempts = attempts - 1 WHERE id = ? AND status = ?"
