@@ -4,12 +4,12 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: canary
-short_description: Prove a ComfyUI worker by rendering
+short_description: Verify a ComfyUI worker by rendering
 version_added: 0.1.0
 author: The wanmetal team
 description:
   - Renders a small graph of ComfyUI's own nodes and compares the pixels of the result with what they must be.
-    A status alone proves nothing, as a worker that renders black frames reports success.
+    A status alone says nothing, as a worker that renders black frames reports success.
   - Colours and places are drawn anew for each run, so that no cached result can answer.
   - The graph is put before the jobs that wait, not before the one that runs.
   - With O(workflows), one of them is rendered as well, the first whose models and node types ComfyUI has. Its pixels
@@ -65,7 +65,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Prove that the worker renders
+- name: Verify that the worker renders
   wanmetal.comfyui.canary:
     url: http://127.0.0.1:8188
 
@@ -87,7 +87,7 @@ rendered:
   returned: always
   type: bool
 seconds:
-  description: Seconds from the request to the proof.
+  description: Seconds from the request to the verification.
   returned: always
   type: float
 seed:

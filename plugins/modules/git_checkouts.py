@@ -4,11 +4,11 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 ---
 module: git_checkouts
-short_description: Check out commits of git repositories, proven and without history
+short_description: Check out commits of git repositories, verified and without history
 version_added: 0.1.0
 author: The wanmetal team
 description:
-  - Makes all checkouts of a release in one call. All are fetched and proven first and put into place then, so that
+  - Makes all checkouts of a release in one call. All are fetched and verified first and put into place then, so that
     an error changes none of them.
   - Repositories are kept in a cache. A commit that is in the cache needs no network. One that is not is fetched
     alone where the server gives single commits, else with the history.

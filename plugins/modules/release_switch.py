@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release_switch
-short_description: Switch a host to a release, prove it, or put the old one back
+short_description: Switch a host to a release, verify it, or put the old one back
 version_added: 0.1.0
 author: The wanmetal team
 description:
@@ -71,7 +71,7 @@ options:
     type: dict
     default: {}
   config_from:
-    description: V(given) takes O(config) as given, V(release) those that the release was last proven with.
+    description: V(given) takes O(config) as given, V(release) those that the release was last verified with.
     type: str
     choices: [given, release]
     default: given
@@ -87,7 +87,7 @@ options:
     type: int
     default: 60
   canary_timeout:
-    description: Seconds that the graph which proves a release may take.
+    description: Seconds that the graph which verifies a release may take.
     type: int
     default: 120
   keep:
@@ -146,7 +146,7 @@ restarted:
   description: Whether the service was restarted.
   returned: success
   type: bool
-proven:
+verified:
   description: Whether this generation has rendered a graph with the right pixels.
   returned: success
   type: bool
@@ -233,7 +233,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
             return Health(False, str(error))
         return Health(True)
 
-    def prove(worker: Worker) -> Health:
+    def verify(worker: Worker) -> Health:
         result = run_canary(client(worker), "image", params["canary_timeout"])
         if not result.ok:
             return Health(False, result.reason)
@@ -248,7 +248,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
             return 0 if isinstance(error.__cause__, ConnectionRefusedError) else None
         return len(queue["queue_running"]) + len(queue["queue_pending"])
 
-    switch = Switch(host, probe, prove, busy, params["drain_timeout"])
+    switch = Switch(host, probe, verify, busy, params["drain_timeout"])
     config = _config(params)
     workers = tuple(Worker(unit, url) for unit, url in params["workers"].items())
     release = host.link("previous") if params["release"] == "previous" else params["release"]
@@ -273,7 +273,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
     if params["config_from"] == "release":
         stored = switch.stored_target(release)
         if stored is None:
-            raise SwitchError(f"release: '{release}' was never proven on this host, so its settings are not known.")
+            raise SwitchError(f"release: '{release}' was never verified on this host, so its settings are not known.")
         target = stored
     else:
         target = switch.target(release, config, workers)

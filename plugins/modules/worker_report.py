@@ -76,7 +76,7 @@ report:
     release:
       description: What the running release was made from.
       type: dict
-    proven:
+    verified:
       description: The release and the generation that rendered with the right pixels last.
       type: dict
     units:

@@ -63,7 +63,7 @@ class FakeHost(Host):
     """A host whose files are real and whose systemd is not.
 
     How a generation behaves is written in its unit: ``silent`` does not start, ``black`` renders wrong pixels,
-    ``dies`` ends while it is being proven, ``has 3`` starts three workers, of which ``last is missing`` does not start.
+    ``dies`` ends while it is being verified, ``has 3`` starts three workers, of which ``last is missing`` starts not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -246,14 +246,14 @@ def switch_of(host: FakeHost, drain_timeout_s: float = 0.0) -> Switch:
     def probe(_: Worker) -> Health:
         return Health(host.process is not None and host.answers, "connection refused")
 
-    def prove(_: Worker) -> Health:
-        host.act("prove")
+    def verify(_: Worker) -> Health:
+        host.act("verify")
         process = host.process
         if process and "dies" in process.unit:
             host.crash()
         return Health(process is not None and "black" not in process.unit, "the image is one colour")
 
-    return Switch(host, probe, prove, lambda _: host.jobs, drain_timeout_s)
+    return Switch(host, probe, verify, lambda _: host.jobs, drain_timeout_s)
 
 
 def deploy(host: FakeHost, release: str, unit: str, **more: Any) -> Outcome:
@@ -300,7 +300,7 @@ def fresh(tmp_path: Path) -> FakeHost:
 
 @pytest.fixture
 def worker(fresh: FakeHost) -> FakeHost:
-    """A host that runs r1, proven."""
+    """A host that runs r1, verified."""
     deploy(fresh, "r1", "one")
     fresh.actions.clear()
     return fresh
@@ -313,13 +313,13 @@ def test_a_first_deploy(fresh: FakeHost) -> None:
     outcome = deploy(fresh, "r1", "one")
     assert outcome.changed
     assert outcome.restarted
-    assert outcome.proven
+    assert outcome.verified
     assert outcome.previous == ""
     assert running(fresh) == ("r1", "one")
     assert fresh.enabled
-    assert fresh.proven()["release"] == "r1"
+    assert fresh.verified()["release"] == "r1"
     assert fresh.process is not None
-    assert fresh.proven()["generation"] == fresh.process.generation
+    assert fresh.verified()["generation"] == fresh.process.generation
 
 
 def test_nothing_is_done_twice(worker: FakeHost) -> None:
@@ -327,7 +327,7 @@ def test_nothing_is_done_twice(worker: FakeHost) -> None:
     outcome = deploy(worker, "r1", "one")
     assert not outcome.changed
     assert outcome.reasons == []
-    assert outcome.proven
+    assert outcome.verified
     assert worker.actions == []
     assert worker.process is process
     assert worker.kept() == before
@@ -359,7 +359,7 @@ def test_a_new_release(worker: FakeHost) -> None:
     [
         ("silent", f"{UNIT} did not start (Job for {UNIT} failed.)"),
         ("black", "the image is one colour"),
-        ("dies", "its process ended while it was being proven"),
+        ("dies", "its process ended while it was being verified"),
     ],
 )
 def test_a_first_deploy_that_fails_is_stopped(fresh: FakeHost, unit: str, reason: str) -> None:
@@ -372,7 +372,7 @@ def test_a_first_deploy_that_fails_is_stopped(fresh: FakeHost, unit: str, reason
     )
     assert fresh.process is None
     assert not fresh.enabled, "it must not come back with the next boot"
-    assert fresh.proven() == {}
+    assert fresh.verified() == {}
     assert attempt(fresh, "r1", "one") == ""
 
 
@@ -392,7 +392,7 @@ def test_a_failure_goes_back(worker: FakeHost, release: str, told: str, unit: st
 
 
 def test_going_back_takes_the_settings_whole(worker: FakeHost) -> None:
-    """Modes, and files that the failing generation has no more, are part of what was proven."""
+    """Modes, and files that the failing generation has no more, are part of what was verified."""
     deploy(worker, "r1", "one", hook="#!/bin/sh", mode=0o600)
     assert "is back on release r1" in attempt(worker, "r2", "black")
     assert not deploy(worker, "r1", "one", hook="#!/bin/sh", mode=0o600).changed
@@ -403,14 +403,14 @@ def test_going_back_can_fail_too(worker: FakeHost) -> None:
     broken = Switch(worker, switch.probe, lambda _: Health(False, "no GPU"), switch.busy)
     with pytest.raises(SwitchError, match=r"r2 did not become healthy: no GPU. Going back to r1 failed too: no GPU\."):
         broken.run(broken.target("r2", worker.config("two"), ALONE))
-    assert worker.proven()["release"] == "r1"
+    assert worker.verified()["release"] == "r1"
 
 
-def test_what_was_proven_and_fails_now_is_left_as_it_is(worker: FakeHost) -> None:
+def test_what_was_verified_and_fails_now_is_left_as_it_is(worker: FakeHost) -> None:
     worker.process = None
     switch = switch_of(worker)
     broken = Switch(worker, switch.probe, lambda _: Health(False, "no GPU"), switch.busy)
-    with pytest.raises(SwitchError, match="It is what was proven last, so there is nothing to go back to"):
+    with pytest.raises(SwitchError, match="It is what was verified last, so there is nothing to go back to"):
         broken.run(broken.target("r1", worker.config("one"), ALONE))
     assert worker.actions.count("restart") == 1
     assert running(worker) == ("r1", "one")
@@ -522,13 +522,13 @@ def test_a_damaged_environment_is_named_and_built_anew_where_no_other_release_ru
     assert worker.environments() == [folder.name]
 
 
-def test_a_proven_release_that_is_gone_is_nothing_to_go_back_to(worker: FakeHost) -> None:
+def test_a_verified_release_that_is_gone_is_nothing_to_go_back_to(worker: FakeHost) -> None:
     worker.remove_release("r1")
     assert "There is no earlier release to go back to" in attempt(worker, "r2", "black")
 
 
-def test_an_unproven_generation_is_proven_without_a_restart(worker: FakeHost) -> None:
-    worker.proven_file.unlink()
+def test_an_unverified_generation_is_verified_without_a_restart(worker: FakeHost) -> None:
+    worker.verified_file.unlink()
     process = worker.process
     outcome = deploy(worker, "r1", "one")
     assert outcome.changed
@@ -536,11 +536,11 @@ def test_an_unproven_generation_is_proven_without_a_restart(worker: FakeHost) ->
     assert not outcome.restarted
     assert outcome.outage_s is None
     assert worker.process is process
-    assert worker.proven()["release"] == "r1"
+    assert worker.verified()["release"] == "r1"
 
 
-def test_an_unproven_generation_that_renders_wrong_is_taken_back(worker: FakeHost) -> None:
-    worker.kill_before = "prove"
+def test_an_unverified_generation_that_renders_wrong_is_rolled_back(worker: FakeHost) -> None:
+    worker.kill_before = "verify"
     with pytest.raises(Killed):
         deploy(worker, "r2", "black")
     worker.kill_before = None
@@ -582,14 +582,14 @@ def test_what_is_mended_beside_the_running_service(
     worker: FakeHost, disturb: Callable[[FakeHost], None], reason: str
 ) -> None:
     deploy(worker, "r2", "two")
-    worker.jobs = 5  # a busy worker, which cannot be proven now and need not be
+    worker.jobs = 5  # a busy worker, which cannot be verified now and need not be
     process = worker.process
     disturb(worker)
     worker.actions.clear()
     outcome = deploy(worker, "r2", "two")
     assert outcome.changed
     assert outcome.reasons == [reason]
-    assert "prove" not in worker.actions
+    assert "verify" not in worker.actions
     assert worker.process is process
     assert not deploy(worker, "r2", "two").changed
 
@@ -660,12 +660,12 @@ def test_one_worker_that_fails_takes_all_back(worker: FakeHost) -> None:
 
 
 def test_a_failing_worker_is_named(worker: FakeHost) -> None:
-    def prove(renderer: Worker) -> Health:
+    def verify(renderer: Worker) -> Health:
         return Health(renderer.unit != FOUR[1], "the image is one colour")
 
     switch = switch_of(worker)
     workers = tuple(Worker(unit, "http://127.0.0.1:9") for unit in FOUR[:2])
-    picky = Switch(worker, switch.probe, prove, switch.busy)
+    picky = Switch(worker, switch.probe, verify, switch.busy)
     with pytest.raises(SwitchError, match=f"become healthy: {FOUR[1]}: the image is one colour"):
         picky.run(picky.target("r2", worker.config("has 2"), workers))
 
@@ -698,7 +698,7 @@ def test_a_release_is_never_its_own_previous(worker: FakeHost) -> None:
     assert worker.link("previous") == ""
 
 
-def test_a_release_that_was_never_proven_has_no_settings(fresh: FakeHost) -> None:
+def test_a_release_that_was_never_verified_has_no_settings(fresh: FakeHost) -> None:
     assert switch_of(fresh).stored_target("r1") is None
     assert switch_of(fresh).stored_target("") is None
     (fresh.release_dir("r1") / "settings.json").write_text('[{"dest": 1}]')
@@ -735,7 +735,7 @@ def test_a_silent_worker_is_waited_for_and_may_need_no_restart(worker: FakeHost)
 
     worker.answers = False
     process = worker.process
-    switch = Switch(worker, silent.probe, silent.prove, busy, 60)
+    switch = Switch(worker, silent.probe, silent.verify, busy, 60)
     outcome = switch.run(switch.target("r1", worker.config("one"), ALONE))
     assert (outcome.drained_s, outcome.silent, outcome.restarted) == (3.0, 0, False)
     assert worker.process is process
@@ -744,7 +744,7 @@ def test_a_silent_worker_is_waited_for_and_may_need_no_restart(worker: FakeHost)
 def test_a_worker_that_stays_silent_is_restarted_after_the_time_limit(worker: FakeHost) -> None:
     worker.answers = False
     base = switch_of(worker, 5)
-    switch = Switch(worker, base.probe, base.prove, lambda _: None, 5)
+    switch = Switch(worker, base.probe, base.verify, lambda _: None, 5)
     outcome = switch.run(switch.target("r1", worker.config("one"), ALONE))
     assert (outcome.drained_s, outcome.cut_off, outcome.silent, outcome.restarted) == (5.0, 0, 1, True)
 
@@ -782,8 +782,8 @@ def test_a_stopped_service_has_no_jobs(worker: FakeHost) -> None:
     assert deploy(worker, "r2", "two").cut_off == 0
 
 
-def test_a_busy_worker_is_not_taken_back_for_being_busy(worker: FakeHost) -> None:
-    worker.proven_file.unlink()
+def test_a_busy_worker_is_not_rolled_back_for_being_busy(worker: FakeHost) -> None:
+    worker.verified_file.unlink()
     worker.jobs = 100
     process = worker.process
     switch = switch_of(worker, 5)
@@ -997,7 +997,7 @@ def test_releases_to_remove(releases: dict[str, float], keep: int, needed: set[s
 def test_pruning_spares_what_is_needed(worker: FakeHost, keep: int) -> None:
     deploy(worker, "r2", "two")
     worker.build("r4", at=4.0)
-    worker.set_link("current", "r3")  # as in a deploy that was cut off: r3 runs, r2 is proven, r1 is the way back
+    worker.set_link("current", "r3")  # as in a deploy that was cut off: r3 runs, r2 is verified, r1 is the way back
     worker.actions.clear()
     spared = {"r1", "r2", "r3"} | ({"r4"} if keep > 3 else set())
     assert switch_of(worker).prune(keep, check=True) == ([] if keep > 3 else ["r4"])
@@ -1100,9 +1100,9 @@ def test_settings_survive_being_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "null"])
-def test_a_damaged_note_of_what_was_proven_is_none(fresh: FakeHost, text: str) -> None:
-    fresh.proven_file.write_text(text)
-    assert fresh.proven() == {}
+def test_a_damaged_note_of_what_was_verified_is_none(fresh: FakeHost, text: str) -> None:
+    fresh.verified_file.write_text(text)
+    assert fresh.verified() == {}
 
 
 def test_systemd_sees_programs_that_are_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1188,7 +1188,7 @@ def test_check_mode_before_anything_is_built(fresh: FakeHost) -> None:
     [
         ({"release": "r9"}, r"release: 'r9' is not on this host; there are: r1, r2, r3"),
         ({"release": "previous"}, r"release: 'previous' is not on this host"),
-        ({"release": "r2", "config_from": "release"}, r"release: 'r2' was never proven on this host"),
+        ({"release": "r2", "config_from": "release"}, r"release: 'r2' was never verified on this host"),
     ],
 )
 def test_what_cannot_be_switched_to(worker: FakeHost, params: dict[str, Any], message: str) -> None:
@@ -1213,7 +1213,7 @@ def test_old_releases_go_without_a_switch(worker: FakeHost) -> None:
     assert foreseen["changed"]
 
 
-def test_a_release_whose_packs_are_not_whole_is_taken_back(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_whose_packs_are_not_whole_is_rolled_back(worker: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[tuple[str, str]] = []
 
     def look(folder: Path, _: object, unit: str) -> Look:

@@ -116,7 +116,7 @@ def test_devices(stats: dict[str, Any], expected: list[dict[str, Any]]) -> None:
 
 HEALTHY: dict[str, Any] = {
     "current": "r1",
-    "proven": {"release": "r1", "generation": "g"},
+    "verified": {"release": "r1", "generation": "g"},
     "units": {"comfyui.service": RUNNING},
     "sockets": [{"unit": "comfyui.service", "address": "127.0.0.1", "port": 8188}],
     "services": {},
@@ -138,7 +138,7 @@ def socket(address: str) -> dict[str, Any]:
     ("change", "allow_remote", "expected"),
     [
         ({}, False, []),
-        ({"proven": {"release": "r1", "generation": "other"}}, False, []),
+        ({"verified": {"release": "r1", "generation": "other"}}, False, []),
         (
             unit(active="failed"),
             False,
@@ -168,8 +168,8 @@ def socket(address: str) -> dict[str, Any]:
             ],
         ),
         ({"current": ""}, False, ["no release is current: deploy"]),
-        ({"proven": {}}, False, ["release r1 runs, but none was proven: deploy again"]),
-        ({"proven": {"release": "r0"}}, False, ["release r1 runs, but r0 was proven: deploy again"]),
+        ({"verified": {}}, False, ["release r1 runs, but none was verified: deploy again"]),
+        ({"verified": {"release": "r0"}}, False, ["release r1 runs, but r0 was verified: deploy again"]),
         (
             socket("0.0.0.0"),  # noqa: S104
             False,
@@ -193,7 +193,7 @@ def test_whatever_is_not_loopback_is_open(address: str) -> None:
 
 
 def test_all_problems_come_at_once() -> None:
-    bad = {**HEALTHY, **unit(active="inactive"), **socket("::"), "api_error": "refused", "proven": {}}
+    bad = {**HEALTHY, **unit(active="inactive"), **socket("::"), "api_error": "refused", "verified": {}}
     assert len(problems(bad, False)) == 4
 
 
@@ -218,7 +218,7 @@ def host(folder: Path) -> tuple[Path, Path]:
     (root / "releases/r2/release.json").write_text("{}")
     (root / "current").symlink_to("releases/r1")
     (root / "previous").symlink_to("releases/r2")
-    (root / "proven.json").write_text('{"release": "r1"}')
+    (root / "verified.json").write_text('{"release": "r1"}')
     (proc / "net").mkdir(parents=True)
     return root, proc
 
@@ -236,7 +236,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "previous": "r2",
         "releases": ["r1", "r2"],
         "release": {"comfyui": "0.3.75"},
-        "proven": {"release": "r1"},
+        "verified": {"release": "r1"},
         "units": {"comfyui.service": RUNNING, "other.service": MISSING},
         "sockets": [],
         "services": {},

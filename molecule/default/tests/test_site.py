@@ -82,13 +82,13 @@ def test_tcmalloc_is_loaded(host: Any) -> None:
     assert "libtcmalloc_minimal" in host.file(f"/proc/{pid}/maps").content_string
 
 
-def test_service_runs_the_proven_generation(host: Any) -> None:
+def test_service_runs_the_verified_generation(host: Any) -> None:
     pid = properties(host, "MainPID")["MainPID"]
     environment = host.file(f"/proc/{pid}/environ").content_string
     root = re.findall(r"ExecStart=(\S+)/current/", host.check_output(f"systemctl cat {UNIT}"))[0]
-    proven = json.loads(host.file(f"{root}/proven.json").content_string)
-    assert f"WANMETAL_GENERATION={proven['generation']}" in environment
-    assert host.file(f"{root}/current").linked_to == f"{root}/releases/{proven['release']}"
+    verified = json.loads(host.file(f"{root}/verified.json").content_string)
+    assert f"WANMETAL_GENERATION={verified['generation']}" in environment
+    assert host.file(f"{root}/current").linked_to == f"{root}/releases/{verified['release']}"
 
 
 def test_release_belongs_to_root(host: Any) -> None:

@@ -31,8 +31,8 @@ def test_knows_the_release_before(host: Any) -> None:
     assert link(host, "previous").startswith("0.3.52-")
 
 
-def test_current_release_is_the_proven_one(host: Any) -> None:
-    assert json.loads(host.file(f"{ROOT}/proven.json").content_string)["release"] == link(host, "current")
+def test_current_release_is_the_verified_one(host: Any) -> None:
+    assert json.loads(host.file(f"{ROOT}/verified.json").content_string)["release"] == link(host, "current")
 
 
 def test_second_release_costs_little_disk(host: Any) -> None:

@@ -1,6 +1,6 @@
-"""Canaries: small graphs that prove a worker by the pixels of their results.
+"""Canaries: small graphs that verify a worker by the pixels of their results.
 
-A graph that ends with "success" proves little: a model whose weights are missing renders black frames with success.
+A graph that ends with "success" says little: a model whose weights are missing renders black frames with success.
 So each canary knows what its result must look like, and colours and places are drawn anew for each run, so that
 neither a cache nor an old file can answer.
 """

@@ -1,7 +1,7 @@
-"""Checkouts of git commits: fetched into a cache, exported without history, and proven file by file.
+"""Checkouts of git commits: fetched into a cache, exported without history, and verified file by file.
 
-The proof does without git: the exported files are hashed as git hashes them, up to the tree that the commit names,
-and the commit is hashed, too. So neither a damaged cache nor a conversion of line ends goes unseen.
+This does without git: the exported files are hashed as git hashes them, up to the tree that the commit names, and the
+commit is hashed, too. So neither a damaged cache nor a conversion of line ends goes unseen.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NETWORK, SINGLE, DAMAGE, UNKNOWN = "network", "single", "damage", "unknown"
 
 
 class CheckoutError(Exception):
-    """What is wrong, with the mend. ``kind`` says what may help."""
+    """What is wrong, with what to do. ``kind`` says what may help."""
 
     def __init__(self, message: str, kind: str = "") -> None:
         super().__init__(message)
@@ -157,7 +157,7 @@ class Checkouts:
         record(tree, origin)
 
     def _export(self, url: str, commit: str, folder: Path, draft: Path, submodules: bool, fetched: list[str]) -> str:
-        """Export a commit into an empty folder, prove it, and go on with its submodules."""
+        """Export a commit into an empty folder, verify it, and go on with its submodules."""
         repository = self._cache_dir / f"{_slug(url)}.git"
         with self._guards_guard:
             guard = self._guards[repository]
@@ -184,7 +184,7 @@ class Checkouts:
         except CheckoutError as error:
             if error.kind not in {DAMAGE, UNKNOWN} or not was_there:
                 raise
-        # whatever is wrong with the cache is mended by making it anew
+        # whatever is wrong with the cache is cured by making it anew
         _remove(repository)
         for path in folder.iterdir():
             _remove(path)
@@ -360,7 +360,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 _NO_COMMIT = "the commit is not in the repository. Check repository and commit; a mirror may have to be filled again"
-# what git says (in part), what it means with the mend, and the kind of the error
+# what git says (in part), what it means with what to do, and the kind of the error
 _MEANINGS = [
     (r"No space left on device|Disk quota exceeded", "the disk is full. Make room, or name another cache_dir", ""),
     (
@@ -397,7 +397,7 @@ _MEANINGS = [
 
 
 def explain(stderr: str) -> CheckoutError:
-    """Put what git says into an error with its mend, without credentials."""
+    """Put what git says into an error that says what to do, without credentials."""
     said = re.sub(r"//[^/@\s]+@", "//", " ".join(stderr.split()))
     for pattern, meaning, kind in _MEANINGS:
         if re.search(pattern, said):

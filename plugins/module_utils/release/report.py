@@ -80,9 +80,9 @@ def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
     )
     if not report["current"]:
         found.append("no release is current: deploy")
-    elif report["proven"].get("release") != report["current"]:
-        proven = report["proven"].get("release") or "none"
-        found.append(f"release {report['current']} runs, but {proven} was proven: deploy again")
+    elif report["verified"].get("release") != report["current"]:
+        verified = report["verified"].get("release") or "none"
+        found.append(f"release {report['current']} runs, but {verified} was verified: deploy again")
     found.extend(report["custom_nodes_problems"])
     found.extend(_workflow_problem(name, wrong) for name, wrong in report["workflows"].items() if wrong)
     open_sockets = [s for s in report["sockets"] if not ip_address(s["address"]).is_loopback]
@@ -186,7 +186,7 @@ def worker_report(
         "previous": _link(root / "previous"),
         "releases": sorted(path.parent.name for path in root.glob("releases/*/release.json")),
         "release": _json(root / "current" / "release.json"),
-        "proven": _json(root / "proven.json"),
+        "verified": _json(root / "verified.json"),
         "units": unit_states(units, _show(units)),
         "sockets": [
             {key: entry[key] for key in ("address", "port", "unit", "command", "pid")}

@@ -1,7 +1,7 @@
-"""Switching a host from one release to another, with proof, and with a way back.
+"""Switching a host from one release to another, with verification, and with a way back.
 
 A *generation* is a release together with the settings that it runs with. The host keeps which generation the
-running process was started with (in its environment) and which one was last proven (in ``proven.json``); both are
+running process was started with (in its environment) and which one was last verified (in ``verified.json``); both are
 compared with the wanted one, so that a deploy that was cut off anywhere is finished by the next.
 """
 
@@ -34,7 +34,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.build imp
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import damaged
 
 SETTINGS = "settings.json"
-"""The settings that a release was last proven with, secrets included: in its folder, readable by root alone."""
+"""The settings that a release was last verified with, secrets included: in its folder, readable by root alone."""
 
 SET_ASIDE = "wanmetal-back"
 """At the end of the names of files that lie ready for the way back."""
@@ -91,7 +91,7 @@ class Outcome:
     reasons: list[str] = field(default_factory=list)
     restart_needed: bool = False
     restarted: bool = False
-    proven: bool = False
+    verified: bool = False
     previous: str = ""
     outage_s: float | None = None
     drained_s: float = 0.0
@@ -103,15 +103,15 @@ class Outcome:
 
 @dataclass
 class Need:
-    """What a host lacks, each with its reason: a restart, a proof, or what can be mended beside the running service."""
+    """What a host lacks, each with its reason: a restart, a verification, or a fix beside the running service."""
 
     restart: list[str] = field(default_factory=list)
-    proof: list[str] = field(default_factory=list)
+    verification: list[str] = field(default_factory=list)
     rest: list[str] = field(default_factory=list)
 
     @property
     def reasons(self) -> list[str]:
-        return self.restart + self.proof + self.rest
+        return self.restart + self.verification + self.rest
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def generation_of(release: str, contents: dict[str, tuple[bytes, int]]) -> str:
 
 
 def pack(config: tuple[ConfigFile, ...], workers: tuple[Worker, ...]) -> bytes:
-    """Settings as they are kept with a proven release."""
+    """Settings as they are kept with a verified release."""
     files = [
         {
             **vars(item),
@@ -175,7 +175,7 @@ class Host:
         self.root = root
         self.unit = unit
         self.generation_file = config_dir / f"{unit.removesuffix('.service')}.generation"
-        self.proven_file = root / "proven.json"
+        self.verified_file = root / "verified.json"
 
     # -- releases
     def release_dir(self, release: str) -> Path:
@@ -263,22 +263,22 @@ class Host:
             yield False
 
     # -- settings
-    def proven(self) -> dict[str, str]:
+    def verified(self) -> dict[str, str]:
         try:
-            found = json.loads(self.proven_file.read_text())
+            found = json.loads(self.verified_file.read_text())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def set_proven(self, target: Target, previous: str) -> None:
-        """Remember the target as proven, its settings, and the release before it."""
+    def set_verified(self, target: Target, previous: str) -> None:
+        """Remember the target as verified, its settings, and the release before it."""
         settings = pack(target.config, target.workers)
         self.write(self.release_dir(target.release) / SETTINGS, settings, "root", "root", 0o600)
         record = {"release": target.release, "generation": target.generation, "previous": previous}
-        self.write(self.proven_file, json.dumps(record).encode(), "root", "root", 0o644)
+        self.write(self.verified_file, json.dumps(record).encode(), "root", "root", 0o644)
 
-    def proven_settings(self, release: str) -> tuple[tuple[ConfigFile, ...], tuple[Worker, ...]] | None:
-        """The settings that a release was last proven with, or None where it never was."""
+    def verified_settings(self, release: str) -> tuple[tuple[ConfigFile, ...], tuple[Worker, ...]] | None:
+        """The settings that a release was last verified with, or None where it never was."""
         try:
             return unpack((self.release_dir(release) / SETTINGS).read_bytes())
         except (OSError, ValueError, TypeError, LookupError):
@@ -417,13 +417,13 @@ def switch_lock(root: Path, wait_s: float) -> Iterator[None]:
 class Switch:
     """One switch of one host.
 
-    Of a worker, ``probe`` tells whether its API answers now, ``prove`` renders a graph and looks at the result, and
+    Of a worker, ``probe`` tells whether its API answers now, ``verify`` renders a graph and looks at the result, and
     ``busy`` counts the jobs that are queued or running, or is None where the worker does not say.
     """
 
     host: Host
     probe: Callable[[Worker], Health]
-    prove: Callable[[Worker], Health]
+    verify: Callable[[Worker], Health]
     busy: Callable[[Worker], int | None]
     drain_timeout_s: float = 0.0
 
@@ -432,17 +432,17 @@ class Switch:
         return Target(release, config, generation_of(release, contents), workers)
 
     def stored_target(self, release: str) -> Target | None:
-        """The generation that a release was last proven with, or None where there is none."""
+        """The generation that a release was last verified with, or None where there is none."""
         if not self.host.is_complete(release):
             return None
-        settings = self.host.proven_settings(release)
+        settings = self.host.verified_settings(release)
         return None if settings is None else self.target(release, *settings)
 
     def need(self, target: Target) -> Need:
         """What the host lacks of the target."""
         host = self.host
         states = {unit: host.unit_state(unit) for unit in self._units(target)}
-        proven = host.proven()
+        verified = host.verified()
         need = Need()
         if (current := host.link("current")) != target.release:
             need.restart.append(f"the running release is {current or 'none'}, wanted is {target.release}")
@@ -455,11 +455,11 @@ class Switch:
             need.restart.append("the running process was started with other settings")
         elif not need.restart and (reason := self._first_failure(self.probe, target)):
             need.restart.append(f"the API does not answer: {reason}")
-        if proven.get("generation") != target.generation:
-            need.proof.append("this generation has not rendered anything yet")
+        if verified.get("generation") != target.generation:
+            need.verification.append("this generation has not rendered anything yet")
         if states[host.unit].get("UnitFileState") != "enabled":
             need.rest.append(f"{host.unit} does not start at boot")
-        if (previous := proven.get("previous", "")) and host.link("previous") != previous:
+        if (previous := verified.get("previous", "")) and host.link("previous") != previous:
             need.rest.append(f"the link to the previous release, {previous}, is not in place")
         return need
 
@@ -502,16 +502,16 @@ class Switch:
         return result
 
     def run(self, target: Target, check: bool = False) -> Outcome:
-        """Bring the host to the target, or back to the generation that was proven last."""
+        """Bring the host to the target, or back to the generation that was verified last."""
         need = self.need(target)
         outcome = Outcome(changed=bool(need.reasons), reasons=need.reasons, restart_needed=bool(need.restart))
         if outcome.changed:
             outcome.diff = self.diff(target)
         if check:
             return outcome
-        if need.restart or need.proof:
-            self._prove(target, outcome)
-        outcome.proven = True
+        if need.restart or need.verification:
+            self._verify(target, outcome)
+        outcome.verified = True
         if outcome.changed:
             self._record(target)
         outcome.previous = self.host.link("previous")
@@ -520,12 +520,12 @@ class Switch:
     def prune(self, keep: int, check: bool = False) -> list[str]:
         """Remove the oldest releases beyond ``keep``, what builds that were cut off have left, and unused environments.
 
-        The running, the proven and the previous release stay.
+        The running, the verified and the previous release stay.
         """
         needed = {
             self.host.link("current"),
             self.host.link("previous"),
-            self.host.proven().get("release", ""),
+            self.host.verified().get("release", ""),
         }
         with self.host.removing() if not check else contextlib.nullcontext(True) as alone:
             if not alone:
@@ -540,9 +540,9 @@ class Switch:
                     self.host.remove_environment(environment)
             return gone + unused
 
-    def _prove(self, target: Target, outcome: Outcome) -> None:
+    def _verify(self, target: Target, outcome: Outcome) -> None:
         self._refuse_broken_unit(target)
-        fallback = self.stored_target(self.host.proven().get("release", ""))
+        fallback = self.stored_target(self.host.verified().get("release", ""))
         self._drain(target, fallback, outcome)
         if outcome.drained_s:
             # It may have been silent because it was loading a model.
@@ -583,7 +583,7 @@ class Switch:
         said = ""
         if files := host.damaged(release):
             said += f" Its files are not as they were built ({_some(files)}); the next deploy builds it anew."
-        elif host.proven_settings(release) is None:
+        elif host.verified_settings(release) is None:
             said += " It has never been verified on this host, so the next deploy builds it anew."
         if said:
             host.unmark(host.release_dir(release), COMPLETE)
@@ -603,15 +603,15 @@ class Switch:
         return said
 
     def _record(self, target: Target) -> None:
-        """Note that the target is proven. Each step can be the last one of a run: ``need`` finds what is left."""
-        proven = self.host.proven()
-        earlier = proven.get("release", "")
-        previous = proven.get("previous") or self.host.link("previous")
+        """Note that the target is verified. Each step can be the last one of a run: ``need`` finds what is left."""
+        verified = self.host.verified()
+        earlier = verified.get("release", "")
+        previous = verified.get("previous") or self.host.link("previous")
         if earlier != target.release and self.host.is_complete(earlier):
             previous = earlier
         elif previous == target.release:
             previous = ""
-        self.host.set_proven(target, previous)
+        self.host.set_verified(target, previous)
         self.host.set_link("previous", previous)
         self.host.systemctl("enable", "--quiet", self.host.unit)
 
@@ -622,7 +622,7 @@ class Switch:
             self.host.systemctl("reset-failed", unit, self.host.workers_pattern)
             return f"There is no earlier release to go back to; {unit} is stopped."
         if fallback.generation == target.generation:
-            return f"It is what was proven last, so there is nothing to go back to; {unit} is left as it is."
+            return f"It is what was verified last, so there is nothing to go back to; {unit} is left as it is."
         failure, _ = self._bring_up(fallback, Outcome(restart_needed=True), set_aside=set_aside)
         if failure:
             return f"Going back to {fallback.release} failed too: {failure}."
@@ -630,7 +630,7 @@ class Switch:
         return f"The host is back on {what} and serves again."
 
     def _bring_up(self, target: Target, outcome: Outcome, set_aside: bool = False) -> tuple[str, str]:
-        """Install, restart and prove a target. Returns what failed and the journal, both empty on success."""
+        """Install, restart and verify a target. Returns what failed and the journal, both empty on success."""
         host = self.host
         started = host.now()
         if outcome.restart_needed:
@@ -650,10 +650,10 @@ class Switch:
         for unit, (state, _) in before.items():
             if state != "active":
                 return f"{unit} did not start (it is {state or 'unknown'})", host.journal(started)
-        if reason := self._first_failure(self.prove, target):
+        if reason := self._first_failure(self.verify, target):
             return reason, host.journal(started)
         if self._processes(target) != before:
-            return "its process ended while it was being proven", host.journal(started)
+            return "its process ended while it was being verified", host.journal(started)
         return "", ""
 
     def _processes(self, target: Target) -> dict[str, tuple[str, str]]:
@@ -701,7 +701,7 @@ class Switch:
         """Wait for the jobs that are under way, within limits. A worker that is silent may have some."""
         if self.host.unit_state(self.host.unit).get("ActiveState") != "active":
             return
-        # What runs is what was proven last, or, after a deploy that was cut off, the target.
+        # What runs is what was verified last, or, after a deploy that was cut off, the target.
         workers = dict.fromkeys([*(fallback.workers if fallback else ()), *target.workers])
         begin = self.host.monotonic()
         jobs = [self.busy(worker) for worker in workers]
