@@ -6,7 +6,7 @@ short_description: Put together the list of model files that settings ask for
 version_added: 0.1.0
 author: The wanmetal team
 description:
-  - Turns sets, flags, files and CivitAI version ids into one list of files for M(wanmetal.comfyui.aria2_download). A
+  - Turns sets, files and CivitAI version ids into one list of files for M(wanmetal.comfyui.aria2_download). A
     file that several sets share is there once. Nothing is asked of any host.
   - Every address in the list has passed the mirrors.
 options:
@@ -39,13 +39,6 @@ options:
     description: CivitAI version ids whose type says the folder, as a list or as text with commas.
     type: raw
     default: []
-  flags:
-    description:
-      - Switches by the names that the RunPod image uses, C(download_480p_native_models),
-        C(download_720p_native_models), C(download_vace), C(download_wan_fun_and_sdxl_helper),
-        C(CHECKPOINT_IDS_TO_DOWNLOAD) and C(LORAS_IDS_TO_DOWNLOAD). Others are ignored.
-    type: dict
-    default: {}
   profile:
     description: V(small), V(fp8), V(full), or V(auto) for the one that fits the smallest card.
     type: str

@@ -1,15 +1,19 @@
-"""The settings of the Docker image that wanmetal takes the place of: its ``.env`` file, as settings of roles."""
+"""The settings of the Docker image that wanmetal takes the place of, as settings of roles."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown
+import yaml
+from ansible.module_utils.common.yaml import yaml_load
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown, told
 
 Settings = dict[str, Any]
 
@@ -32,6 +36,10 @@ def _bool(text: str) -> bool:
     if word in {"", "0", "false", "f", "no", "n", "off", "disabled", "none", "null"}:
         return False
     raise ValueError("true or false, yes or no, on or off, 1 or 0")
+
+
+def _sets(*names: str) -> tuple[Callable[[str], Settings], tuple[str, ...]]:
+    return lambda text: {"wan_models_sets": list(names) if _bool(text) else []}, ("wan_models_sets",)
 
 
 def _switch(name: str, yes: object = True, no: object = False) -> tuple[Callable[[str], Settings], tuple[str, ...]]:
@@ -74,19 +82,22 @@ def _level(text: str) -> Settings:
     return {"comfyui_api_log_level": text.strip().lower()}
 
 
-def _full(*further: str) -> tuple[Callable[[str], Settings], tuple[str, ...]]:
-    names = ("wan_models_profile", *further)
-    return lambda text: {"wan_models_profile": "full", **dict.fromkeys(further, True)} if _bool(text) else {}, names
+def _full(*sets: str) -> tuple[Callable[[str], Settings], tuple[str, ...]]:
+    further = {"wan_models_sets": list(sets)} if sets else {}
+    return lambda text: {"wan_models_profile": "full", **further} if _bool(text) else {}, (
+        "wan_models_profile",
+        *further,
+    )
 
 
 TABLE: dict[str, Old] = {
     "SERVE_API_LOCALLY": Old("true", *_switch("comfyui_api_enabled")),
-    "download_480p_native_models": Old("true", *_switch("download_480p_native_models")),
-    "download_720p_native_models": Old("true", *_switch("download_720p_native_models")),
-    "download_vace": Old("true", *_switch("download_vace")),
-    "download_wan_fun_and_sdxl_helper": Old("false", *_switch("download_wan_fun_and_sdxl_helper")),
+    "download_480p_native_models": Old("true", *_sets("wan21-i2v-480p", "wan21-t2v", "wan21-t2v-1.3b")),
+    "download_720p_native_models": Old("true", *_sets("wan21-i2v-720p", "wan21-t2v", "wan21-t2v-1.3b")),
+    "download_vace": Old("true", *_sets("wan21-vace")),
+    "download_wan_fun_and_sdxl_helper": Old("false", *_sets("wan21-fun-control", "sdxl-helper")),
     "debug_models": Old("false", *_full()),
-    "download_vace_debug": Old("false", *_full("download_vace")),
+    "download_vace_debug": Old("false", *_full("wan21-vace")),
     "CHECKPOINT_IDS_TO_DOWNLOAD": Old("", *_ids("wan_models_checkpoints")),
     "LORAS_IDS_TO_DOWNLOAD": Old("", *_ids("wan_models_loras")),
     "civitai_token": Old("", *_text("wan_models_civitai_token"), secret=True),
@@ -100,15 +111,50 @@ TABLE: dict[str, Old] = {
     "BUCKET_SECRET_ACCESS_KEY": Old("", *_text("handler_bucket_secret"), secret=True),
     "BUCKET_NAME": Old("", *_text("handler_bucket_name")),
 }
-"""Where two entries give the same setting, the later one has the last word."""
+"""Of sets of models all are taken; of another setting that two entries give, the later one has the last word."""
+
+NAMES = {name.lower(): name for name in TABLE}
+_COMMON = ("PORT", "LOG_LEVEL")
+"""Names that other programs and inventories have as well."""
+PATTERN = f"^(?:{'|'.join(_COMMON)}|(?i:{'|'.join(name for name in TABLE if name not in _COMMON)}))$"
+"""Variables of an inventory that are meant."""
+
+ReadFile = Callable[[str], str]
+"""Gives the text of a file on the controller; raises OSError where there is none."""
+
+
+@dataclass
+class Found:
+    """What a file says."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, name: str, value: str) -> None:
+        """Take a value by the image's name, in small or capital letters. A name that nearly fits is a mistake."""
+        known = NAMES.get(name.lower())
+        close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.85)
+        if known is None and close:
+            self.problems.append(f"{name}: the image has no such setting, needed is its name: {NAMES[close[0]]}?")
+        elif known is None:
+            self.unknown.append(name)
+        elif self.values.get(known, value) != value:
+            self.problems.append(f"{known}: found two values, needed is one (as {name}, too)")
+        else:
+            self.values[known] = value
+
+
+# -- files
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*(.*)")
+_REFERENCE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?-)([^}]*))?\})")
 
 
-def read(text: str) -> tuple[dict[str, str], list[str]]:
+def _lines(text: str) -> tuple[dict[str, str], list[str]]:
     """Names and values of a ``.env`` file, and the numbers of the lines that are neither those nor comments."""
     values, strange = {}, []
-    for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text.lstrip("\ufeff")), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
@@ -125,36 +171,131 @@ def _unquoted(text: str) -> str:
     return quoted[2] if quoted else re.sub(r"(?:^|\s+)#.*", "", text).strip()
 
 
-def translate(text: str, given: Mapping[str, object], defaults: bool) -> dict[str, Any]:
+def _services(text: str) -> list[Mapping[str, Any]]:
+    """The services of a compose file, or none where the text is no such file."""
+    try:
+        data = yaml_load(text)
+    except (ValueError, yaml.YAMLError):
+        return []
+    services = data.get("services") if isinstance(data, Mapping) else None
+    return [one for one in services.values() if isinstance(one, Mapping)] if isinstance(services, Mapping) else []
+
+
+def read(name: str, read_file: ReadFile) -> Found:
+    """Read a ``.env`` file, or a compose file with its services' ``environment`` and ``env_file``."""
+    found = Found()
+    try:
+        text = read_file(name)
+    except (OSError, ValueError) as error:
+        found.problems.append(
+            f"{name}: found no file that can be read ({told(str(error))}), needed is the .env or compose file"
+        )
+        return found
+    services = _services(text)
+    if services:
+        folder = PurePath(name).parent
+        all_values = [_service(found, service, folder, read_file) for service in services]
+        # A database beside it has a PORT, too.
+        meant = [one for one in all_values if any(re.match(PATTERN, key) and key not in _COMMON for key in one)]
+        pairs = [pair for one in meant for pair in one.items()]
+    else:
+        values, found.unknown = _lines(text)
+        pairs = list(values.items())
+    for key, value in pairs:
+        found.add(key, value)
+    if not found.values and not found.problems:
+        found.problems.append(
+            f"{name}: found no setting of the image in it, needed is its .env file, with lines such as "
+            "download_vace=false, or its docker-compose.yml, with environment or env_file"
+        )
+    return found
+
+
+def _service(found: Found, service: Mapping[str, Any], folder: PurePath, read_file: ReadFile) -> dict[str, str]:
+    """The environment of a service, which wins over its files."""
+    values: dict[str, str] = {}
+    files = service.get("env_file") or []
+    for entry in [files] if isinstance(files, str) else files:
+        path = str(entry.get("path", "")) if isinstance(entry, Mapping) else str(entry)
+        try:
+            more, strange = _lines(read_file(str(folder / path)))
+        except (OSError, ValueError):
+            if not isinstance(entry, Mapping) or entry.get("required", True):
+                found.problems.append(f"env_file: found no file {path}, needed is one that can be read")
+            continue
+        values |= more
+        found.unknown += [f"{path} {line}" for line in strange]
+    environment = service.get("environment") or {}
+    if not isinstance(environment, Mapping):
+        parts = [str(one).partition("=") for one in environment]
+        environment = {key: value if sign else None for key, sign, value in parts}
+    outside: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        outside = _lines(read_file(str(folder / ".env")))[0]
+    for key, value in environment.items():
+        # Compose takes a name without a value from where it is started, and ${NAME} from there or from .env.
+        values[str(key)] = "${" + str(key) + "}" if value is None else _as_text(value)
+    for key, value in list(values.items()):
+        values[key], missing = _filled(value, outside)
+        if missing and key.lower() in NAMES:
+            found.problems.append(
+                f"{key}: found no value for {missing}, needed is one, here or in a file .env beside it"
+            )
+    return values
+
+
+def _filled(text: str, outside: Mapping[str, str]) -> tuple[str, str]:
+    """Fill in what compose would, and name what has no value."""
+    missing = ""
+
+    def value(match: re.Match[str]) -> str:
+        nonlocal missing
+        dollar, bare, name, sign, default = match.groups()
+        known = outside.get(bare or name or "")
+        if dollar:
+            return "$"
+        if known is None or (sign == ":-" and not known):
+            missing = missing or ("" if sign else bare or name)
+            return default or ""
+        return known
+
+    return _REFERENCE.sub(value, text), missing
+
+
+# -- translation
+
+
+def translate(found: Found, given: Mapping[str, object], defaults: bool) -> dict[str, Any]:
     """Return settings, unknown names, and problems. Values that are secrets stand in the settings alone.
 
     ``given`` are values by the old names from elsewhere, which win over the file. ``defaults`` fills in what the image
     had where nothing was said.
     """
-    values, unknown = read(text)
-    unknown += [_hinted(name) for name in values if name not in TABLE]
-    values = {name: value for name, value in values.items() if name in TABLE}
-    values |= {name: _as_text(value) for name, value in given.items() if name in TABLE}
+    more = Found()
+    for name, value in given.items():
+        more.add(name, _as_text(value))
+    values = found.values | more.values
+    problems = found.problems + more.problems
     settings: Settings = {}
-    problems = []
     for name, old in TABLE.items():
         if name not in values and not defaults:
             continue
         value = values.get(name, old.default)
         try:
-            settings |= old.become(value)
+            new = old.become(value)
         except ValueError as error:
-            found = "a value that is not shown" if old.secret else shown(value)
-            problems.append(f"{name}: found {found}, needed is {error}")
-    return {"settings": settings, "unknown": unknown, "problems": problems, "names": list(TABLE)}
+            shown_value = "a value that is not shown" if old.secret else shown(value)
+            problems.append(f"{name}: found {shown_value}, needed is {error}")
+            continue
+        if "wan_models_sets" in new:
+            new["wan_models_sets"] = list(
+                dict.fromkeys([*settings.get("wan_models_sets", []), *new["wan_models_sets"]])
+            )
+        settings |= new
+    return {"settings": settings, "unknown": found.unknown, "problems": problems, "pattern": PATTERN}
 
 
 def _as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def _hinted(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), [old.lower() for old in TABLE], n=1, cutoff=0.8)
-    return f"{name} (did you mean {next(old for old in TABLE if old.lower() == close[0])}?)" if close else name

@@ -19,14 +19,6 @@ _FULL_FROM = 38 * 1024
 _HUB = "https://huggingface.co"
 _ASSUMED_RATE = 100_000_000
 
-FLAGS = {
-    "download_480p_native_models": ("wan21-i2v-480p", "wan21-t2v", "wan21-t2v-1.3b"),
-    "download_720p_native_models": ("wan21-i2v-720p", "wan21-t2v", "wan21-t2v-1.3b"),
-    "download_vace": ("wan21-vace",),
-    "download_wan_fun_and_sdxl_helper": ("wan21-fun-control", "sdxl-helper"),
-}
-ID_LISTS = {"CHECKPOINT_IDS_TO_DOWNLOAD": "checkpoints", "LORAS_IDS_TO_DOWNLOAD": "loras"}
-
 _REPO = re.compile(r"[^/\s?#:]+/[^/\s?#:]+")
 _KEYS = {"id", "name", "folder", "url", "urls", "bytes", "about_bytes", "sha256", "civitai", "file_id"}
 _HUB_KEYS = {"repo", "path", "revision"}
@@ -46,20 +38,6 @@ def choose_profile(wanted: str, vram_mb: Sequence[int], *, cpu: bool) -> tuple[s
     if cpu:
         return "small", "no GPU is used"
     return "fp8", "the driver does not answer yet; a card of 24 GB is assumed"
-
-
-def flagged(flags: Mapping[str, Any]) -> list[str]:
-    """Return the sets that the original system's flags ask for."""
-    return [name for flag, names in FLAGS.items() if _truth(flag, flags.get(flag, False)) for name in names]
-
-
-def _truth(flag: str, value: object) -> bool:
-    text = str(value).strip().lower()
-    if text in {"true", "yes", "on", "1"}:
-        return True
-    if text in {"false", "no", "off", "0", "", "none"}:
-        return False
-    raise ValueError(f"{flag} must be true or false, found {value!r}")
 
 
 def version_ids(name: str, value: object) -> list[int]:
@@ -84,16 +62,14 @@ def plan(
     checkpoints: object = (),
     loras: object = (),
     versions: object = (),
-    flags: Mapping[str, Any] | None = None,
     profile: str = "auto",
     vram_mb: Sequence[int] = (),
     cpu: bool = False,
     mirrors: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Put the list of files together; each is there once, whoever wants it."""
-    flags = flags or {}
     chosen, why = choose_profile(profile, vram_mb, cpu=cpu)
-    names = list(dict.fromkeys([*_texts("wan_models_sets", sets), *flagged(flags)]))
+    names = list(dict.fromkeys(_texts("wan_models_sets", sets)))
     wanted: dict[str, dict[str, Any]] = {}
     table: list[dict[str, Any]] = []
     notes: list[str] = []
@@ -111,7 +87,6 @@ def plan(
         *_versions("wan_models_checkpoints", checkpoints, "checkpoints"),
         *_versions("wan_models_loras", loras, "loras"),
         *_versions("id", versions, ""),
-        *(entry for name, folder in ID_LISTS.items() for entry in _versions(name, flags.get(name), folder)),
     ]
     for entry in extra:
         other = wanted.setdefault(entry["id"], entry)
@@ -297,7 +272,9 @@ def part(plan_: Mapping[str, Any], models_dir: str) -> dict[str, Any]:
     for entry in entries:
         for url in entry["urls"][:1]:
             first.setdefault(re.sub(r"^(\w+://[^/]*).*", r"\1", url), url)
-    fetch = [{"what": f"{len(entries)} model files", "url": "", "bytes": plan_["bytes_missing"]}] if entries else []
+    sets = ", ".join(row["set"] for row in plan_["sets"] if row["missing"])
+    what = f"{len(entries)} model files{f' of {sets}' if sets else ''}"
+    fetch = [{"what": what, "url": "", "bytes": plan_["bytes_missing"]}] if entries else []
     return {
         "fetch": fetch,
         "disk": [{"path": models_dir, "bytes": plan_["bytes_written"], "why": "models", "files": len(entries)}],

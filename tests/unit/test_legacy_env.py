@@ -1,19 +1,43 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.legacy_env import TABLE, read, translate
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.legacy_env import (
+    PATTERN,
+    TABLE,
+    Found,
+    read,
+    translate,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 SPECS = settings.load_specs()
 
 
+def files(**texts: str) -> Callable[[str], str]:
+    """Reads these instead of a disk's."""
+
+    def read_file(name: str) -> str:
+        try:
+            return texts[name]
+        except KeyError:
+            raise FileNotFoundError(name) from None
+
+    return read_file
+
+
+def of(text: str, **more: str) -> Found:
+    return read("file", files(**{"file": text, **more}))
+
+
 def only(text: str) -> dict[str, Any]:
-    found = translate(text, {}, False)
+    found = translate(of(text), {}, False)
     assert (found["unknown"], found["problems"]) == ([], [])
     result: dict[str, Any] = found["settings"]
     return result
@@ -24,14 +48,17 @@ def only(text: str) -> dict[str, Any]:
     [
         ("SERVE_API_LOCALLY=true", {"comfyui_api_enabled": True}),
         ("SERVE_API_LOCALLY=", {"comfyui_api_enabled": False}),
-        ("download_480p_native_models=Yes", {"download_480p_native_models": True}),
-        ("download_720p_native_models='off'", {"download_720p_native_models": False}),
-        ("download_vace=0", {"download_vace": False}),
-        ("download_wan_fun_and_sdxl_helper=ON", {"download_wan_fun_and_sdxl_helper": True}),
+        ("download_480p_native_models=Yes", {"wan_models_sets": ["wan21-i2v-480p", "wan21-t2v", "wan21-t2v-1.3b"]}),
+        ("download_720p_native_models='off'", {"wan_models_sets": []}),
+        ("download_vace=0", {"wan_models_sets": []}),
+        ("download_wan_fun_and_sdxl_helper=ON", {"wan_models_sets": ["wan21-fun-control", "sdxl-helper"]}),
         ("debug_models=1", {"wan_models_profile": "full"}),
         ("debug_models=0", {}),
-        ("download_vace_debug=true", {"wan_models_profile": "full", "download_vace": True}),
-        ("download_vace_debug=true\ndownload_vace=false", {"wan_models_profile": "full", "download_vace": True}),
+        ("download_vace_debug=true", {"wan_models_profile": "full", "wan_models_sets": ["wan21-vace"]}),
+        (
+            "download_vace_debug=true\ndownload_vace=false",
+            {"wan_models_profile": "full", "wan_models_sets": ["wan21-vace"]},
+        ),
         ("CHECKPOINT_IDS_TO_DOWNLOAD=12, 34,,56", {"wan_models_checkpoints": [12, 34, 56]}),
         ("LORAS_IDS_TO_DOWNLOAD=", {"wan_models_loras": []}),
         ("civitai_token=abc#1", {"wan_models_civitai_token": "abc#1"}),
@@ -57,13 +84,10 @@ def test_each_setting_becomes_what_it_is_now(text: str, expected: dict[str, Any]
 
 
 def test_what_nobody_said_is_as_it_was_in_the_image() -> None:
-    found = translate("", {}, True)["settings"]
+    found = translate(Found(), {}, True)["settings"]
     assert found == {
         "comfyui_api_enabled": True,
-        "download_480p_native_models": True,
-        "download_720p_native_models": True,
-        "download_vace": True,
-        "download_wan_fun_and_sdxl_helper": False,
+        "wan_models_sets": ["wan21-i2v-480p", "wan21-t2v", "wan21-t2v-1.3b", "wan21-i2v-720p", "wan21-vace"],
         "wan_models_checkpoints": [],
         "wan_models_loras": [],
         "wan_models_civitai_token": "",
@@ -82,19 +106,118 @@ def test_what_nobody_said_is_as_it_was_in_the_image() -> None:
 @pytest.mark.parametrize(
     ("text", "values", "strange"),
     [
-        ("\ufeffA=1\r\n# no\r\n\r\nexport B = 'x y' # why\r\n", {"A": "1", "B": "x y"}, []),
-        ('A="a \'b\' # c"\nB=a b # c\nC=#x\nD="', {"A": "a 'b' # c", "B": "a b", "C": "", "D": '"'}, []),
-        ("A=1\nA=2\nno name\n=3", {"A": "2"}, ["line 3", "line 4"]),
+        ("\ufeffPORT=1\r\n# no\r\n\r\nexport BUCKET_NAME = 'x y' # why\r\n", {"PORT": "1", "BUCKET_NAME": "x y"}, []),
+        (
+            'LOG_LEVEL="a \'b\' # c"\nPORT=a b # c\nBUCKET_NAME=#x\ncivitai_token="',
+            {"LOG_LEVEL": "a 'b' # c", "PORT": "a b", "BUCKET_NAME": "", "civitai_token": '"'},
+            [],
+        ),
+        ("PORT=2\nno name\n=3", {"PORT": "2"}, ["line 2", "line 3"]),
+        ("PORT=1\nPORT=2", {"PORT": "2"}, []),
+        (
+            "CIVITAI_TOKEN=x\nDownload_Vace=false\nport=7",
+            {"civitai_token": "x", "download_vace": "false", "PORT": "7"},
+            [],
+        ),
+        ("PORT=a\x85b", {"PORT": "a\x85b"}, []),
+        ("HF_HOME=/x\nPORT=1", {"PORT": "1"}, ["HF_HOME"]),
     ],
 )
 def test_reading(text: str, values: dict[str, str], strange: list[str]) -> None:
-    assert read(text) == (values, strange)
+    assert of(text) == Found(values, strange, [])
 
 
-def test_unknown_names_are_listed_with_a_hint_and_without_values() -> None:
-    found = translate("CIVITAI_TOKEN=s3cret\nHF_HOME=/x\njust words s3cret", {}, False)
-    assert found["unknown"] == ["line 3", "CIVITAI_TOKEN (did you mean civitai_token?)", "HF_HOME"]
-    assert found["settings"] == {}
+def test_capital_letters_switch_off_what_they_say() -> None:
+    text = "DOWNLOAD_480P_NATIVE_MODELS=false\nDOWNLOAD_720P_NATIVE_MODELS=no\nDOWNLOAD_VACE=0"
+    assert translate(of(text), {}, True)["settings"]["wan_models_sets"] == []
+
+
+COMPOSE = """
+services:
+  worker:
+    image: example/comfyui-wan:1
+    {}
+  database:
+    image: postgres
+    environment:
+      PORT: 5432
+      LOG_LEVEL: debug
+"""
+
+
+@pytest.mark.parametrize(
+    ("service", "values"),
+    [
+        (
+            'environment: ["download_vace=false", "SERVE_API_LOCALLY=true"]',
+            {"download_vace": "false", "SERVE_API_LOCALLY": "true"},
+        ),
+        ("environment: {DOWNLOAD_VACE: false, PORT: 8300}", {"download_vace": "False", "PORT": "8300"}),
+        ("env_file: old.env", {"download_vace": "false", "PORT": "1"}),
+        ("env_file: [old.env]", {"download_vace": "false", "PORT": "1"}),
+        ("env_file: [{path: gone.env, required: false}, {path: old.env}]", {"download_vace": "false", "PORT": "1"}),
+        ("env_file: old.env\n    environment: {PORT: 2}", {"download_vace": "false", "PORT": "2"}),
+        ('environment: ["download_vace=${VACE}"]', {"download_vace": "off"}),
+        ('environment: ["download_vace=${NOTHING:-no}"]', {"download_vace": "no"}),
+        (
+            'environment: ["download_vace=${VACE:-yes}", "civitai_token=a$$b"]',
+            {"download_vace": "off", "civitai_token": "a$b"},
+        ),
+        ("environment: [civitai_token]", {"civitai_token": "from-beside"}),
+    ],
+)
+def test_a_compose_file_is_read(service: str, values: dict[str, str]) -> None:
+    beside = {"old.env": "download_vace=false\nPORT=1\n", ".env": "VACE=off\ncivitai_token=from-beside\n"}
+    assert of(COMPOSE.format(service), **beside) == Found(values, [], [])
+
+
+def test_services_that_agree_are_taken_together() -> None:
+    text = "services: {a: {environment: {download_vace: 'no'}}, b: {environment: {DOWNLOAD_VACE: 'no', PORT: 1}}}"
+    assert of(text) == Found({"download_vace": "no", "PORT": "1"}, [], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "found no setting of the image in it, needed is its .env file"),
+        ("# nothing\nHF_HOME=/x", "found no setting of the image in it"),
+        ("version: 3\nnetworks: {}\n", "found no setting of the image in it"),
+        ("services: {web: {image: nginx, environment: {PORT: 80}}}", "found no setting of the image in it"),
+        ("services: {web: {image: x}}", "found no setting of the image in it"),
+        ("download_vase=false", "download_vase: the image has no such setting, needed is its name: download_vace?"),
+        ("download-vace=false", "download-vace: the image has no such setting, needed is its name: download_vace?"),
+        ("DOWNLOAD_480_NATIVE_MODELS=no", "needed is its name: download_480p_native_models?"),
+        ("download_vace=no\nDOWNLOAD_VACE=yes", "download_vace: found two values, needed is one"),
+        (
+            "services: {a: {environment: {download_vace: 'no'}}, b: {environment: {download_vace: 'yes'}}}",
+            "found two values",
+        ),
+        ("services: {a: {environment: ['download_vace=${VACE}']}}", "found no value for VACE"),
+        ("services: {a: {environment: [download_vace]}}", "found no value for download_vace"),
+        ("services: {a: {env_file: gone.env, environment: {PORT: 1}}}", "found no file gone.env"),
+    ],
+)
+def test_what_would_do_something_else_than_it_says_is_refused(text: str, problem: str) -> None:
+    assert any(problem in one for one in translate(of(text), {}, True)["problems"])
+
+
+def test_a_file_that_is_not_there_is_a_problem() -> None:
+    assert "found no file that can be read" in read("nowhere", files()).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("download_vace", True),
+        ("DOWNLOAD_VACE", True),
+        ("PORT", True),
+        ("port", False),
+        ("log_level", False),
+        ("xPORT", False),
+    ],
+)
+def test_variables_of_an_inventory_that_count(name: str, counts: bool) -> None:
+    assert bool(re.search(PATTERN, name)) == counts
 
 
 @pytest.mark.parametrize(
@@ -108,15 +231,15 @@ def test_unknown_names_are_listed_with_a_hint_and_without_values() -> None:
     ],
 )
 def test_what_cannot_be_is_a_problem(text: str, problem: str) -> None:
-    (found,) = translate(text, {}, False)["problems"]
+    (found,) = translate(of(text), {}, False)["problems"]
     assert found.startswith(problem)
 
 
 def test_values_from_elsewhere_win_over_the_file() -> None:
     given_ = {"PORT": 8300, "download_vace": False, "LORAS_IDS_TO_DOWNLOAD": [1, 2], "civitai_token": None, "other": 1}
-    assert translate("PORT=8301\ndownload_vace=true", given_, False)["settings"] == {
+    assert translate(of("PORT=8301\ndownload_vace=true"), given_, False)["settings"] == {
         "comfyui_api_port": 8300,
-        "download_vace": False,
+        "wan_models_sets": [],
         "wan_models_loras": [1, 2],
         "wan_models_civitai_token": "",
     }
@@ -124,7 +247,7 @@ def test_values_from_elsewhere_win_over_the_file() -> None:
 
 @given(st.text())
 def test_any_text_is_read_and_secrets_are_told_nowhere(text: str) -> None:
-    found = translate(f"{text}\nBUCKET_SECRET_ACCESS_KEY=s3cret-of-mine", {}, True)
+    found = translate(of(f"{text}\nBUCKET_SECRET_ACCESS_KEY=s3cret-of-mine"), {}, True)
     assert "s3cret-of-mine" in found["settings"].values()
     assert "s3cret-of-mine" not in json.dumps([found["unknown"], found["problems"]])
 

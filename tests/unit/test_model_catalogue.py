@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import FLAGS, ID_LISTS, PROFILES, plan
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE: dict[str, Any] = yaml.safe_load((ROOT / "files/locks/models.yml").read_text(encoding="utf-8"))
@@ -49,11 +49,6 @@ def test_every_set_can_be_planned(name: str, profile: str) -> None:
     assert planned["files"] or planned["notes"]
 
 
-@pytest.mark.parametrize("flag", FLAGS)
-def test_every_flag_of_the_original_has_its_sets(flag: str) -> None:
-    assert plan(CATALOGUE, flags={flag: True}, profile="full")["files"]
-
-
 def test_below_24_gb_no_14b_model_is_planned() -> None:
     for entry in plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile="small")["files"]:
         kept = CATALOGUE["files"][entry["id"]]
@@ -81,6 +76,6 @@ def test_the_table_of_sets_is_current() -> None:
     assert shown == [row(name) for name in CATALOGUE["sets"]]
 
 
-def test_the_fields_and_flags_are_named() -> None:
+def test_the_fields_are_named() -> None:
     text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
-    assert [name for name in [*FIELDS, *FLAGS, *ID_LISTS, *PROFILES] if f"`{name}`" not in text] == []
+    assert [name for name in [*FIELDS, *PROFILES] if f"`{name}`" not in text] == []

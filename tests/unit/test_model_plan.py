@@ -80,17 +80,10 @@ def test_the_profile_fits_the_smallest_card(wanted: str, vram: list[int], cpu: b
         ({"files": ["t"]}, ["t"]),
         ({"sets": ["t2v"], "files": ["t"], "profile": "fp8"}, ["t", "vae", "enc16"]),
         ({"checkpoints": "12, 34,", "loras": [12, 56]}, ["civitai-12", "civitai-34", "civitai-56"]),
-        ({"flags": {"CHECKPOINT_IDS_TO_DOWNLOAD": "7", "LORAS_IDS_TO_DOWNLOAD": ""}}, ["civitai-7"]),
     ],
 )
 def test_each_file_is_there_once(settings: dict[str, Any], expected: list[str]) -> None:
     assert ids(model_plan(CATALOGUE, **settings)) == expected
-
-
-@pytest.mark.parametrize("value", [True, "true", "TRUE", "yes", "1", 1])
-def test_flags_of_the_original_are_taken_as_they_come(value: object) -> None:
-    assert models.flagged({"download_vace": value}) == ["wan21-vace"]
-    assert models.flagged({"download_vace": not value if isinstance(value, bool) else "false"}) == []
 
 
 @pytest.mark.parametrize(
@@ -171,8 +164,6 @@ def test_own_files(entry: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"files": [{"repo": "a/b", "folder": "vae"}]}, "wan_models_files[0]: repo and path belong together"),
         ({"files": [{"name": "../a", "folder": "vae", "url": "https://a/x"}]}, "name must be a plain file name"),
         ({"loras": "12;13"}, "wan_models_loras must list CivitAI version ids, which are numbers; found '12;13'"),
-        ({"flags": {"CHECKPOINT_IDS_TO_DOWNLOAD": "abc"}}, "CHECKPOINT_IDS_TO_DOWNLOAD must list CivitAI version ids"),
-        ({"flags": {"download_vace": "maybe"}}, "download_vace must be true or false, found 'maybe'"),
         (
             {"files": ["t", {"name": "t.safetensors", "folder": "loras", "url": "https://a.example/t"}]},
             "files t and loras/t.safetensors both claim loras/t.safetensors",
