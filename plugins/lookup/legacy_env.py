@@ -6,8 +6,8 @@ short_description: Settings of roles out of the settings of the Docker image
 version_added: 0.1.0
 author: The wanmetal team
 description:
-  - Reads a C(.env) or compose file with the settings of the Docker image that wanmetal takes the place of, and gives the
-    settings of roles that they are now. docs/from-docker.md lists them.
+  - Reads a C(.env) or compose file with the settings of the Docker image that wanmetal takes the place of, and gives
+    the settings of roles that they are now. docs/from-docker.md lists them.
   - Of a compose file, C(environment) and C(env_file) of the services are read, and a C(.env) beside it.
   - Names may be spelt in small or capital letters, truth values in every usual way.
 options:

@@ -210,7 +210,7 @@ def test_the_outlook_counts_shared_files_once(tmp_path: Path) -> None:
         ("i2v", 3, 3 * GB, 0, 3 * GB),
         ("t2v", 3, 3 * GB, 2 * GB, GB),
     ]
-    assert seen["part"]["fetch"] == [{"what": "4 model files", "url": "", "bytes": 4 * GB}]
+    assert seen["part"]["fetch"] == [{"what": "4 model files of i2v, t2v", "url": "", "bytes": 4 * GB}]
     assert seen["part"]["disk"][0]["bytes"] == 4 * GB
     assert seen["part"]["urls"] == ["https://hub.example/m"]
 
