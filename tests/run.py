@@ -292,6 +292,7 @@ def main() -> int:
         for step in STEPS:
             print(f"{step}: {' '.join(part.name or part.title for part in parts(step, options.full))}")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["NO_COLOR"] = "1"  # what is kept in a log is read without a terminal
     try:
         need_programs(options.steps or STEPS)
