@@ -91,17 +91,17 @@ def equip(worker: Worker, names: Sequence[str]) -> None:
 
 
 def forward(worker: Worker) -> contextlib.AbstractContextManager[str]:
-    """A tunnel to ComfyUI on a worker, from a port that is free."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return tunnel(f"ssh -F {STATE / 'ssh_config'} -N -L {port}:127.0.0.1:8188 {worker.name}")
+    """A tunnel to ComfyUI on a worker."""
+    return tunnel(f"ssh -F {STATE / 'ssh_config'} -N -L 8188:127.0.0.1:8188 {worker.name}")
 
 
 @contextlib.contextmanager
 def tunnel(command: str) -> Iterator[str]:
-    """The address that a tunnel command opens, while it is open."""
-    port = re.findall(r"-L (\d+):", command)[0]
+    """The address that a tunnel command opens, while it is open; its port is exchanged for one that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command, exchanged = re.subn(r"-L \d+:", f"-L {port}:", command)
+    assert exchanged == 1, command
     process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL)
     try:
         for _ in range(100):
