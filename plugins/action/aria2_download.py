@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import progress
 
@@ -33,7 +31,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = dict(self._task.args)
         every = int(args.get("progress", 20))
-        plain = self._task.check_mode or every <= 0 or boolean(args.get("background", False))
+        plain = self._task.check_mode or every <= 0 or bool(args.get("background"))
         if plain:
             result.update(self._execute_module(module_args=args, task_vars=task_vars))
         else:
@@ -42,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _watched(self, args: dict[str, Any], task_vars: dict[str, Any], every: int) -> dict[str, Any]:
         screen = Screen(self._display, task_vars, every)
-        before = self._told(args)
+        before = self._progress(args)
         # The wrapper that detaches the module takes its time limit from the task.
         kept, self._task.async_val = self._task.async_val, _LONGEST_S
         try:
@@ -59,10 +57,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             time.sleep(pause)
             pause = min(_LOOK_EVERY_S, pause * 1.5)
             try:
-                told = self._told(args)
-                if told and told != before:
-                    screen.show(told)
-                over = told is not None and told != before and told["phase"] == "done"
+                state = self._progress(args)
+                if state and state != before:
+                    screen.show(state)
+                over = state is not None and state != before and state["phase"] == "done"
                 if over or pause < _LOOK_EVERY_S or time.monotonic() - asked > _ASK_EVERY_S:
                     asked = time.monotonic()
                     answer = self._job(job, "status", task_vars)
@@ -84,14 +82,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         return answer
 
-    def _told(self, args: dict[str, Any]) -> dict[str, Any] | None:
-        path = f"{args.get('state_dir')}/{progress.NAME}"
-        done = self._low_level_execute_command(f"cat {shlex.quote(path)}", executable=None)
-        try:
-            told = json.loads(done.get("stdout") or "")
-        except ValueError:
-            return None
-        return told if isinstance(told, dict) else None
+    def _progress(self, args: dict[str, Any]) -> dict[str, Any] | None:
+        # The file belongs to the user that fetches, who may have put anything in its place.
+        path = shlex.quote(f"{args.get('state_dir')}/{progress.NAME}")
+        command = f"dd if={path} iflag=nofollow,nonblock bs=256K count=1 status=none"
+        return progress.parse(self._low_level_execute_command(command, executable=None).get("stdout") or "")
 
 
 _OF_THE_WRAPPER = {
@@ -117,12 +112,12 @@ class Screen:
         self._next = time.monotonic() + min(self._every, 3.0)
         self._drawn = False
 
-    def show(self, told: dict[str, Any]) -> None:
+    def show(self, state: dict[str, Any]) -> None:
         """Show where it is, when it is time."""
-        if time.monotonic() < self._next or told["phase"] == "done":
+        if time.monotonic() < self._next or state["phase"] == "done":
             return
         self._next = time.monotonic() + self._every
-        self.say(progress.line(told, max(40, self._display.columns - len(self._host) - 4) if self._in_place else 0))
+        self.say(progress.line(state, max(40, self._display.columns - len(self._host) - 4) if self._in_place else 0))
 
     def say(self, text: str) -> None:
         """Show a line."""

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: model_plan
-short_description: Put together the list of model files that settings ask for
+short_description: Put together the list of model files that settings ask for, and what a host has of them
 version_added: 0.1.0
 author: The wanmetal team
 description:
   - Turns sets, files and CivitAI version ids into one list of files for M(wanmetal.comfyui.aria2_download). A
     file that several sets share is there once. Nothing is asked of any host.
   - Every address in the list has passed the mirrors.
+  - With O(state), joins such a list with what M(wanmetal.comfyui.aria2_download) found in check mode, and says what is
+    missing, what it costs and how long it takes.
 options:
   _input:
-    description: The catalogue, as in C(files/locks/models.yml), with C(sets) and C(files).
+    description: The catalogue, as in C(files/locks/models.yml), with C(sets) and C(files). With O(state), a plan.
     type: dict
     required: true
   sets:
@@ -59,6 +61,19 @@ options:
     type: list
     elements: dict
     default: []
+  state:
+    description: The result of M(wanmetal.comfyui.aria2_download) in check mode.
+    type: dict
+  models_dir:
+    description: Folder of the models on the host. Only with O(state).
+    type: str
+    default: ""
+  rate:
+    description:
+      - Bytes a second to reckon with. 0 takes what the host has measured, or assumes 100 MB/s and says so. Only with
+        O(state).
+    type: int
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -66,6 +81,10 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ (lookup('wanmetal.comfyui.lock', 'models')
               | wanmetal.comfyui.model_plan(sets=['wan21-t2v'], vram_mb=[24564])).files }}"
+
+- name: Show what is missing
+  ansible.builtin.debug:
+    msg: "{{ (planned | wanmetal.comfyui.model_plan(state=found, models_dir='/var/lib/wanmetal/models')).lines }}"
 """
 
 RETURN = r"""
@@ -86,11 +105,47 @@ _value:
       type: list
       elements: dict
     sets:
-      description: Each set with the ids of its files, those of the sets that it stands on included.
+      description:
+        - Each set with the ids of its files, those of the sets that it stands on included.
+        - With O(state), C(files), C(bytes), C(shared) with the sets above it, and C(missing) in their place.
       type: list
       elements: dict
     notes:
       description: What else there is to say.
+      type: list
+      elements: str
+    bytes_total:
+      description: Size of all files, as far as it is known or estimated. With O(state).
+      type: int
+    bytes_missing:
+      description: Bytes to fetch. With O(state).
+      type: int
+    bytes_written:
+      description: Bytes of disk that are needed, temporary ones included. With O(state).
+      type: int
+    missing:
+      description: Ids of the files that are not there, or not proven yet. With O(state).
+      type: list
+      elements: str
+    disks:
+      description: By file system, C(free), C(needed), C(reserve), C(left) and C(enough). With O(state).
+      type: list
+      elements: dict
+    enough:
+      description: Whether the disks are large enough. With O(state).
+      type: bool
+    unwanted:
+      description: Files that were fetched once, and that nothing asks for any longer. With O(state).
+      type: list
+      elements: dict
+    seconds:
+      description: Estimate of the time. With O(state).
+      type: int
+    part:
+      description: The part of the plan that P(wanmetal.comfyui.preflight#filter) takes. With O(state).
+      type: dict
+    lines:
+      description: All of it for a terminal. With O(state).
       type: list
       elements: str
 """
@@ -99,13 +154,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import on_host, plan
 
 
-def model_plan(catalogue: Mapping[str, Any], **settings: Any) -> dict[str, Any]:
+def model_plan(
+    planned: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
+    models_dir: str = "",
+    rate: int = 0,
+    **settings: Any,
+) -> dict[str, Any]:
     """Plan; see the documentation above."""
     try:
-        return plan(catalogue, **settings)
+        return plan(planned, **settings) if state is None else on_host(planned, state, models_dir, rate)
     except (TypeError, ValueError) as error:
         raise AnsibleFilterError(f"wanmetal.comfyui.model_plan: {error}") from error
 

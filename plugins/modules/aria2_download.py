@@ -148,17 +148,10 @@ options:
     type: path
   background:
     description:
-      - Leave the work to a service and return. Needs O(program), O(job) and O(unit).
-      - A service that works on the same list already is left alone.
-    type: bool
-    default: false
-  job:
-    description:
-      - File that gets the order of a service, tokens included. Only O(user) may read it, and the program removes it
-        when all files are there. It has to lie where O(user) may write, for example in O(state_dir).
-    type: path
-  unit:
-    description: The service. It has to run O(program) with the arguments C(run) and O(job).
+      - Name of a service that fetches in place of this run, which returns at once. It has to run O(program) with the
+        arguments C(run) and C(job.json) in O(state_dir), a file that only O(user) may read, since it holds the tokens;
+        the program removes it when all files are there.
+      - A service that works on the same list already is left alone. Needs O(program).
     type: str
 attributes:
   check_mode:
@@ -290,26 +283,30 @@ background:
   type: bool
 """
 
+import contextlib
 import signal
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import order, outlook, service
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.acting import acting_as, make_folders
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import Engine
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.job import Outcome
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import BusyError, exclusive
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.order import Order
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import background, plan
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import (
+    LOCK,
+    Engine,
+    Outcome,
+    make_folders,
+)
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Request, parse
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, as_user, exclusive
 
 
-def fetch(job: Order) -> Outcome:
+def fetch(request: Request) -> Outcome:
     """Fetch in this process."""
-    make_folders(job)
-    with acting_as(job.user), exclusive(job.settings.state_dir, job.wait_s) as lock:
-        engine = Engine(job.wanted, job.settings, lock)
+    make_folders(request)
+    user = as_user(request.user) if request.user else contextlib.nullcontext()
+    with user, exclusive(request.settings.state_dir / LOCK, request.wait_s) as lock:
+        engine = Engine(request.wanted, request.settings, lock)
         signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-        if job.read_again:
+        if request.read_again:
             engine.read_again()
         return engine.run()
 
@@ -324,7 +321,7 @@ def as_result(outcome: Outcome) -> dict[str, Any]:
         "removed": outcome.removed,
         "set_aside": outcome.set_aside,
         "fetched_bytes": outcome.fetched_bytes,
-        "diff": outlook.diff([item for item in outcome.files if item["status"] == "fetched"], outcome.removed),
+        "diff": plan.diff([item for item in outcome.files if item["status"] == "fetched"], outcome.removed),
     }
 
 
@@ -346,7 +343,7 @@ def main() -> None:
                     "id": {"type": "str"},
                     "name": {"type": "str"},
                     "folder": {"type": "str"},
-                    "urls": {"type": "list", "elements": "str", "default": []},
+                    "urls": {"type": "list", "elements": "str", "default": [], "no_log": True},
                     "bytes": {"type": "int"},
                     "about_bytes": {"type": "int"},
                     "sha256": {"type": "str"},
@@ -373,37 +370,35 @@ def main() -> None:
             "wait": {"type": "int", "default": 0},
             "progress": {"type": "int", "default": 20},
             "program": {"type": "path"},
-            "background": {"type": "bool", "default": False},
-            "job": {"type": "path"},
-            "unit": {"type": "str"},
+            "background": {"type": "str"},
         },
-        required_if=[("background", True, ("program", "job", "unit"))],
+        required_by={"background": "program"},
         supports_check_mode=True,
     )
-    program = module.params["program"]
+    program, unit = module.params["program"], module.params["background"]
     try:
-        job = order.parse(module.params)
-        standing = service.state(program)
+        request = parse(module.params)
+        standing = background.state(program)
         installing = standing in {"missing", "outdated"}
         if module.check_mode:
-            seen = outlook.look(job)
+            seen = plan.make(request)
             module.exit_json(**{**seen, "changed": seen["changed"] or installing, "program": standing})
         if installing:
-            service.install(program)
-        if module.params["background"]:
-            seen = outlook.look(job)
-            busy = seen["changed"] or job.read_again
+            background.install(program)
+        if unit:
+            seen = plan.make(request)
+            busy = seen["changed"] or request.read_again
             if busy:
-                make_folders(job)
-            started = busy and service.start(Path(module.params["job"]), module.params["unit"], job.user, module.params)
+                make_folders(request)
+            started = busy and background.start(unit, request, module.params)
             module.exit_json(**{**seen, "changed": started or installing, "background": busy})
-        outcome = fetch(job)
+        outcome = fetch(request)
     except BusyError as busy:
         module.fail_json(
             msg=f"another download runs on this host ({busy}); wait for it, or give this one time to wait",
             failed_files=[],
         )
-    except (ValueError, LookupError, OSError, service.ServiceError) as error:
+    except (ValueError, LookupError, OSError, background.ServiceError) as error:
         module.fail_json(msg=str(error), failed_files=[])
     result = as_result(outcome)
     result["changed"] = outcome.changed or installing

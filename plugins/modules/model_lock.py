@@ -91,8 +91,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem, delay_s
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens, fetch_list
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem, delay_s
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Tokens
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import fetch_list
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import models as model_lock
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import quote
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files as downloads
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import duration, human
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import request
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size as human
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
 PROFILES = ("small", "fp8", "full")
@@ -97,7 +98,7 @@ def plan(
     if extra:
         table.append({"set": "further files", "ids": [entry["id"] for entry in extra]})
     listed = [_for_module(entry, mirrors) for entry in wanted.values()]
-    downloads.parse_all(listed)
+    request.parse_files(listed)
     return {"profile": chosen, "profile_reason": why, "files": listed, "sets": table, "notes": notes}
 
 
@@ -164,7 +165,7 @@ def _entry(catalogue: Mapping[str, Any], index: int, entry: object) -> dict[str,
     )
     own["id"] = str(own.get("id") or fallback)
     try:
-        downloads.parse(own)
+        request.parse_file(own)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return own
@@ -182,6 +183,12 @@ def _for_module(entry: Mapping[str, Any], mirrors: Sequence[Mapping[str, str]]) 
 
 
 # -- what a host has of it
+
+
+def on_host(planned: Mapping[str, Any], state: Mapping[str, Any], models_dir: str, rate: float = 0) -> dict[str, Any]:
+    """Join a plan with what a host has, for people and for preflight's plan."""
+    joined = with_state(planned, state, rate)
+    return {**joined, "lines": lines(joined), "part": part(joined, models_dir)}
 
 
 def with_state(planned: Mapping[str, Any], state: Mapping[str, Any], rate: float = 0) -> dict[str, Any]:
@@ -227,11 +234,11 @@ def _bytes(found: Mapping[str, Mapping[str, Any]], id_: str) -> int:
     return int((found.get(id_) or {}).get("bytes") or 0)
 
 
-def told(plan_: Mapping[str, Any]) -> list[str]:
+def lines(plan_: Mapping[str, Any]) -> list[str]:
     """Write a plan with state for a terminal."""
     if not plan_["files"]:
         return ["no model files are asked for"]
-    lines = [f"profile {plan_['profile']} ({plan_['profile_reason']})"]
+    text = [f"profile {plan_['profile']} ({plan_['profile_reason']})"]
     rows = [
         (row["set"], str(row["files"]), human(row["bytes"]), human(row["shared"]), human(row["missing"]))
         for row in plan_["sets"]
@@ -241,27 +248,27 @@ def told(plan_: Mapping[str, Any]) -> list[str]:
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     for row in [head, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
+        text.append("  ".join(cells).rstrip())
     if plan_["bytes_missing"]:
         basis = "as measured on this host" if plan_["rate_measured"] else "assumed; nothing was measured here yet"
-        lines.append(f"about {duration(plan_['seconds'])} at {human(plan_['rate'])}/s ({basis})")
+        text.append(f"about {duration(plan_['seconds'])} at {human(plan_['rate'])}/s ({basis})")
     for disk in plan_["disks"]:
         if disk["needed"]:
             after = f"{human(disk['left'])} after, besides {human(disk['reserve'])} in reserve"
-            lines.append(
+            text.append(
                 f"disk of {disk['path']}: {human(disk['free'])} free, {human(disk['needed'])} needed, "
                 + (after if disk["enough"] else f"{human(-disk['left'])} too little")
             )
     unproven = [item["id"] for item in plan_["state"] if item["status"] == "unproven"]
     if unproven:
-        lines.append(f"there, and still to be proven: {', '.join(unproven)}")
+        text.append(f"there, and still to be proven: {', '.join(unproven)}")
     if plan_["unknown_sizes"]:
-        lines.append(f"of unknown size, not counted: {', '.join(plan_['unknown_sizes'])}")
+        text.append(f"of unknown size, not counted: {', '.join(plan_['unknown_sizes'])}")
     if plan_["unwanted"]:
         size = human(sum(item["bytes"] for item in plan_["unwanted"]))
         paths = ", ".join(item["path"] for item in plan_["unwanted"])
-        lines.append(f"no longer asked for, {size} (wan_models_prune: true removes them): {paths}")
-    return [*lines, *plan_["notes"]]
+        text.append(f"no longer asked for, {size} (wan_models_prune: true removes them): {paths}")
+    return [*text, *plan_["notes"]]
 
 
 def part(plan_: Mapping[str, Any], models_dir: str) -> dict[str, Any]:

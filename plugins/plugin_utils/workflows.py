@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.progress import human
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size as human
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas

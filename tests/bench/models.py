@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / ".ansible/collections"))
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import program
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import background
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import REVISION, Blob
 
 MIB = 1024 * 1024
@@ -205,7 +205,7 @@ class Contest:
             "wait": 0,
         }
         (folder / "job.json").write_text(json.dumps(order), encoding="utf-8")
-        (folder / "program").write_bytes(program.build())
+        (folder / "program").write_bytes(background.build())
         self._run([[sys.executable, str(folder / "program"), "run", str(folder / "job.json")]], watch=True)
 
     def bare(self, folder: Path) -> None:

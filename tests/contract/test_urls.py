@@ -40,8 +40,9 @@ KEY_FILES = re.compile(r"{{ __\w+_key_file }}|/[\w./-]+")
 OWN_SERVICES = ("comfyui_url",)
 """Addresses of what runs on the host itself."""
 
-MODELS = re.compile(r"wanmetal\.comfyui\.(?:model_plan\((?!versions=\w+\))|node_packs\()")
-"""These filters rewrite the addresses in their locks themselves. A plan of CivitAI versions alone has none yet."""
+MODELS = re.compile(r"wanmetal\.comfyui\.(?:model_plan\((?!versions=\w+\)|state=)|node_packs\()")
+"""These filters rewrite the addresses in their locks themselves. A plan of CivitAI versions alone has none yet,
+and one that is joined with the state of a host has been through it."""
 
 PLAN = re.compile(r"__preflight_plan\.\w+")
 """A plan's parts are put together from variables that are checked here; its own keys are no lock's."""

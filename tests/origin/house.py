@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import Engine
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.job import Outcome, Settings
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import exclusive
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import LOCK, Engine, Outcome
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Settings, Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import exclusive
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Origin
 
 KB = 1024
@@ -58,7 +57,7 @@ class House:
 
     def run(self, wanted: Sequence[Wanted], *, full: bool = False, **changes: Any) -> Outcome:
         """Fetch."""
-        with exclusive(self.state) as lock:
+        with exclusive(self.state / LOCK) as lock:
             engine = Engine(wanted, self.settings(**changes), lock)
             if full:
                 engine.read_again()

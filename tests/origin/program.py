@@ -11,16 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import program
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import NAME
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import background
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import LOCK
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Wanted
 from ansible_collections.wanmetal.comfyui.tests.origin.house import House
 
 
 @cache
 def packed() -> bytes:
     """Build the program once."""
-    return program.build()
+    return background.build()
 
 
 def start(house: House, wanted: Sequence[Wanted], **changes: Any) -> subprocess.Popen[bytes]:
@@ -55,7 +55,7 @@ def start(house: House, wanted: Sequence[Wanted], **changes: Any) -> subprocess.
 
 def children(house: House) -> list[int]:
     """The processes called aria2c that hold the lock of this house."""
-    lock = house.state / NAME
+    lock = house.state / LOCK
     found: list[int] = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

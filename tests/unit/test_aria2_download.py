@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.action import aria2_download
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import exclusive
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import LOCK
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import exclusive
 from ansible_collections.wanmetal.comfyui.tests.origin.house import House
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import Fault, Origin
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
@@ -70,7 +71,7 @@ def test_a_failure_names_each_file_and_keeps_the_others(house: House) -> None:
 
 def test_a_second_run_says_which_one_it_waits_for(house: House) -> None:
     blob = house.blob("a.safetensors")
-    with exclusive(house.state):
+    with exclusive(house.state / LOCK):
         failed = download(house, blob.name)
     assert f"another download runs on this host (process {os.getpid()}, since " in failed["msg"]
 

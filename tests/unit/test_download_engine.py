@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import survey
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import Engine
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import parse
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import BusyError, exclusive
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Tokens
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import plan
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import LOCK, Engine
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Tokens, parse_file
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, exclusive
 from ansible_collections.wanmetal.comfyui.tests.origin.house import KB, MB, House, sha256
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin, Version
 from ansible_collections.wanmetal.comfyui.tests.origin.program import children, start
@@ -166,12 +165,12 @@ def test_odd_answers_end_with_a_message(house: House, headers: dict[str, str], s
 def test_a_name_beyond_ascii_is_fetched(house: House) -> None:
     blob = house.blob("gr\u00f6\u00dfe \u00fc.safetensors")
     given = {"name": blob.name, "folder": "loras", "urls": [f"{house.origin.hub}/own/repo/resolve/0/{blob.name}"]}
-    assert house.run([parse(given)]).failed == []
+    assert house.run([parse_file(given)]).failed == []
     assert house.right(blob)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), KeyError("odd"), RecursionError("odd"), UnicodeError("odd")])
-@pytest.mark.parametrize("place", ["engine.ask", "engine.sha256", "hashing.Follower._wait", "stream.Stream._copy"])
+@pytest.mark.parametrize("place", ["engine.ask", "engine.sha256", "record.Follower._wait", "stream.Stream._copy"])
 def test_whatever_a_thread_raises_is_that_file_s_problem(
     house: House, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:
@@ -223,10 +222,10 @@ def test_a_link_that_expired_is_asked_for_anew(tmp_path: Path) -> None:
 def test_fewer_connections_after_a_refused_link(house: House, refusals: int, connections: int) -> None:
     blob = house.blob("a.safetensors", 3 * MB)
     house.origin.fail(Fault("status", "cdn", refusals, 403))
-    with exclusive(house.state) as lock:
+    with exclusive(house.state / LOCK) as lock:
         engine = Engine([house.want(blob)], house.settings(connections=16), lock)
         assert engine.run().failed == []
-    assert [job.connections for job in engine._jobs] == [connections]
+    assert [item.connections for item in engine._items] == [connections]
     assert house.right(blob)
 
 
@@ -450,7 +449,7 @@ def test_a_mirror_may_be_a_folder(house: House, tmp_path: Path) -> None:
 
 
 def partial_bytes(house: House) -> int:
-    return sum(survey.allocated(path) for path in house.root.rglob(".*.part"))
+    return sum(plan.allocated(path) for path in house.root.rglob(".*.part"))
 
 
 def wait_for(condition: Any, seconds: float = 120) -> None:
@@ -493,10 +492,10 @@ def test_aria2c_does_not_outlive_the_program_and_keeps_the_lock_until_it_ends(ho
     process.kill()
     process.wait()
     if Path(f"/proc/{child}").exists():
-        with pytest.raises(BusyError), exclusive(house.state):
+        with pytest.raises(BusyError), exclusive(house.state / LOCK):
             pass
     wait_for(lambda: not Path(f"/proc/{child}/exe").exists())
-    with exclusive(house.state, 5):
+    with exclusive(house.state / LOCK, 5):
         pass
 
 
@@ -505,7 +504,7 @@ def test_the_second_of_two_runs_waits(house: House) -> None:
     house.origin.fail(Fault("slow", "cdn", 10_000, rate=1_500_000))
     first = start(house, [house.want(blob) for blob in blobs])
     wait_for(lambda: partial_bytes(house) > 0)
-    with pytest.raises(BusyError, match=f"process {first.pid}, since"), exclusive(house.state):
+    with pytest.raises(BusyError, match=f"process {first.pid}, since"), exclusive(house.state / LOCK):
         pass
     second = start(house, [house.want(blob) for blob in blobs])
     assert first.wait(60) == 0
@@ -699,10 +698,10 @@ def test_two_models_of_one_name_are_refused_before_a_byte(house: House) -> None:
     version(house, 1, "rain.safetensors", "rain.safetensors")
     version(house, 2, "rain.safetensors")
     hub, free = house.blob("rain.safetensors"), house.blob("free.safetensors")
-    one = parse({"id": "one", "civitai": 1})
+    one = parse_file({"id": "one", "civitai": 1})
     for rivals in (
-        [one, parse({"id": "two", "civitai": 2})],
-        [one, parse({"id": "two", "civitai": 1, "file_id": 3})],
+        [one, parse_file({"id": "two", "civitai": 2})],
+        [one, parse_file({"id": "two", "civitai": 1, "file_id": 3})],
         [one, house.want(hub, id="two")],
     ):
         for _ in range(2):
@@ -713,7 +712,7 @@ def test_two_models_of_one_name_are_refused_before_a_byte(house: House) -> None:
             assert house.right(free)
             assert house.leftovers() == []
             assert not house.path(hub).exists()
-    named = [one, parse({"id": "two", "civitai": 2, "name": "rain-2.safetensors"})]
+    named = [one, parse_file({"id": "two", "civitai": 2, "name": "rain-2.safetensors"})]
     assert house.run(named, civitai_api=house.origin.hub).failed == []
     asked = len(house.origin.seen)
     assert not house.run(named, civitai_api=house.origin.hub).changed
@@ -722,7 +721,7 @@ def test_two_models_of_one_name_are_refused_before_a_byte(house: House) -> None:
 
 def test_a_model_does_not_take_the_name_of_one_that_is_there(house: House) -> None:
     (first,), _ = version(house, 1, "rain.safetensors"), version(house, 2, "rain.safetensors")
-    one, two = parse({"civitai": 1}), parse({"civitai": 2})
+    one, two = parse_file({"civitai": 1}), parse_file({"civitai": 2})
     assert house.run([one], civitai_api=house.origin.hub).failed == []
     path = house.root / "loras/rain.safetensors"
     for owner_list, wanted in (("models", [one, two]), ("civitai", [two])):
@@ -748,7 +747,7 @@ def test_a_zip_file_does_not_take_a_name(house: House) -> None:
 
 def test_the_id_of_a_model_is_not_that_of_a_version(house: House) -> None:
     house.origin.models[4] = [70, 71]
-    outcome = house.run([parse({"civitai": 4}), parse({"civitai": 5})], civitai_api=house.origin.hub, tries=1)
+    outcome = house.run([parse_file({"civitai": 4}), parse_file({"civitai": 5})], civitai_api=house.origin.hub, tries=1)
     problems = {failure["id"]: failure["problem"] for failure in outcome.failed}
     assert "4 is the id of a model of CivitAI, not of one of its versions: 70 (v70), 71 (v71)" in problems["civitai-4"]
     assert "No version with that id" in problems["civitai-5"]

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import Engine
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.job import Outcome
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.lock import exclusive
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import LOCK, Engine, Outcome
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import exclusive
 from ansible_collections.wanmetal.comfyui.tests.origin.house import KB, MB, House
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import Blob, Fault, Origin
 from ansible_collections.wanmetal.comfyui.tests.origin.program import children, start
@@ -68,7 +67,7 @@ def interrupted(house: House, wanted: list[Wanted], chance: random.Random, setti
         process.send_signal(chance.choice([signal.SIGKILL, signal.SIGTERM]))
         process.wait()
         return
-    with exclusive(house.state, 10) as lock:
+    with exclusive(house.state / LOCK, 10) as lock:
         engine = Engine(wanted, house.settings(**settings), lock)
         if how == "stop":
             threading.Timer(after, engine.stop).start()
@@ -103,14 +102,14 @@ def one_run(seed: int, origin: Origin, folder: Path) -> str:
         interrupted(house, wanted, chance, settings, how)
         if house.wrong_names():
             return f"after {how}: wrong files have their names: {house.wrong_names()}"
-    with exclusive(house.state, 10) as lock:
+    with exclusive(house.state / LOCK, 10) as lock:
         outcome = Engine(wanted, house.settings(**settings), lock).run()
     problem = judge(house, blobs, outcome)
     if problem:
         return problem
     for fault in faults:
         fault.times = 0
-    with exclusive(house.state, 10) as lock:
+    with exclusive(house.state / LOCK, 10) as lock:
         healed = Engine(wanted, house.settings(**settings), lock).run()
     if healed.failed or not all(house.right(blob) for blob in blobs):
         return f"not well after the faults are over: {healed.failed}"

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import re
 import socket
 import ssl
 import struct
+import subprocess
 import urllib.error
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.action.aria2_download import ActionModule
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import (
     aria2,
-    asking,
+    background,
     civitai,
-    files,
-    order,
-    problems,
+    errors,
+    plan,
     progress,
-    resolve,
-    survey,
+    record,
+    request,
+    sources,
 )
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Source, Tokens
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Tokens, Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import Source
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import units
 
 SHA = "ab" * 32
 URL = "https://host.example/x"
@@ -69,14 +74,14 @@ GOOD = {"id": "a", "name": "a.safetensors", "folder": "loras", "urls": [URL]}
 )
 def test_wrong_entries_name_the_field(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)) as caught:
-        files.parse({**GOOD, **change})
+        request.parse_file({**GOOD, **change})
     assert "secret" not in str(caught.value)
 
 
 def test_entries() -> None:
-    wanted = files.parse({**GOOD, "sha256": SHA.upper(), "about_bytes": 7, "folder": "controlnet/SDXL"})
+    wanted = request.parse_file({**GOOD, "sha256": SHA.upper(), "about_bytes": 7, "folder": "controlnet/SDXL"})
     assert (wanted.path, wanted.sha256, wanted.guess) == ("controlnet/SDXL/a.safetensors", SHA, 7)
-    assert files.parse({"civitai": 12}).id == "civitai-12"
+    assert request.parse_file({"civitai": 12}).id == "civitai-12"
 
 
 @pytest.mark.parametrize(
@@ -91,12 +96,12 @@ def test_entries() -> None:
     ],
 )
 def test_addresses_are_written_so_that_http_carries_them(given: str, asked: str) -> None:
-    assert files.parse({**GOOD, "urls": [given]}).urls == (asked,)
+    assert request.parse_file({**GOOD, "urls": [given]}).urls == (asked,)
 
 
 def test_a_place_is_claimed_once() -> None:
     with pytest.raises(ValueError, match=r"files a and b both claim loras/a\.safetensors"):
-        files.parse_all([GOOD, {**GOOD, "id": "b"}])
+        request.parse_files([GOOD, {**GOOD, "id": "b"}])
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_a_place_is_claimed_once() -> None:
 def test_http_statuses_are_told_apart(
     status: int, first_hop: bool, had_token: bool, code: str, kind: str, says: str, lasting: bool
 ) -> None:
-    problem = problems.from_status(status, "host", first_hop=first_hop, had_token=had_token, code=code)
+    problem = errors.from_status(status, "host", first_hop=first_hop, had_token=had_token, code=code)
     assert (problem.kind, problem.lasting) == (kind, lasting)
     assert says in str(problem)
 
@@ -138,7 +143,7 @@ def test_http_statuses_are_told_apart(
     ],
 )
 def test_failed_requests_are_told_apart(error: BaseException, kind: str, says: str) -> None:
-    problem = problems.from_exception(error, "host")
+    problem = errors.from_exception(error, "host")
     assert problem.kind == kind
     assert says in str(problem)
 
@@ -160,18 +165,18 @@ def test_failed_requests_are_told_apart(error: BaseException, kind: str, says: s
     ],
 )
 def test_exit_codes_of_aria2c_are_told_apart(code: int, said: str, kind: str) -> None:
-    assert problems.from_aria2(code, said, "host").kind == kind
+    assert errors.from_aria2(code, said, "host").kind == kind
 
 
 @pytest.mark.parametrize(("wait", "attempt", "expected"), [(None, 0, 2), (None, 3, 16), (None, 50, 128), (7.0, 3, 7.0)])
 def test_the_next_attempt_waits(wait: float | None, attempt: int, expected: float) -> None:
-    assert problems.delay_s(Problem("server", "x", wait_s=wait), attempt, 2) == expected
+    assert errors.delay_s(Problem("server", "x", wait_s=wait), attempt, 2) == expected
 
 
 def test_a_full_disk_is_known_by_its_errno() -> None:
-    assert problems.from_os(OSError(errno.ENOSPC, "No space left on device")).kind == "disk_full"
-    assert problems.from_os(OSError(errno.EDQUOT, "Quota exceeded")).kind == "disk_full"
-    assert problems.from_os(PermissionError(errno.EACCES, "Permission denied", "/x")).kind == "local"
+    assert errors.from_os(OSError(errno.ENOSPC, "No space left on device")).kind == "disk_full"
+    assert errors.from_os(OSError(errno.EDQUOT, "Quota exceeded")).kind == "disk_full"
+    assert errors.from_os(PermissionError(errno.EACCES, "Permission denied", "/x")).kind == "local"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +190,7 @@ def test_a_full_disk_is_known_by_its_errno() -> None:
     ],
 )
 def test_only_a_real_sha256_is_a_statement(headers: dict[str, str], expected: str | None) -> None:
-    assert resolve.stated_sha256(headers) == expected
+    assert sources.stated_sha256(headers) == expected
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_only_a_real_sha256_is_a_statement(headers: dict[str, str], expected: st
     ],
 )
 def test_how_long_a_host_asks_to_wait(headers: dict[str, str], expected: float | None) -> None:
-    assert resolve.wait_s(headers, 1000.0) == expected
+    assert sources.wait_s(headers, 1000.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ def test_how_long_a_host_asks_to_wait(headers: dict[str, str], expected: float |
     ],
 )
 def test_total_size(status: int, headers: dict[str, str], expected: int | None) -> None:
-    assert resolve.total_size(status, headers) == expected
+    assert sources.total_size(status, headers) == expected
 
 
 @pytest.mark.parametrize(
@@ -241,7 +246,7 @@ def test_redirects(url: str, location: str, expected: str) -> None:
     target = (
         expected if "://" in expected else f"https://a{expected}" if expected else "https://xn--bcher-kva.example/z%20y"
     )
-    assert resolve.next_hop(url, location) == target
+    assert sources.next_hop(url, location) == target
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,7 @@ def test_redirects(url: str, location: str, expected: str) -> None:
 )
 def test_redirects_that_are_refused(location: str, kind: str) -> None:
     with pytest.raises(Problem) as caught:
-        resolve.next_hop("https://a/x", location)
+        sources.next_hop("https://a/x", location)
     assert caught.value.kind == kind
 
 
@@ -304,7 +309,7 @@ VERSION: dict[str, Any] = {"model": {"type": "LORA"}, "files": [{"id": 2, "name"
 )
 def test_odd_metadata_of_a_file_is_left_aside(odd: dict[str, Any]) -> None:
     data = {**VERSION, "files": [{**VERSION["files"][0], **odd}]}
-    found = civitai.describe(Wanted("c", "", civitai=5), data, civitai.API)
+    found = civitai.describe(Wanted("c", "", civitai=5), data, request.CIVITAI)
     assert (found.path, found.sha256, found.about_bytes) == ("loras/a.safetensors", None, None)
     assert found.urls == ("https://civitai.com/api/download/models/5?fileId=2",)
 
@@ -324,7 +329,7 @@ def test_odd_metadata_of_a_file_is_left_aside(odd: dict[str, Any]) -> None:
 )
 def test_odd_metadata_of_a_version_is_a_problem(odd: dict[str, Any]) -> None:
     with pytest.raises(Problem):
-        civitai.describe(Wanted("c", "", civitai=5), {**VERSION, **odd}, civitai.API)
+        civitai.describe(Wanted("c", "", civitai=5), {**VERSION, **odd}, request.CIVITAI)
 
 
 def test_sources_are_mixed_only_when_they_are_the_same_bytes() -> None:
@@ -333,11 +338,11 @@ def test_sources_are_mixed_only_when_they_are_the_same_bytes() -> None:
     one, other = Source("https://a/1", 5, SHA), Source("https://b/1", 5, "cd" * 32)
     silent, short, plain = Source("https://c/1", 5), Source("https://d/1", 4), Source("https://e/1", 5, ranges=False)
     single = Source("https://f/1", 5, token="t")  # noqa: S106
-    assert asking.together(known, [one, silent, short, plain, single]) == (one, silent)
-    assert asking.together(known, [plain, single]) == (plain,)
-    assert asking.together(known, [single]) == (single,)
-    assert asking.together(unknown, [silent, one, other]) == (one,)
-    assert asking.together(unknown, [silent, short]) == (silent,)
+    assert sources.together(known, [one, silent, short, plain, single]) == (one, silent)
+    assert sources.together(known, [plain, single]) == (plain,)
+    assert sources.together(known, [single]) == (single,)
+    assert sources.together(unknown, [silent, one, other]) == (one,)
+    assert sources.together(unknown, [silent, short]) == (silent,)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ def test_sources_are_mixed_only_when_they_are_the_same_bytes() -> None:
 )
 def test_a_host_that_states_something_else_is_not_asked_for_bytes(source: Source, kind: str) -> None:
     with pytest.raises(Problem) as caught:
-        asking.agreeing(Wanted("a", "loras", "a", (URL,), bytes=5, sha256=SHA), source, "host")
+        sources.agreeing(Wanted("a", "loras", "a", (URL,), bytes=5, sha256=SHA), source, "host")
     assert caught.value.kind == kind
     if kind == "wrong_hash":
         assert SHA in str(caught.value)
@@ -401,12 +406,12 @@ def test_pieces_grow_with_the_file() -> None:
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (32791377504, "32.8 GB"), (2.5e12, "2.50 TB"), (999_700, "1.0 MB")],
 )
 def test_bytes_for_people(count: float, expected: str) -> None:
-    assert progress.human(count) == expected
+    assert units.size(count) == expected
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(5, "5 s"), (720, "12 min"), (11100, "3 h 05 min")])
 def test_times_for_people(seconds: float, expected: str) -> None:
-    assert progress.duration(seconds) == expected
+    assert units.duration(seconds) == expected
 
 
 def test_percent_reaches_100_only_at_the_end() -> None:
@@ -452,30 +457,114 @@ def test_parts_are_tied_to_their_bytes(tmp_path: Path) -> None:
         ".a.bin.part",
     ):
         (tmp_path / name).touch()
-    assert [part.name for part in survey.parts(tmp_path / "a.bin")] == [".a.bin.abababab.part"]
-    assert survey.tag(SHA, 5) == "abababab"
-    assert len(survey.tag(None, 5)) == len(survey.tag(None, 1 << 60)) == 8
+    assert [part.name for part in plan.parts(tmp_path / "a.bin")] == [".a.bin.abababab.part"]
+    assert plan.tag(SHA, 5) == "abababab"
+    assert len(plan.tag(None, 5)) == len(plan.tag(None, 1 << 60)) == 8
 
 
 def test_disks_are_summed_with_the_reserve(tmp_path: Path) -> None:
     found = [
-        survey.Found("a", str(tmp_path / "loras/a"), "missing", 100),
-        survey.Found("b", str(tmp_path / "loras/b"), "partial", 100, 40),
-        survey.Found("c", str(tmp_path / "vae/c"), "proven", 1000, 1000),
-        survey.Found("d", str(tmp_path / "vae/d"), "missing", None),
-        survey.Found("e", str(tmp_path / "vae/e.zip"), "missing", 10),
+        plan.Found("a", str(tmp_path / "loras/a"), "missing", 100),
+        plan.Found("b", str(tmp_path / "loras/b"), "partial", 100, 40),
+        plan.Found("c", str(tmp_path / "vae/c"), "proven", 1000, 1000),
+        plan.Found("d", str(tmp_path / "vae/d"), "missing", None),
+        plan.Found("e", str(tmp_path / "vae/e.zip"), "missing", 10),
     ]
-    summary = survey.summary(found, 50, 10.0)
+    summary = plan.summary(found, 50, 10.0)
     assert (summary["bytes_total"], summary["bytes_missing"], summary["unknown_sizes"]) == (1210, 170, ["d"])
-    (disk,) = survey.disks(found, 50, lambda _path: 229)
+    (disk,) = plan.disks(found, 50, lambda _path: 229)
     assert (disk["needed"], disk["left"], disk["enough"]) == (180, -1, False)
-    assert survey.disks(found, 50, lambda _path: 230)[0]["enough"]
-    assert survey.disks(found[2:3], 50, lambda _path: 0)[0]["enough"], "nothing to fetch needs no room"
+    assert plan.disks(found, 50, lambda _path: 230)[0]["enough"]
+    assert plan.disks(found[2:3], 50, lambda _path: 0)[0]["enough"], "nothing to fetch needs no room"
 
 
-def test_a_record_that_cannot_be_read_is_no_record(tmp_path: Path) -> None:
-    (tmp_path / "proven.json").write_text('{"version": 1, "files": [')
+PROOF = {"id": "a", "owner_list": "models", "size": 1, "mtime_ns": 1, "inode": 1, "sha256": SHA, "by": "host"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"version": 1, "files": [',
+        "[1]",
+        '"text"',
+        "[" * 100_000,
+        '{"version": 1, "rate": null, "files": [1]}',
+        '{"version": 1, "rate": [], "files": {"a": 1}}',
+        json.dumps({"version": 1, "rate": None, "files": {"/a": {**PROOF, "id": ["a"]}}}),
+        json.dumps({"version": 1, "rate": None, "files": {"/a": {**PROOF, "size": "1"}}}),
+        json.dumps({"version": 1, "rate": {"a": 1}, "files": {"/a": PROOF}}),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_no_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "proven.json").write_text(text)
     assert Record(tmp_path).proofs == {}
+
+
+@pytest.mark.parametrize("name", ["proven.json", "progress.json", "job.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "link to a file", "folder"])
+def test_what_lies_in_the_place_of_a_file_is_not_waited_for(
+    tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    elif kind == "folder":
+        (tmp_path / name).mkdir()
+    else:
+        other = tmp_path / "other"
+        other.write_text(json.dumps({"version": 1, "rate": None, "files": {"/a": PROOF}} | {**TOLD, "at": 1}))
+        (tmp_path / name).symlink_to("/dev/zero" if "device" in kind else other)
+    assert Record(tmp_path).proofs == {}
+    assert progress.load(tmp_path) is None
+    assert done_by_the_action(tmp_path) is None
+    if kind != "link to a file":
+        with pytest.raises(OSError, match=r"no regular file|Is a directory"):
+            record.sha256(tmp_path / name)
+    if kind != "folder":
+        monkeypatch.setattr(background, "_systemctl", lambda *_arguments: "inactive")
+        asked = request.parse({**ORDER, "state_dir": str(tmp_path)})
+        params = dict.fromkeys(background._OPTIONS, "")
+        assert background.start("x.service", asked, params)
+        assert json.loads((tmp_path / "job.json").read_text())["wait"] > 0
+        assert not (tmp_path / "job.json").is_symlink()
+
+
+def done_by_the_action(folder: Path) -> Any:
+    """Look at the progress as the action plugin does on a host."""
+    action = ActionModule.__new__(ActionModule)
+
+    def execute(command: str, **_options: object) -> dict[str, str]:
+        return {"stdout": subprocess.run(command, shell=True, capture_output=True, text=True, check=False).stdout}  # noqa: S602
+
+    action._low_level_execute_command = execute
+    return action._progress({"state_dir": str(folder)})
+
+
+def test_progress_is_read_by_the_action_as_it_was_saved(tmp_path: Path) -> None:
+    progress.save(tmp_path, {**TOLD, "at": 1, "pid": 2})
+    assert done_by_the_action(tmp_path) == progress.load(tmp_path) == {**TOLD, "at": 1}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"done": "many"},
+        {"rate": float("nan")},
+        {"total": float("inf")},
+        {"moving": 5},
+        {"moving": [5]},
+        {"moving": [{"name": "a"}]},
+        {"done": None},
+    ],
+)
+def test_odd_progress_is_none(odd: dict[str, Any]) -> None:
+    assert progress.parse(json.dumps({**TOLD, "at": 1, **odd})) is None
+
+
+def test_odd_names_and_numbers_in_progress_harm_no_terminal() -> None:
+    moving = [{"name": "\x1b[31ma\n", "done": 10**400, "bytes": -5}]
+    state = progress.parse(json.dumps({**TOLD, "at": 1, "done": -3, "rate": 10**400, "moving": moving}))
+    assert state
+    assert progress.line(state).isprintable()
 
 
 ORDER: dict[str, Any] = {
@@ -507,9 +596,9 @@ ORDER: dict[str, Any] = {
 )
 def test_wrong_orders_name_the_parameter(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
-        order.parse({**ORDER, **change})
+        request.parse({**ORDER, **change})
 
 
 def test_orders() -> None:
-    parsed = order.parse(ORDER)
+    parsed = request.parse(ORDER)
     assert (parsed.settings.limit, parsed.settings.reserve, parsed.read_again) == (50 * 1024 * 1024, 0, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import files
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import request
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ FIELDS = ["name", "folder", "urls", "bytes", "sha256", "task", "precision", "par
 def test_every_file_has_the_same_fields(id_: str) -> None:
     entry = CATALOGUE["files"][id_]
     assert [key for key in entry if key not in {"about_bytes", "note"}] == FIELDS
-    files.parse({"id": id_, **entry})
+    request.parse_file({"id": id_, **entry})
     assert bool(entry["bytes"]) != ("about_bytes" in entry), "an unknown size is estimated, a known one is not"
     assert all(url.startswith("https://") for url in entry["urls"])
     assert entry["name"] in entry["urls"][0] or "note" in entry, "a file that is renamed says so"
@@ -29,7 +29,7 @@ def test_every_file_has_the_same_fields(id_: str) -> None:
 def test_no_two_files_are_the_same_bytes_or_the_same_place() -> None:
     hashes = [entry["sha256"] for entry in CATALOGUE["files"].values() if entry["sha256"]]
     assert len(hashes) == len(set(hashes))
-    files.parse_all({"id": id_, **entry} for id_, entry in CATALOGUE["files"].items())
+    request.parse_files({"id": id_, **entry} for id_, entry in CATALOGUE["files"].items())
 
 
 @pytest.mark.parametrize("name", CATALOGUE["sets"])

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.filter.model_outlook import model_outlook
 from ansible_collections.wanmetal.comfyui.plugins.filter.model_plan import model_plan
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import survey
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import parse_all
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import plan
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import parse_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import models
 
 GB = 1_000_000_000
@@ -198,9 +197,9 @@ def test_every_address_passes_the_mirrors() -> None:
 def outlook(tmp_path: Path, reserve: int = 0, rate: int = 0, **settings: Any) -> dict[str, Any]:
     planned = model_plan(CATALOGUE, **settings)
     record = Record(tmp_path)
-    found = [survey.look(item, tmp_path, record, "models") for item in parse_all(planned["files"])]
-    state = {**survey.summary(found, reserve, None), "unwanted": []}
-    return model_outlook(planned, state, models_dir=str(tmp_path), rate=rate)
+    found = [plan.look_at(item, tmp_path, record, "models") for item in parse_files(planned["files"])]
+    state = {**plan.summary(found, reserve, None), "unwanted": []}
+    return model_plan(planned, state, models_dir=str(tmp_path), rate=rate)
 
 
 def test_the_outlook_counts_shared_files_once(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import AGENT
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import AGENT
 
 MIB = 1024 * 1024
 _STATUS = ["gid", "status", "completedLength", "totalLength", "bitfield", "pieceLength", "errorCode", "errorMessage"]

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted, check_file_name
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Wanted, check_file_name
 
-API = "https://civitai.com"
 FOLDERS = {
     "checkpoint": "checkpoints",
     "lora": "loras",

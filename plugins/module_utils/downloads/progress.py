@@ -1,4 +1,4 @@
-"""Progress: the arithmetic, the file that tells others of it, and the line for people."""
+"""Progress: the arithmetic, the file that others read it from, and the line for people."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import write_whole
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import read_regular, write_whole
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration, size
 
 NAME = "progress.json"
 _WINDOW_S = 15.0
+_COUNTS = ("at", "done", "total", "rate", "files", "files_done", "failed", "resting", "proving")
+_MOST = 1 << 60
 
 
 class Meter:
@@ -35,44 +38,27 @@ class Meter:
         return max(0.0, (after - before) / (end - start)) if end > start else 0.0
 
 
-def human(count: float) -> str:
-    """Write bytes for people: 1.4 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Write a time for people: 45 s, 12 min, 3 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def percent(done: int, total: int) -> int:
     """Return whole percents that reach 100 only at the end."""
     return 100 if done >= total else max(0, done * 100 // total)
 
 
-def line(told: Mapping[str, Any], width: int = 0) -> str:
+def line(state: Mapping[str, Any], width: int = 0) -> str:
     """Write one line about a download; ``width`` cuts the list of files in flight."""
-    done, total, rate = told["done"], told["total"], told["rate"]
-    head = f"{percent(done, total):3d} %  {human(done)} of {human(total)}"
+    done, total, rate = state["done"], state["total"], state["rate"]
+    head = f"{percent(done, total):3d} %  {size(done)} of {size(total)}"
     if rate > 0:
-        head += f"  {human(rate)}/s"
+        head += f"  {size(rate)}/s"
         if done < total:
             head += f"  {duration((total - done) / rate)} left"
-    head += f"  {told['files_done']}/{told['files']} files"
-    tail = in_flight(told["moving"])
-    if told["proving"]:
-        tail = f"{tail}  proving {told['proving']}".strip()
-    if told["resting"]:
-        tail = f"{tail}  {told['resting']} to be tried again".strip()
-    if told["failed"]:
-        tail = f"{tail}  {told['failed']} failed".strip()
+    head += f"  {state['files_done']}/{state['files']} files"
+    tail = in_flight(state["moving"])
+    if state["proving"]:
+        tail = f"{tail}  proving {state['proving']}".strip()
+    if state["resting"]:
+        tail = f"{tail}  {state['resting']} to be tried again".strip()
+    if state["failed"]:
+        tail = f"{tail}  {state['failed']} failed".strip()
     text = f"{head}  {tail}".rstrip()
     return text if not width or len(text) <= width else text[: max(0, width - 1)] + "…"
 
@@ -82,18 +68,40 @@ def in_flight(moving: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{item['name']} {percent(item['done'], item['bytes'])} %" for item in moving)
 
 
-def tell(folder: Path, told: Mapping[str, Any]) -> None:
+def save(folder: Path, state: Mapping[str, Any]) -> None:
     """Leave the progress where others can read it; a full disk must not stop a download for it."""
     try:
-        write_whole(folder / NAME, json.dumps(told) + "\n", sync=False)
+        write_whole(folder / NAME, json.dumps(state) + "\n", sync=False)
     except OSError:
         return
 
 
-def told(folder: Path) -> dict[str, Any] | None:
+def load(folder: Path) -> dict[str, Any] | None:
     """Read the progress that a download has left."""
     try:
-        data = json.loads((folder / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse(read_regular(folder / NAME))
+    except OSError:
         return None
-    return data if isinstance(data, dict) else None
+
+
+def parse(text: str | bytes) -> dict[str, Any] | None:
+    """Read progress that anybody may have written: the file belongs to the user that fetches."""
+    try:
+        data = json.loads(text)
+        state: dict[str, Any] = {key: _count(data[key]) for key in _COUNTS}
+        state["phase"] = str(data["phase"])
+        state["moving"] = [
+            {"name": _printable(item["name"]), "done": _count(item["done"]), "bytes": _count(item["bytes"])}
+            for item in data["moving"]
+        ]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return state
+
+
+def _count(value: object) -> int:
+    return min(max(0, int(value)), _MOST)  # type: ignore[call-overload, no-any-return]
+
+
+def _printable(name: object) -> str:
+    return "".join(c for c in str(name)[:255] if c.isprintable())

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import problems
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem, from_any, from_os
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.resolve import Source, path_of, request
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import errors
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem, from_any, from_os
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import Source, path_of, send
 
 _CHUNK = 1024 * 1024
 
@@ -50,7 +50,7 @@ class Stream(threading.Thread):
             self._copy()
         except (OSError, http.client.HTTPException) as error:
             here = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-            problem = from_os(error) if here else problems.from_exception(error, self._source.host)  # type: ignore[arg-type]
+            problem = from_os(error) if here else errors.from_exception(error, self._source.host)  # type: ignore[arg-type]
         except Exception as error:  # a thread that does not report would be waited for, for ever
             problem = from_any(error)
         if not self._stopped:
@@ -70,14 +70,14 @@ class Stream(threading.Thread):
                 body.seek(self.moved)
                 self._write(body)
             return
-        with request(self._source.url, self._source.token, self.moved, None, self._timeout_s) as (
+        with send(self._source.url, self._source.token, self.moved, None, self._timeout_s) as (
             status,
             _headers,
             body,
         ):
             if status not in {200, 206}:
                 # A redirect that was not there when the host was asked is not followed: it would take the token along.
-                raise problems.from_status(status, self._source.host, first_hop=True, had_token=True)
+                raise errors.from_status(status, self._source.host, first_hop=True, had_token=True)
             if status == 200 and self.moved:
                 self._path.unlink(missing_ok=True)
                 self.moved = 0

@@ -81,9 +81,10 @@ def read(repository: str, revision: str, answer: Sequence[Any]) -> dict[Place, S
     for item in answer:
         if not isinstance(item, Mapping) or item.get("type") != "file":
             continue
-        size, sha256 = item.get("size"), str((item.get("lfs") or {}).get("oid") or "")
+        size, lfs = item.get("size"), item.get("lfs")
+        sha256 = str(lfs.get("oid")) if isinstance(lfs, Mapping) else ""
         found[Place(repository, revision, str(item.get("path")))] = Stated(
-            size if isinstance(size, int) and size > 0 else None, sha256 if _SHA256.fullmatch(sha256) else None
+            size if type(size) is int and size > 0 else None, sha256 if _SHA256.fullmatch(sha256) else None
         )
     return found
 

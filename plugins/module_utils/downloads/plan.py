@@ -1,15 +1,19 @@
-"""What a host has of the wanted files, and what they would cost. Nothing is changed, nothing is hashed."""
+"""What a host has of the wanted files, and what a run would do and cost. Nothing is changed, nothing is hashed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.files import Wanted
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.state import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Request, Settings, Wanted
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import ask
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size
 
 PART = ".part"
 REJECTED = ".rejected"
@@ -34,7 +38,7 @@ class Found:
         return 0 if self.status in {"proven", "unproven"} else max(0, (self.bytes or 0) - self.present)
 
 
-def look(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Found:
+def look_at(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Found:
     """Look at one file."""
     members = record.of(wanted.id, owner_list)
     known = all(proof.archive or wanted.name in {"", path.name} for path, proof in members)
@@ -141,4 +145,48 @@ def summary(found: Sequence[Found], reserve: int, rate: float | None) -> dict[st
         "disks": by_disk,
         "enough": all(disk["enough"] for disk in by_disk),
         "rate": rate,
+    }
+
+
+def make(request: Request) -> dict[str, Any]:
+    """Look at the host, and ask for sizes that nobody has estimated."""
+    settings = request.settings
+    record = Record(settings.state_dir)
+    found = [look_at(item, settings.root, record, settings.owner_list) for item in request.wanted]
+    unknown = [index for index, item in enumerate(found) if item.bytes is None and item.status == "missing"]
+    if unknown:
+        quick = replace(settings, timeout_s=min(10.0, settings.timeout_s), allow_unproven=True)
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            sizes = pool.map(lambda index: _size(request.wanted[index], quick), unknown)
+            for index, (name, size) in zip(unknown, sizes, strict=True):
+                found[index].bytes = size
+                found[index].path = name or found[index].path
+    gone = unwanted(request.wanted, settings.root, record, settings.owner_list)
+    removed = [item["path"] for item in gone] if settings.prune else []
+    coming = [item for item in summary(found, 0, None)["files"] if item["status"] in {"missing", "partial"}]
+    return {
+        **summary(found, settings.reserve, record.rate),
+        "changed": bool(coming or removed),
+        "unwanted": [] if settings.prune else gone,
+        "removed": removed,
+        "aria2c": shutil.which("aria2c") is not None,
+        "diff": diff(coming, removed),
+    }
+
+
+def _size(wanted: Wanted, settings: Settings) -> tuple[str, int | None]:
+    try:
+        answer = ask(wanted, settings, peers=False)
+    except Exception:
+        # A plan is made without it; the run itself says what is wrong.
+        return "", None
+    return str(settings.root / answer.wanted.path), answer.size
+
+
+def diff(coming: Sequence[Mapping[str, Any]], removed: Sequence[str]) -> dict[str, str]:
+    """Show the files that come and go as a diff."""
+    after = [f"{item['path']} {size(item['bytes'] or 0) if item['bytes'] else 'of unknown size'}" for item in coming]
+    return {
+        "before": "".join(f"{path}\n" for path in removed),
+        "after": "".join(f"{line}\n" for line in after),
     }

@@ -1,4 +1,4 @@
-"""Asking a host about a file: where its bytes are now, how many, and which sha256 the host states.
+"""Where a file can be had now: what its hosts say of it, how many bytes, which sha256, and which of them go together.
 
 Redirects are followed by hand, so that a token stays with the host that it belongs to.
 """
@@ -9,20 +9,22 @@ import email.utils
 import html
 import http.client
 import json
+import random
 import re
 import stat
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import problems
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.problems import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import civitai, errors
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Settings, Tokens, Wanted
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls import (
     PLAIN,
     encoded,
@@ -38,6 +40,8 @@ _CHUNK = 64 * 1024
 _LONGEST_ANSWER = 16 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_PEERS = 8
+_PEER_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
@@ -60,37 +64,6 @@ class Source:
     def single(self) -> bool:
         """Whether one plain stream must do: aria2c passes headers on to wherever it is redirected."""
         return bool(self.token) or self.url.startswith("file:")
-
-
-class Tokens:
-    """Tokens by host. A bare host name means https; ``http://host:port`` has to be written out."""
-
-    def __init__(self, tokens: Mapping[str, str]) -> None:
-        self._tokens: dict[str, str] = {}
-        for host, given in tokens.items():
-            # A vault's block of text ends with a line end.
-            token = str(given or "").strip()
-            if not (token.isascii() and token.isprintable()) or " " in token:
-                raise ValueError(
-                    f"the token of {host} (not shown) holds a line end, a space or a letter that HTTP cannot carry; "
-                    "compare it with what the host showed when it was made"
-                )
-            try:
-                key = origin(encoded(host if "://" in str(host) else f"https://{host}"))
-            except ValueError as error:
-                raise ValueError(f"tokens: {host!r} is no host: {error}") from None
-            if token:
-                self._tokens[key] = token
-
-    def of(self, url: str) -> str:
-        """Return the token for the host of a URL, or nothing."""
-        return self._tokens.get(origin(url), "")
-
-    def hide(self, text: str) -> str:
-        """Take the tokens out of a text."""
-        for token in self._tokens.values():
-            text = text.replace(token, "********")
-        return text
 
 
 def next_hop(url: str, location: str) -> str:
@@ -151,7 +124,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 @contextmanager
-def request(
+def send(
     url: str,
     token: str = "",
     first: int | None = 0,
@@ -172,7 +145,7 @@ def request(
     except urllib.error.HTTPError as error:
         answer = error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise problems.from_exception(error, host_of(url)) from error
+        raise errors.from_exception(error, host_of(url)) from error
     with answer:
         yield answer.status or 200, answer.headers, answer
 
@@ -187,7 +160,7 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
     for _ in range(_HOPS):
         at_home = origin(here) == origin(asked)
         token = tokens.of(asked) if at_home else ""
-        with request(here, token, timeout_s=timeout_s) as (status, headers, body):
+        with send(here, token, timeout_s=timeout_s) as (status, headers, body):
             if at_home:
                 size = whole_number(headers.get("X-Linked-Size")) or size
                 sha256 = stated_sha256(headers) or sha256
@@ -195,7 +168,7 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
                 here = next_hop(here, headers.get("Location") or "")
                 continue
             if status not in {200, 206}:
-                raise problems.from_status(
+                raise errors.from_status(
                     status,
                     host_of(here),
                     first_hop=at_home,
@@ -290,9 +263,9 @@ def fetch_list(url: str, tokens: Tokens, form: bytes, *, timeout_s: float = 30) 
 def _fetch(url: str, tokens: Tokens, form: bytes | None, timeout_s: float) -> Any:
     url = encoded(url)
     token = tokens.of(url)
-    with request(url, token, None, None, timeout_s, form) as (status, headers, body):
+    with send(url, token, None, None, timeout_s, form) as (status, headers, body):
         if status != 200:
-            raise problems.from_status(
+            raise errors.from_status(
                 status,
                 host_of(url),
                 first_hop=True,
@@ -304,7 +277,7 @@ def _fetch(url: str, tokens: Tokens, form: bytes | None, timeout_s: float) -> An
         try:
             return json.loads(_whole(body, host_of(url), timeout_s * 4))
         except (OSError, http.client.HTTPException) as error:
-            raise problems.from_exception(error, host_of(url)) from error
+            raise errors.from_exception(error, host_of(url)) from error
         except (ValueError, RecursionError):
             raise Problem("html", f"{host_of(url)} does not answer with JSON") from None
 
@@ -320,3 +293,116 @@ def _whole(body: IO[bytes], host: str, most_s: float) -> bytes:
         if time.monotonic() > until:
             raise Problem("network", f"{host} has not finished its answer in {most_s:.0f} s")
     return data
+
+
+# -- which sources there are
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the hosts say of a file."""
+
+    wanted: Wanted
+    sources: tuple[Source, ...]
+    size: int | None
+    expected: str | None
+    by: str
+    """``catalogue``, ``host`` or ``size``: what will prove it."""
+    from_peers: bool = False
+
+
+def hosts(wanted: Wanted, settings: Settings) -> set[str]:
+    """Return the hosts that are asked first."""
+    urls = wanted.urls or (civitai.version_url(settings.civitai_api, wanted.civitai or 0),)
+    return {host_of(url) for url in urls}
+
+
+def described(wanted: Wanted, settings: Settings) -> Wanted:
+    """Return the file with what CivitAI says of a version, where that is not known yet."""
+    if wanted.urls or not wanted.civitai:
+        return wanted
+    return civitai.ask(
+        wanted, settings.civitai_api, lambda url: fetch_json(url, settings.tokens, timeout_s=settings.timeout_s)
+    )
+
+
+def ask(
+    wanted: Wanted, settings: Settings, *, peers: bool, limited: Callable[[str, float], None] = lambda _host, _s: None
+) -> Answer:
+    """Find out where a file can be had now; ``limited`` hears of hosts that ask to wait."""
+    wanted = described(wanted, settings)
+    if peers and wanted.sha256:
+        found = _ask_peers(wanted, settings)
+        if found:
+            return Answer(wanted, found, found[0].size, wanted.sha256, "catalogue", from_peers=True)
+    sources = _ask_hosts(wanted, settings, limited)
+    stated = sources[0].sha256
+    by = "catalogue" if wanted.sha256 else "host" if stated else "size"
+    if by == "size" and not settings.allow_unproven:
+        raise Problem(
+            "unproven",
+            f"no sha256 is known, and {sources[0].host} states none; "
+            "add the sha256 to the entry, or allow files that only their size proves",
+        )
+    answer = Answer(wanted, sources, sources[0].size, wanted.sha256 or stated, by)
+    if peers and by == "host":
+        found = _ask_peers(replace(wanted, bytes=answer.size), settings)
+        answer = replace(answer, sources=found or sources, from_peers=bool(found))
+    return answer
+
+
+def _ask_peers(wanted: Wanted, settings: Settings) -> tuple[Source, ...]:
+    found: list[Source] = []
+    # Each host begins with other peers, so that no one of them serves all.
+    for peer in random.sample(settings.peers, min(_PEERS, len(settings.peers))):
+        try:
+            url = f"{peer.rstrip('/')}/{urllib.parse.quote(wanted.path)}"
+            source = resolve(url, Tokens({}), timeout_s=_PEER_TIMEOUT_S, name=wanted.name)
+        except Exception:  # noqa: S112  whatever is wrong with a peer, the origin is there still
+            continue
+        size = wanted.bytes or (found[0].size if found else source.size)
+        if source.size is not None and source.size == size and source.ranges:
+            found.append(source)
+    return tuple(found)
+
+
+def _ask_hosts(wanted: Wanted, settings: Settings, limited: Callable[[str, float], None]) -> tuple[Source, ...]:
+    found: list[Source] = []
+    troubles: list[Problem] = []
+    for url in wanted.urls:
+        try:
+            source = resolve(url, settings.tokens, timeout_s=settings.timeout_s, name=wanted.name)
+            found.append(agreeing(wanted, source, host_of(url)))
+        except Problem as problem:
+            troubles.append(problem)
+            if problem.host and problem.wait_s:
+                limited(problem.host, problem.wait_s)
+    if not found:
+        raise next((problem for problem in troubles if not problem.lasting), troubles[0])
+    return together(wanted, found)
+
+
+def agreeing(wanted: Wanted, source: Source, host: str) -> Source:
+    """Refuse a source that states something else than what is known, before a byte is fetched."""
+    if wanted.bytes and source.size is not None and source.size != wanted.bytes:
+        raise Problem("wrong_size", f"{host} offers {source.size} bytes, expected are {wanted.bytes}")
+    if wanted.sha256 and source.sha256 and source.sha256 != wanted.sha256:
+        raise Problem(
+            "wrong_hash",
+            f"{host} states sha256 {source.sha256}, expected is {wanted.sha256}; nothing was fetched",
+        )
+    if source.size is None:
+        raise Problem("wrong_size", f"{host} does not state the size", another_try=True)
+    return source
+
+
+def together(wanted: Wanted, found: Sequence[Source]) -> tuple[Source, ...]:
+    """Return the sources whose bytes may be mixed in one file."""
+    first = found[0]
+    same = [source for source in found if source.size == first.size]
+    if not wanted.sha256:
+        # Without a sha256 of our own, sources go together only when they state the same one.
+        first = next((source for source in found if source.sha256), first)
+        same = [source for source in found if source is first or (first.sha256 and source.sha256 == first.sha256)]
+    plain = [source for source in same if not source.single]
+    return tuple([source for source in plain if source.ranges] or plain[:1] or same[:1])
