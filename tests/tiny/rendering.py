@@ -42,7 +42,7 @@ def names() -> list[str]:
 
 def few() -> list[str]:
     """Few of them that together have every node type of all."""
-    kinds = {name: {node["class_type"] for node in workflows.load(name, "api").values()} for name in names()}
+    kinds = {name: {node["class_type"] for node in workflows.load_api(name).values()} for name in names()}
     left, found = set().union(*kinds.values()), list[str]()
     while left:
         found.append(max(kinds, key=lambda name: len(kinds[name] & left)))
