@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import boto3
 import pytest
@@ -49,8 +50,10 @@ def bucket() -> Iterator[Settings]:
 
 
 def deliver(video: bytes, filename: str, job: str, settings: Settings) -> str:
-    with closing(Limit(60)) as limit:
-        return output.deliver(video, filename, job, settings, limit)
+    with closing(Limit(60)) as limit, TemporaryFile() as file:
+        file.write(video)
+        file.flush()
+        return output.deliver(file, filename, job, settings, limit)
 
 
 @pytest.mark.parametrize(("size", "parts"), [(1000, 1), (20_000_000, 3)])

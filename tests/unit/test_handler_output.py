@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from wanmetal_handler.settings import Settings
 
 
 def deliver(data: bytes, filename: str, job: str, settings: Settings) -> str:
-    with closing(Limit(60)) as limit:
-        return deliver_within(data, filename, job, settings, limit)
+    with closing(Limit(60)) as limit, TemporaryFile() as video:
+        video.write(data)
+        video.flush()
+        return deliver_within(video, filename, job, settings, limit)
 
 
 REFUSAL = b"<Error><Code>%s</Code><Message>no, s3cret</Message></Error>"

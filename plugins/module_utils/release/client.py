@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import secrets
 import socket
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
 Graph = Mapping[str, Mapping[str, Any]]
@@ -141,10 +142,10 @@ class ComfyUIClient:
         self._quietly(self.forget, prompt_id)
         return outputs
 
-    def view(self, filename: str, subfolder: str = "", folder: str = "output") -> bytes:
-        """Return a file of the folder output, temp or input."""
+    def view(self, filename: str, subfolder: str = "", folder: str = "output", into: BinaryIO | None = None) -> bytes:
+        """Return a file of the folder output, temp or input, or write it ``into`` another and return nothing."""
         query = urlencode({"filename": filename, "subfolder": subfolder, "type": folder})
-        status, _, body = self._request("GET", f"/view?{query}")
+        status, _, body = self._request("GET", f"/view?{query}", into=into)
         if status != 200:
             raise BadAnswerError(f"{self.url}/view answered {status} for {filename} in folder {folder}")
         return body
@@ -230,7 +231,12 @@ class ComfyUIClient:
             raise BadAnswerError(f"{self.url}{path} answered {status}")
 
     def _request(
-        self, method: str, path: str, body: object = None, sent: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        sent: str = "application/json",
+        into: BinaryIO | None = None,
     ) -> tuple[int, str, bytes]:
         deadline = time.monotonic() + self.timeout_s
         connect = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
@@ -245,7 +251,7 @@ class ComfyUIClient:
             with self._ended_at(deadline, connection.sock):
                 connection.request(method, self._base + path, body, headers)
                 response = connection.getresponse()
-                data = _read(response)
+                data = _read(response, into)
         except TimeoutError as error:
             raise NoAnswerError(f"{self.url}{path} gave no complete answer in {self.timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
@@ -289,15 +295,16 @@ def _end(open_socket: socket.socket) -> None:
         socket.socket.shutdown(open_socket, socket.SHUT_RDWR)  # that of TLS takes away what another thread reads from
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
-    data = bytearray()
+def _read(response: http.client.HTTPResponse, into: BinaryIO | None) -> bytes:
+    data, size = io.BytesIO(), 0
     while part := response.read1(1 << 20):
-        data += part
-        if len(data) > _MAX_ANSWER:
+        (into or data).write(part)
+        size += len(part)
+        if size > _MAX_ANSWER:
             raise http.client.HTTPException(f"more than {_MAX_ANSWER} bytes came")
     if response.length:
-        raise http.client.IncompleteRead(bytes(data), response.length)
-    return bytes(data)
+        raise http.client.IncompleteRead(b"", response.length)
+    return data.getvalue()
 
 
 def outputs_of(entry: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from . import images, output, request, workflows
@@ -64,7 +65,7 @@ class Worker:
         workflow, values = self.check(given)
         hashes = {}
         try:
-            with limit.ending(client.abort):
+            with limit.ending(client.abort), TemporaryFile(dir=Path(self.settings.record).parent) as video:
                 machine = _machine(client, tell, limit)
                 for which in [name for name in request.IMAGES if name in values]:
                     with stage("image"):
@@ -76,10 +77,12 @@ class Worker:
                     graph = workflow.fill(values, f"{FOLDER}/{name}")
                     place = workflow.video(render(client, workflow, graph, tell, limit))
                 with stage("fetch"):
-                    data = client.view(place["filename"], place["subfolder"], place["type"])
+                    client.view(place["filename"], place["subfolder"], place["type"], into=video)
+                    video.flush()
+                data = output.content(video)
                 metadata = output.measured(data, place["filename"])
                 with stage("deliver"):
-                    address = output.deliver(data, place["filename"], name, self.settings, limit)
+                    address = output.deliver(video, place["filename"], name, self.settings, limit)
         finally:
             self.clean(name)
         parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}

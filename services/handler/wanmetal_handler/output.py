@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
+import mmap
+import os
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from . import isolated
 from .failure import JobError
@@ -17,7 +18,7 @@ _MEMORY = 400_000_000  # ten threads send the parts
 _TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "gif": "image/gif", "webp": "image/webp"}
 
 
-def measured(data: bytes, filename: str) -> dict[str, Any]:
+def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
     """Measure the first video track of an MP4 file; of others nothing is known."""
     names = ("width", "height", "num_frames", "frame_rate", "duration")
     if not filename.lower().endswith((".mp4", ".mov")):
@@ -59,27 +60,33 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at = end
 
 
-def deliver(data: bytes, filename: str, job: str, settings: Settings, limit: Limit) -> str:
+def content(video: BinaryIO) -> bytes | mmap.mmap:
+    """What is in a file, without all of it in memory."""
+    return mmap.mmap(video.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(video.fileno()).st_size else b""
+
+
+def deliver(video: BinaryIO, filename: str, job: str, settings: Settings, limit: Limit) -> str:
     """Return where the video is: a link into the bucket, or without one a data: URI with all of it."""
+    size = os.fstat(video.fileno()).st_size
     suffix = filename.rpartition(".")[2].lower()
     kind = _TYPES.get(suffix, "application/octet-stream")
     if settings.bucket_endpoint_url:
         bucket = {key: value for key, value in vars(settings).items() if key.startswith(("bucket_", "link_"))}
         try:
-            given = (data, kind, f"{job}.{suffix}", bucket)
-            return isolated.run(limit, limit.left() + 1, _MEMORY + 2 * len(data), "put", *given).decode()
+            given = (f"/proc/{os.getpid()}/fd/{video.fileno()}", kind, f"{job}.{suffix}", bucket)
+            return isolated.run(limit, limit.left() + 1, _MEMORY, "put", *given).decode()
         except (TimeoutError, ChildProcessError) as error:
             raise JobError("bucket", "the bucket did not take the video: what sent it has died") from error
-    if len(data) > settings.inline_mb * 1e6:
+    if size > settings.inline_mb * 1e6:
         raise JobError(
             "output",
-            f"the video has {len(data) / 1e6:.1f} MB, and an answer holds at most {settings.inline_mb:g} MB: "
+            f"the video has {size / 1e6:.1f} MB, and an answer holds at most {settings.inline_mb:g} MB: "
             "set up a bucket, or render fewer or smaller frames",
         )
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content(video)).decode()}"
 
 
-def put(data: bytes, kind: str, name: str, bucket: dict[str, Any]) -> bytes:
+def put(path: str, kind: str, name: str, bucket: dict[str, Any]) -> bytes:
     """Put a video into the bucket, and return a link to it."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
@@ -93,7 +100,7 @@ def put(data: bytes, kind: str, name: str, bucket: dict[str, Any]) -> bytes:
             region_name=bucket["bucket_region"],
         )
         # In parts, where it is large.
-        client.upload_fileobj(io.BytesIO(data), *place.values(), ExtraArgs={"ContentType": kind})
+        client.upload_file(path, *place.values(), ExtraArgs={"ContentType": kind})
         seconds = int(bucket["link_hours"] * 3600)
         return str(client.generate_presigned_url("get_object", place, ExpiresIn=seconds)).encode()
     except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
