@@ -35,8 +35,8 @@ class FakeHost(Host):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "opt", folder / "opt", UNIT)
         self.unit_file = folder / "units" / UNIT
-        self.environment = folder / "etc/gallery.env"
-        for path in (self.root, self.unit_file.parent, self.environment.parent):
+        self.settings_file = folder / "etc/gallery.env"
+        for path in (self.root, self.unit_file.parent, self.settings_file.parent):
             path.mkdir(parents=True)
         self.loaded = self.running = ""
         self.pid = 100
@@ -67,7 +67,7 @@ class FakeHost(Host):
             self.running = ""
         if arguments[0] in ("start", "restart"):
             self.pid, self.born = self.pid + 1, self.clock
-            self.running = "" if "broken" in self.loaded else f"{self.loaded} {self.environment.read_text()}"
+            self.running = "" if "broken" in self.loaded else f"{self.loaded} {self.settings_file.read_text()}"
             return (0, "") if self.running else (1, f"Job for {UNIT} failed.\nSee systemctl status.")
         return 0, ""
 
@@ -101,7 +101,7 @@ class FakeHost(Host):
         return ""
 
     def wanted(self, unit: str, environment: str = "TOKEN=1") -> Service:
-        files = [(self.environment, environment, True), (self.unit_file, unit, False)]
+        files = [(self.settings_file, environment, True), (self.unit_file, unit, False)]
         config = [ConfigFile(path, text.encode(), ME, MY_GROUP, 0o600, hidden) for path, text, hidden in files]
         return Service(self, config, [QUESTION], 30, self.ask)
 
@@ -148,8 +148,8 @@ def test_one_that_does_not_answer_is_rolled_back_with_its_settings(host: FakeHos
         f"gallery.service {said}. The earlier one is back and serves again.\nIts last lines:\nits last words"
     )
     assert host.running == "old TOKEN=old"
-    assert (host.unit_file.read_text(), host.environment.read_text()) == ("old", "TOKEN=old")
-    assert host.environment.stat().st_mode & 0o7777 == 0o600
+    assert (host.unit_file.read_text(), host.settings_file.read_text()) == ("old", "TOKEN=old")
+    assert host.settings_file.stat().st_mode & 0o7777 == 0o600
     assert list((host.root / "services").iterdir()) == []
 
 
@@ -157,7 +157,7 @@ def test_a_first_one_that_does_not_answer_leaves_nothing(host: FakeHost) -> None
     with pytest.raises(SwitchError, match="There is no earlier one to go back to, so it was removed"):
         host.wanted("mute").run()
     assert not host.unit_file.exists()
-    assert not host.environment.exists()
+    assert not host.settings_file.exists()
     assert (host.running, host.enabled) == ("", False)
 
 
@@ -319,13 +319,13 @@ def test_what_it_has_left_goes_and_nothing_else(host: FakeHost, tmp_path: Path) 
     elsewhere.mkdir()
     (elsewhere / "precious").touch()
     (tmp_path / "builds/gallery-link").symlink_to(elsewhere)
-    patterns = [str(tmp_path / "builds/gallery-*"), str(host.environment), str(tmp_path / "missing")]
+    patterns = [str(tmp_path / "builds/gallery-*"), str(host.settings_file), str(tmp_path / "missing")]
     look = remove(host, patterns, "", check=True)
     assert host.unit_file.exists()
     outcome = remove(host, patterns, "")
     assert sorted(path.name for path in (tmp_path / "builds").iterdir()) == ["other-1"]
     assert (elsewhere / "precious").exists()
-    assert not host.environment.exists()
+    assert not host.settings_file.exists()
     assert look.reasons == outcome.reasons
     assert (host.running, host.enabled) == ("", False)
     assert not remove(host, patterns, "").changed
