@@ -242,7 +242,16 @@ def test_several_workers() -> None:
 
 
 def test_the_proof_of_a_gpu_runs_on_a_worker() -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/gpu/test_check.py"]
+    _gpu_tests("not slow")
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_gpu_is_rehearsed_on_a_worker() -> None:
+    _gpu_tests("slow")
+
+
+def _gpu_tests(marked: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", marked, "tests/gpu/test_check.py"]
     assert "skipped" not in run(*command, WANMETAL_TORCH_HOST=worker.name).stdout
 
 

@@ -188,3 +188,28 @@ def test_the_shapes_are_those_of_wan(packages: Path) -> None:
     )
     done = python(packages, "-c", code)
     assert done.stdout == "[32760, 75600] 21979496448000.0\n", done.stderr
+
+
+@pytest.mark.slow
+def test_the_trial_runs_at_small_shapes(place: Path) -> None:
+    """What is run on a machine with a GPU is rehearsed here, since such a machine is rarely at hand."""
+    for name in ("plugins/module_utils", "tests/gpu", "tests/pack"):
+        shutil.copytree(PROJECT / name, place / name, dirs_exist_ok=True)
+    link = place / ".ansible/collections/ansible_collections/wanmetal/comfyui"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../../..")
+    parts, work = place / "parts", place / "work"
+    parts.mkdir()
+    (work / "site").mkdir(parents=True)
+    comfyui = os.environ.get("WANMETAL_COMFYUI") or f"/srv/wanmetal/hosts/{HOST}/current/ComfyUI"
+    (work / "comfy").symlink_to(comfyui)
+    arguments = [f"--parts={there(parts)}", f"--work={there(work)}", f"--out={there(place / 'out')}"]
+    done = python(place, there(place / "tests/gpu/trial.py"), *arguments, "--device=cpu", "--budget=900")
+    told = {file.stem: json.loads(file.read_text()) for file in (place / "out").glob("*.json")}
+    assert told["card"]["gpu_info"]["gpus"] == [], done.stdout
+    assert told["wheel"]["skipped"] == "not unpacked: sage"
+    assert {told["first"][name]["problem"] for name in ("canary, image", "canary, video", "tiny")} == {""}, done.stdout
+    assert [row["attention"] for row in told["small"]["rows"]] == ["torch"], done.stdout
+    assert told["small"]["rows"][0]["seconds_a_step"] > 0
+    assert told["whole"]["warm"]["steps"] == 2
+    assert "trial-tiny_00001_.mp4" in told["whole"]["files"]

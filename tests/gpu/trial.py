@@ -48,6 +48,10 @@ class Place:
     def cpu(self) -> bool:
         return self.device == "cpu"
 
+    def keep(self, step: str, told: dict[str, Any]) -> None:
+        """Write the results of a step."""
+        (self.out / f"{step}.json").write_text(json.dumps(told, indent=1) + "\n")
+
     def environment(self, *packages: str) -> dict[str, str]:
         """Of a program that uses what was unpacked, and one of the packages that exclude each other."""
         paths = [str(self.work / name) for name in (*packages, "site") if (self.work / name).is_dir()]
@@ -307,18 +311,14 @@ class Memory:
 
 def _equip(place: Place, base: Path, sizes: list[str]) -> list[str]:
     """Models and the tests' pack, which lets ComfyUI load a tiny text encoder."""
-    pack = place.work / "comfy/custom_nodes/wanmetal_tests"
-    pack.parent.mkdir(exist_ok=True)
+    pack = base / "custom_nodes/wanmetal_tests"
     if not pack.exists():
         shutil.copytree(PROJECT / "tests/pack/wanmetal_tests", pack)
-    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-    if not (base / "custom_nodes/wanmetal_tests").exists():
-        (base / "custom_nodes/wanmetal_tests").symlink_to(pack)
     models = base / "tiny-models"  # the pack's folder
     made: list[str] = []
 
     def make(program: Path, *arguments: Any) -> None:
-        done = place.python([program, *arguments], seconds=300, cwd=place.work / "comfy")
+        done = place.python([program, *arguments], "comfy", seconds=300, cwd=place.work / "comfy")
         if done.returncode:
             raise RuntimeError(f"{program.name}: {done.stderr[-1500:]}")
         made.extend(done.stdout.split("\n")[:-1])
@@ -333,9 +333,9 @@ def _equip(place: Place, base: Path, sizes: list[str]) -> list[str]:
 
 WAYS = {
     "torch": ((), ()),
+    "SageAttention 2.2.0": (("sage2",), ("--use-sage-attention",)),
     "comfy-kitchen": ((), ("--use-ck-attention",)),
     "SageAttention 1.0.6": (("sage1",), ("--use-sage-attention",)),
-    "SageAttention 2.2.0": (("sage2",), ("--use-sage-attention",)),
 }
 
 
@@ -356,7 +356,9 @@ def first(place: Place) -> dict[str, Any]:
     return told
 
 
-def renders(place: Place, size: str, runs: list[tuple[str, int, int, bool]], seconds: float) -> dict[str, Any]:
+def renders(
+    place: Place, step: str, size: str, runs: list[tuple[str, int, int, bool]], seconds: float
+) -> dict[str, Any]:
     """Seconds a step and the most memory, with each attention. A run: video, frames, steps, whether with the VAE."""
     base = place.work / "base"
     told: dict[str, Any] = {"made": _equip(place, base, [size]), "rows": []}
@@ -375,10 +377,9 @@ def renders(place: Place, size: str, runs: list[tuple[str, int, int, bool]], sec
                     server.render(graph(size, video, min(frames, 5), 1, False), 240)  # loads the model, compiles
                     with Memory() as memory:
                         row = server.render(graph(size, video, frames, steps, keep), 400)
-                    told["rows"].append(
-                        {"attention": way, "video": video, "frames": frames, "vae": keep, **row, "mb": memory.most}
-                    )
-                    print(told["rows"][-1], flush=True)
+                    row = {"attention": way, "video": video, "frames": frames, "vae": keep, **row, "mb": memory.most}
+                    told["rows"].append(row)
+                    place.keep(step, told)  # the time limit of the step may end it here
         except (RuntimeError, OSError, asyncio.TimeoutError) as error:
             told["rows"].append({"attention": way, "problem": f"{type(error).__name__}: {error}"[:1500]})
     return told
@@ -387,15 +388,15 @@ def renders(place: Place, size: str, runs: list[tuple[str, int, int, bool]], sec
 def small(place: Place) -> dict[str, Any]:
     """Wan 2.1 1.3B at true size."""
     if place.cpu:
-        return renders(place, "tiny", [("tiny", 5, 3, True)], 100)
-    return renders(place, "1.3B", [("480p", 81, 8, False), ("720p", 81, 4, False)], 200)
+        return renders(place, "small", "tiny", [("tiny", 5, 3, True)], 100)
+    return renders(place, "small", "1.3B", [("480p", 81, 8, False), ("720p", 81, 4, False)], 200)
 
 
 def large(place: Place) -> dict[str, Any]:
     """Wan 2.1 14B at true size."""
     if place.cpu:
         return {"skipped": "no CPU renders it"}
-    return renders(place, "14B", [("480p", 81, 4, False), ("720p", 81, 3, False)], 420)
+    return renders(place, "large", "14B", [("480p", 81, 4, False), ("720p", 81, 3, False)], 420)
 
 
 def whole(place: Place) -> dict[str, Any]:
@@ -489,7 +490,7 @@ def main() -> int:
     place = Place(options.work.resolve(), options.out.resolve(), options.device)
     if options.step:
         told = STEPS[options.step].run(place)
-        (place.out / f"{options.step}.json").write_text(json.dumps(told, indent=1) + "\n")
+        place.keep(options.step, told)
         return 0
     end = time.monotonic() + options.budget
     place.out.mkdir(parents=True, exist_ok=True)
@@ -507,7 +508,7 @@ def main() -> int:
     failed = 0
     for name in options.steps.split(","):
         told = run(name, place, arguments, end - time.monotonic())
-        (place.out / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")
+        place.keep(name, told)
         failed += '"problem": "' in json.dumps(told).replace('"problem": ""', "")
         print(
             f"== {name}: {told.get('problem') or told.get('skipped') or 'done'}, {told.get('took_s', 0)} s", flush=True
