@@ -4,12 +4,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: wheel_plan
-short_description: Who builds which wheel, and who gets one that is there
+short_description: Who builds which wheel, and who gets one that the controller has
 version_added: 0.1.0
 author: The wanmetal team
 description:
-  - Hosts that need the same wheel get it from a cache on the controller, or from a host that has it, or else one of
-    them builds it.
+  - Hosts that need the same wheel get it from a cache on the controller, or else one of them builds it.
   - Hosts whose needs differ in architectures alone need the same wheel, for all of these.
 options:
   _terms:
@@ -26,12 +25,6 @@ options:
     type: list
     elements: str
     default: []
-  there:
-    description:
-      - What each host has, by its name. Lists of C(key), C(base), C(architectures) and C(wheel), as in C(methods) of
-        M(wanmetal.comfyui.sageattention_state).
-    type: dict
-    default: {}
 """
 
 EXAMPLES = r"""
@@ -44,8 +37,7 @@ RETURN = r"""
 _raw:
   description:
     - One dictionary by the hosts' names, with C(key), C(architectures), C(wheel), the path of the wheel on the
-      controller, which is empty where it has to be built, C(builder), the host that builds it, and C(giver) with the
-      path C(given), where it gets it from another host instead.
+      controller, which is empty where it has to be built, and C(builder), the host that builds it.
   type: list
   elements: dict
 """
@@ -64,4 +56,4 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         """Plan; see the documentation above."""
         self.set_options(var_options=variables, direct=kwargs)
         cache = Path(self.get_option("cache")).expanduser()
-        return [wheels.plan(terms[0], wheels.read_cache(cache), self.get_option("further"), self.get_option("there"))]
+        return [wheels.plan(terms[0], wheels.read_cache(cache), self.get_option("further"))]

@@ -107,8 +107,8 @@ idle:
   type: str
 methods:
   description: >-
-    How far each method is, with C(method), C(state), C(key), C(path), C(reason), C(log), and C(base), C(architectures)
-    and C(wheel) of what is there.
+    How far each method is, with C(method), C(state), C(key), C(path), C(reason), C(log), C(base) and C(architectures)
+    of what is there.
   returned: success
   type: list
   elements: dict

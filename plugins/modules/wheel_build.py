@@ -98,6 +98,10 @@ wheel:
   description: Path of the wheel. Empty where there is none.
   returned: success
   type: str
+sha256:
+  description: Its hash. Empty where there is none.
+  returned: success
+  type: str
 reason:
   description: Why it failed, or an empty string.
   returned: success
@@ -145,7 +149,7 @@ def main() -> None:
     try:
         if module.check_mode:
             wheel = builder.wheel()
-            module.exit_json(changed=wheel is None, state="built", wheel=str(wheel or ""), reason="")
+            module.exit_json(changed=wheel is None, state="built", wheel=str(wheel or ""), sha256="", reason="")
         begun = builder.begin()
         told = builder.wait(params["wait"])
     except OSError as error:

@@ -24,7 +24,7 @@ def wheel_key(version: str, base: str, architectures: Sequence[str]) -> str:
 
 
 def read_cache(folder: Path) -> list[dict[str, Any]]:
-    """The wheels on the controller, each with the path of its file."""
+    """The wheels on the controller, each with the path of its file. One whose hash was not recorded is not used."""
     found = []
     for record in sorted(folder.glob(f"*/{RECORD}")):
         wheel = next(iter(sorted(record.parent.glob("*.whl"))), None)
@@ -32,24 +32,19 @@ def read_cache(folder: Path) -> list[dict[str, Any]]:
             entry = json.loads(record.read_text())
         except ValueError:
             continue
-        if wheel is not None and isinstance(entry, dict):
+        if wheel is not None and isinstance(entry, dict) and entry.get("sha256"):
             found.append({**entry, "wheel": str(wheel)})
     return found
 
 
 def plan(
-    needs: Mapping[str, Need],
-    cached: Sequence[Mapping[str, Any]],
-    further: Sequence[str],
-    there: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-) -> dict[str, Any]:
+    needs: Mapping[str, Need], cached: Sequence[Mapping[str, Any]], further: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """For each host that needs a wheel: its key and architectures, where it is, or else who builds it.
 
-    What is in the cache is taken where it has all that the host needs, or else what a host has: ``there`` are its
-    wheels, and the ``builder`` is then who gets it from the ``giver``. The others that differ in architectures alone
-    get one wheel for all of them, and for the ``further`` ones.
+    What is in the cache is taken where it has all that the host needs. Hosts that differ in architectures alone get one
+    wheel for all of them, and for the ``further`` ones.
     """
-    here = [{**one, "giver": host} for host, wheels in (there or {}).items() for one in wheels if one.get("wheel")]
     # YAML makes numbers of capabilities that are not in quotes.
     wished = [str(one) for one in further]
     planned: dict[str, Any] = {}
@@ -58,13 +53,9 @@ def plan(
         if not need:
             continue
         wanted = sorted_architectures([*map(str, need["architectures"]), *wished])
-        best = _smallest(cached, need["base"], wanted)
-        given = best or _smallest(here, need["base"], wanted)
-        if best:
-            planned[host] = _order(best, wheel=best["wheel"])
-        elif given:
-            same = [one["builder"] for one in planned.values() if one["key"] == given["key"] and one["giver"]]
-            planned[host] = _order(given, builder=(same or [host])[0], giver=given["giver"], given=given["wheel"])
+        fitting = [one for one in cached if one["base"] == need["base"] and covers(one["architectures"], wanted)]
+        if best := min(fitting, key=lambda one: (len(one["architectures"]), one["key"]), default=None):
+            planned[host] = {name: best[name] for name in ("key", "architectures", "wheel")} | {"builder": ""}
         else:
             groups.setdefault(need["base"], {})[host] = need
     for base, group in groups.items():
@@ -75,16 +66,5 @@ def plan(
         builder = max(group, key=lambda host: (bool(group[host]["nvcc"]), int(group[host]["cores"])))
         key = wheel_key(group[builder]["version"], base, architectures)
         for host in group:
-            planned[host] = _order({"key": key, "architectures": architectures}, builder=builder)
+            planned[host] = {"key": key, "architectures": architectures, "wheel": "", "builder": builder}
     return planned
-
-
-def _smallest(wheels: Sequence[Mapping[str, Any]], base: str, wanted: Sequence[str]) -> Mapping[str, Any] | None:
-    """Of the wheels that serve, the one for the fewest architectures."""
-    fitting = [one for one in wheels if one["base"] == base and covers(one["architectures"], wanted)]
-    return min(fitting, key=lambda one: (len(one["architectures"]), one["key"]), default=None)
-
-
-def _order(what: Mapping[str, Any], **known: str) -> dict[str, Any]:
-    order = {"key": what["key"], "architectures": what["architectures"]}
-    return {**order, "builder": "", "wheel": "", "giver": "", "given": "", **known}

@@ -17,7 +17,7 @@ FAILURE = {"base": "aaa", "architectures": ["8.9"], "reason": "no compiler", "nv
 
 
 def folder(key: str = "k", **written: Any) -> dict[str, Any]:
-    return {"key": key, "path": f"/x/{key}", "file": "", "wheel": {}, "proof": {}, "failure": {}, **written}
+    return {"key": key, "path": f"/x/{key}", "wheel": {}, "proof": {}, "failure": {}, **written}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -160,7 +161,12 @@ def test_a_wheel_that_is_there_is_not_built_again(build: Build, tmp_path: Path) 
     systemd = Systemd()
     builder = Builder(build, systemd, tmp_path / "cache")
     assert not builder.begin()
-    assert builder.wait(0) == {"state": "built", "wheel": str(build.dest / "thing-1.whl"), "reason": ""}
+    assert builder.wait(0) == {
+        "state": "built",
+        "wheel": str(build.dest / "thing-1.whl"),
+        "sha256": hashlib.sha256().hexdigest(),
+        "reason": "",
+    }
     assert systemd.commands == []
 
 
@@ -169,7 +175,9 @@ def test_a_build_that_has_ended_is_taken_over(build: Build, tmp_path: Path) -> N
     builder = Builder(build, Systemd(), tmp_path / "cache")
     assert not builder.begin()
     told = builder.wait(0)
-    assert told == {"state": "built", "wheel": str(build.dest / "thing-1.whl"), "reason": ""}
+    wheel = build.dest / "thing-1.whl"
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert told == {"state": "built", "wheel": str(wheel), "sha256": sha256, "reason": ""}
     assert (build.dest / "thing-1.whl").read_text() == "a wheel"
     assert not place.exists()
 

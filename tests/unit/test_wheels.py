@@ -86,17 +86,6 @@ def test_plan(
             assert one["key"] == wheels.wheel_key("2.2.0", needs[host]["base"], one["architectures"])
 
 
-def test_a_wheel_that_a_host_has_is_not_built_again() -> None:
-    has = {"key": "k", "base": "aaa", "architectures": ["8.9"], "wheel": "/x/k/s.whl"}
-    there = {"old": [has], "failed": [{**has, "wheel": ""}], "other": [{**has, "base": "bbb"}]}
-    needs = {"a": need("8.9"), "b": need("8.9", cores=64), "c": need("9.0")}
-    planned = wheels.plan(needs, [], [], there)
-    taken = {"key": "k", "architectures": ["8.9"], "builder": "a", "wheel": "", "giver": "old", "given": "/x/k/s.whl"}
-    assert planned["a"] == planned["b"] == taken
-    assert (planned["c"]["builder"], planned["c"]["giver"]) == ("c", "")
-    assert wheels.plan(needs, [cached("c", "8.9")], [], there)["a"]["wheel"] == "/cache/c/x.whl"
-
-
 def test_the_key_is_of_all_that_a_wheel_is_made_from() -> None:
     key = wheels.wheel_key("2.2.0", "aaa", ["9.0", "8.9"])
     assert key == wheels.wheel_key("2.2.0", "aaa", ["8.9", "9.0"])
@@ -111,8 +100,9 @@ def test_the_key_is_of_all_that_a_wheel_is_made_from() -> None:
 
 def test_the_cache_is_read(tmp_path: Path) -> None:
     for name, record, wheel in (
-        ("good", {"key": "good", "base": "aaa", "architectures": ["8.9"]}, True),
-        ("no-wheel", {"key": "no-wheel", "base": "aaa", "architectures": ["8.9"]}, False),
+        ("good", {"key": "good", "base": "aaa", "architectures": ["8.9"], "sha256": "0" * 64}, True),
+        ("no-wheel", {"key": "no-wheel", "base": "aaa", "architectures": ["8.9"], "sha256": "0" * 64}, False),
+        ("no-hash", {"key": "no-hash", "base": "aaa", "architectures": ["8.9"]}, True),
         ("damaged", None, True),
     ):
         place = tmp_path / name

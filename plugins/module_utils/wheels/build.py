@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -225,7 +226,7 @@ class Builder:
     def look(self) -> dict[str, Any]:
         """How far it is; the wheel is put into its place when it is ready."""
         if wheel := self.wheel():
-            return {"state": BUILT, "wheel": str(wheel), "reason": ""}
+            return _built(wheel)
         unit = self.unit()
         if unit.get("ActiveState") in _ALIVE:
             began = int(unit.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
@@ -239,22 +240,22 @@ class Builder:
             reason = why_failed(unit.get("Result", "") if failed else "", log)
         else:
             reason = ""
-            self._keep(made)
+            made = self._keep(made)
         self._clean()
-        if reason:
-            return {"state": FAILED, "wheel": "", "reason": reason}
-        return {"state": BUILT, "wheel": str(self.wheel()), "reason": ""}
+        if reason or made is None:
+            return {"state": FAILED, "wheel": "", "sha256": "", "reason": reason}
+        return _built(made)
 
     def _clean(self) -> None:
         self._run(["systemctl", "reset-failed", self.build.unit])
         shutil.rmtree(self._work, ignore_errors=True)
         (self._cache / self.build.cache).unlink(missing_ok=True)  # systemd's link to it
 
-    def _keep(self, made: Path) -> None:
+    def _keep(self, made: Path) -> Path:
         part = self.build.dest / f".{made.name}.part"
         with opened_regular(made) as wheel, os.fdopen(wheel, "rb", closefd=False) as source, part.open("wb") as copy:
             shutil.copyfileobj(source, copy)
-        part.replace(self.build.dest / made.name)
+        return part.replace(self.build.dest / made.name)
 
     def wait(self, seconds: float) -> dict[str, Any]:
         """Look until it has ended, or the time is over."""
@@ -264,6 +265,11 @@ class Builder:
             if told["state"] != RUNNING or time.monotonic() > deadline:
                 return told
             time.sleep(min(1.0, seconds))
+
+
+def _built(wheel: Path) -> dict[str, Any]:
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return {"state": BUILT, "wheel": str(wheel), "sha256": sha256, "reason": ""}
 
 
 def line(name: str, told: Mapping[str, Any]) -> str:

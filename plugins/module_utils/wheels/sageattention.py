@@ -63,7 +63,6 @@ def look(
         "version": method["version"],
         "base": method["base"],
         "architectures": [],
-        "wheel": "",
         "key": "",
         "path": "",
         "reason": "",
@@ -92,7 +91,6 @@ def _of_folder(folder: Mapping[str, Any], here: Mapping[str, Any], nvcc: str, re
         "key": folder["key"],
         "path": f"{folder['path']}/site",
         "architectures": wheel.get("architectures", []),
-        "wheel": folder["file"],
     }
     if not wheel:
         again = retry or failure.get("transient") or failure.get("nvcc", "") != nvcc
@@ -145,7 +143,6 @@ def read_folders(root: Path) -> list[dict[str, Any]]:
         {
             "key": folder.name,
             "path": str(folder),
-            "file": str(next(iter(sorted(folder.glob("*.whl"))), "")),
             **{name: _json(folder / f"{name}.json") for name in ("wheel", "proof", "failure")},
         }
         for folder in sorted(root.glob("*"))
