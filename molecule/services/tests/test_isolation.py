@@ -183,6 +183,15 @@ def test_the_user_alone_is_enough(host: Host) -> None:
     assert got(attack(host, {"itself": PACK["itself"], **NETWORK}, "runuser --user wanmetal --")) == ["itself"]
 
 
+@pytest.mark.usefixtures("outside")
+def test_the_rule_of_the_unit_alone_closes_the_network(host: Host) -> None:
+    """For a user that the other rule does not know. What is left is this host."""
+    names = ("IPAddressDeny", "IPAddressAllow")
+    rules = " ".join(f"-p '{name}={host.check_output(f'systemctl show -P {name} comfyui')}'" for name in names)
+    answers = attack(host, NETWORK, f"systemd-run --quiet --wait --pipe --collect -p User=nobody {rules}")
+    assert got(answers) == ["the resolver", *SERVICES]
+
+
 def test_a_pack_cannot_pose_as_another_service(host: Host) -> None:
     server = "runuser --user wanmetal -- python3 -m http.server --bind 127.0.0.1 8777"
     host.check_output(f"systemd-run --quiet --unit=test-pose {server}")
