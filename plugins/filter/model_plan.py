@@ -124,7 +124,7 @@ _value:
       description: Bytes of disk that are needed, temporary ones included. With O(state).
       type: int
     missing:
-      description: Ids of the files that are not there, or not proven yet. With O(state).
+      description: Ids of the files that are not there, or not verified yet. With O(state).
       type: list
       elements: str
     disks:

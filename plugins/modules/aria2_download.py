@@ -4,20 +4,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: aria2_download
-short_description: Fetch a list of files with aria2c, and give them their names only when they are proven
+short_description: Fetch a list of files with aria2c, and give them their names only when they are verified
 version_added: 0.1.0
 author: The wanmetal team
 description:
   - One call fetches a whole list. aria2c moves the bytes, over several connections a file and several files at once.
   - A file gets a temporary name in its own folder first. It gets its final name when its size and sha256 are right and
-    it is safely on the disk. What fails the proof is kept as C(<name>.rejected), once.
+    it is safely on the disk. What fails that is kept as C(<name>.rejected), once.
   - What was fetched before an interruption of any kind stays and is continued. A kill of aria2c or a power cut costs at
     most the last second of traffic and one piece (1 MiB) of each connection.
   - Links that expire are asked for anew, with fewer connections after a refusal, and with the waiting time that a host
     asks for.
-  - A file without a known sha256 is proven by the sha256 that its host states (C(X-Linked-ETag) of Hugging Face). Where
+  - A file without a known sha256 is verified by the one that its host states (C(X-Linked-ETag) of Hugging Face). Where
     the host states none either, it is refused.
-  - What is proven is remembered by size, time and inode, so that an unchanged run reads metadata only.
+  - What is verified is remembered by size, time and inode, so that an unchanged run reads metadata only.
   - Only one run at a time works on a O(state_dir).
   - Tokens are sent to the hosts that they belong to, and to no host that a redirect leads to. No argument list shows
     them.
@@ -66,7 +66,7 @@ options:
     type: path
     required: true
   state_dir:
-    description: Folder for the record of what is proven (C(proven.json)), the progress (C(progress.json)) and the lock.
+    description: Folder for the record of verified files (C(proven.json)), the progress (C(progress.json)) and the lock.
     type: path
     required: true
   list:
@@ -210,8 +210,8 @@ files:
       type: str
     proof:
       description:
-        - What proved it. V(catalogue) is a sha256 that was known before, V(host) one that the host stated, V(size) the
-          size alone. Not in check mode.
+        - What verified it. V(catalogue) is a sha256 that was known before, V(host) one that the host stated, and V(size)
+          the size alone. Not in check mode.
       type: str
     note:
       description: What else there is to say, for example what a zip file held.

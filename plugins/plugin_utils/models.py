@@ -261,7 +261,7 @@ def lines(plan_: Mapping[str, Any]) -> list[str]:
             )
     unproven = [item["id"] for item in plan_["state"] if item["status"] == "unproven"]
     if unproven:
-        text.append(f"there, and still to be proven: {', '.join(unproven)}")
+        text.append(f"there, and still to be verified: {', '.join(unproven)}")
     if plan_["unknown_sizes"]:
         text.append(f"of unknown size, not counted: {', '.join(plan_['unknown_sizes'])}")
     if plan_["unwanted"]:

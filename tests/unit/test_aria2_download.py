@@ -113,7 +113,7 @@ TOLD = {
     "files_done": 1,
     "failed": 0,
     "resting": 0,
-    "proving": 0,
+    "verifying": 0,
     "moving": [{"name": "a.safetensors", "done": 1, "bytes": 2}],
 }
 LINE = " 50 %  5.0 MB of 10.0 MB  1.0 MB/s  5 s left  1/2 files  a.safetensors 50 %"

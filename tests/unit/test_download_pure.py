@@ -427,7 +427,7 @@ TOLD = {
     "files_done": 2,
     "failed": 0,
     "resting": 1,
-    "proving": 1,
+    "verifying": 1,
     "moving": [{"name": "big.safetensors", "done": 1, "bytes": 3}],
 }
 
@@ -435,7 +435,7 @@ TOLD = {
 def test_the_line_of_progress() -> None:
     assert progress.line(TOLD) == (
         " 43 %  12.3 GB of 28.6 GB  412 MB/s  40 s left  2/6 files"
-        "  big.safetensors 33 %  proving 1  1 to be tried again"
+        "  big.safetensors 33 %  verifying 1  1 to be tried again"
     )
     assert len(progress.line(TOLD, width=60)) == 60
 

@@ -102,7 +102,7 @@ def run(path: Path) -> int:
 
 
 def verify(state_dir: Path) -> int:
-    """Read everything again that was proven once. What is wrong is named, and proven or fetched anew next time."""
+    """Read everything again that was verified once. What is wrong is named, and verified or fetched anew next time."""
     begun = time.monotonic()
     with exclusive(state_dir / LOCK):
         record = Record(state_dir)

@@ -1,4 +1,4 @@
-"""Fetches a list of files: asks where they are, lets aria2c move them, proves them, and gives them their names."""
+"""Fetches a list of files: asks where they are, lets aria2c move them, verifies them, and gives them their names."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class Download:
     wanted: Wanted
     connections: int
     step: str = "ask"
-    """ask, asking, ready, moving, proving, resting, done or failed"""
+    """ask, asking, ready, moving, verifying, resting, done or failed"""
     there: Path | None = None
-    """A file that has the name already and has to be proven."""
+    """A file that has the name already and has to be verified."""
     answer: Answer | None = None
     part: Path = field(default_factory=Path)
     size: int | None = None
@@ -136,12 +136,12 @@ class Engine:
         self._stop.set()
 
     def read_again(self) -> None:
-        """Hash what was proven before; what is no longer right loses its name, and is fetched again."""
+        """Hash what was verified before; what is no longer right loses its name, and is fetched again."""
         for item in reread(self._record, self._settings.owner_list):
             self._set_aside(Path(item["path"]))
 
     def run(self) -> Outcome:
-        """Fetch and prove everything that is missing."""
+        """Fetch and verify everything that is missing."""
         begun = time.monotonic()
         self._sort()
         try:
@@ -171,7 +171,7 @@ class Engine:
             if wanted.placed:
                 self._claims[self._path(item)] = (wanted.id, item)
             if found.status == "unproven":
-                self._to_prove(item, Path(found.path))
+                self._to_verify(item, Path(found.path))
             self._items.append(item)
         # Long files first: the short ones fill the gaps, and what is hashed last is small.
         self._items.sort(key=lambda item: -item.wanted.guess)
@@ -187,7 +187,7 @@ class Engine:
             "proof": proof.by,
         }
 
-    def _to_prove(self, item: Download, path: Path) -> None:
+    def _to_verify(self, item: Download, path: Path) -> None:
         item.there = path
         item.size = item.done = item.before = path.stat().st_size
 
@@ -270,7 +270,7 @@ class Engine:
             item.wanted = answer
             self._claim(item)
             if self._path(item).exists():
-                self._to_prove(item, self._path(item))
+                self._to_verify(item, self._path(item))
             item.step = "ask"
             return
         if answer:
@@ -495,7 +495,7 @@ class Engine:
     # Proving
 
     def _complete(self, item: Download) -> None:
-        item.step = "proving"
+        item.step = "verifying"
         actual = item.part.stat().st_size
         if actual != item.size:
             raise Problem("wrong_size", f"{actual} bytes arrived, and {item.size} were stated", another_try=True)
@@ -539,7 +539,7 @@ class Engine:
         raise replace(problem, message=f"{problem}; what came is kept as {path.name}")
 
     def _name(self, item: Download) -> None:
-        """Give a proven file its name, for good."""
+        """Give a verified file its name, for good."""
         path = self._path(item)
         if path.suffix == ".zip":
             self._open_archive(item, path)
@@ -702,7 +702,9 @@ class Engine:
             "files_done": sum(item.step == "done" for item in self._items),
             "failed": sum(item.step == "failed" for item in self._items),
             "resting": sum(item.step == "resting" for item in self._items),
-            "proving": sum(item.step == "proving" or bool(item.there) for item in self._items if item.step != "done"),
+            "verifying": sum(
+                item.step == "verifying" or bool(item.there) for item in self._items if item.step != "done"
+            ),
             "moving": [
                 {"name": item.label, "done": item.moved, "bytes": item.size or 0}
                 for item in self._items

@@ -1,4 +1,4 @@
-"""What can go wrong with a download, told apart: whose fault it is, and whether another attempt makes sense."""
+"""What can go wrong with a download, by kind: whose fault it is, and whether another attempt makes sense."""
 
 from __future__ import annotations
 

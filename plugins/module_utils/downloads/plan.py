@@ -53,7 +53,7 @@ def look_at(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Foun
     if not wanted.placed:
         return Found(wanted.id, str(root / wanted.folder), "missing", wanted.guess or None)
     proof = record.untouched(path)
-    if proof and proves(proof.sha256, proof.by, wanted):
+    if proof and still_valid(proof.sha256, proof.by, wanted):
         return Found(wanted.id, str(path), "proven", proof.size, proof.size)
     if path.exists():
         return Found(wanted.id, str(path), "unproven", path.stat().st_size, path.stat().st_size)
@@ -61,7 +61,7 @@ def look_at(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Foun
     return Found(wanted.id, str(path), "partial" if have else "missing", wanted.guess or None, have)
 
 
-def proves(sha256: str, by: str, wanted: Wanted) -> bool:
+def still_valid(sha256: str, by: str, wanted: Wanted) -> bool:
     """Say whether a remembered proof is what the entry asks for today."""
     return sha256 == wanted.sha256 if wanted.sha256 else by in {"catalogue", "host", "size"}
 

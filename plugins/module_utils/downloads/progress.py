@@ -13,7 +13,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import
 
 NAME = "progress.json"
 _WINDOW_S = 15.0
-_COUNTS = ("at", "done", "total", "rate", "files", "files_done", "failed", "resting", "proving")
+_COUNTS = ("at", "done", "total", "rate", "files", "files_done", "failed", "resting", "verifying")
 _MOST = 1 << 60
 
 
@@ -53,8 +53,8 @@ def line(state: Mapping[str, Any], width: int = 0) -> str:
             head += f"  {duration((total - done) / rate)} left"
     head += f"  {state['files_done']}/{state['files']} files"
     tail = in_flight(state["moving"])
-    if state["proving"]:
-        tail = f"{tail}  proving {state['proving']}".strip()
+    if state["verifying"]:
+        tail = f"{tail}  verifying {state['verifying']}".strip()
     if state["resting"]:
         tail = f"{tail}  {state['resting']} to be tried again".strip()
     if state["failed"]:

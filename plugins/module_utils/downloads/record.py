@@ -1,4 +1,4 @@
-"""The record of what was proven, so that an unchanged file is never read again; and the hashes that prove it."""
+"""The record of what was verified, so that an unchanged file is never read again; and the hashes that verify it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Proof:
-    """One proven file: what it was like then, and by what it was proven."""
+    """One verified file: what it was like then, and by what it was verified."""
 
     id: str
     owner_list: str
@@ -59,11 +59,11 @@ class Record:
                 self.proofs = {path: Proof(**proof) for path, proof in data["files"].items()}
                 self.rate = float(data["rate"]) if data["rate"] else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            # Without a readable record everything is proven anew, which is slow and right.
+            # Without a readable record everything is verified anew, which is slow and right.
             self.proofs = {}
 
     def untouched(self, path: Path) -> Proof | None:
-        """Return the proof of a file that is as it was when it was proven."""
+        """Return the proof of a file that is as it was when it was verified."""
         proof = self.proofs.get(str(path))
         try:
             return proof if proof and proof.fits(path.stat()) else None
@@ -79,7 +79,7 @@ class Record:
         ]
 
     def add(self, path: Path, *, id_: str, owner_list: str, sha256: str, by: str, archive: str = "") -> None:
-        """Remember a proven file, at once and for good."""
+        """Remember a verified file, at once and for good."""
         found = path.stat()
         self.proofs[str(path)] = Proof(
             id_, owner_list, found.st_size, found.st_mtime_ns, found.st_ino, sha256, by, archive

@@ -20,7 +20,7 @@ _SIZE = re.compile(r"(\d+)([KMGT]?)")
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file: where it belongs, where it can be had, what proves it."""
+    """One file: where it belongs, where it can be had, what verifies it."""
 
     id: str
     folder: str

@@ -307,7 +307,7 @@ class Answer:
     size: int | None
     expected: str | None
     by: str
-    """``catalogue``, ``host`` or ``size``: what will prove it."""
+    """``catalogue``, ``host`` or ``size``: what will verify it."""
     from_peers: bool = False
 
 
@@ -342,7 +342,7 @@ def ask(
         raise Problem(
             "unproven",
             f"no sha256 is known, and {sources[0].host} states none; "
-            "add the sha256 to the entry, or allow files that only their size proves",
+            "add the sha256 to the entry, or allow files that only their size verifies",
         )
     answer = Answer(wanted, sources, sources[0].size, wanted.sha256 or stated, by)
     if peers and by == "host":
