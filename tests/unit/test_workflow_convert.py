@@ -279,11 +279,21 @@ def test_a_bypass_gives_the_type_that_the_last_input_wants(through: str) -> None
     assert api["4"]["inputs"] == {}
 
 
+POWER_LORA = "Power Lora Loader (rgthree)"
+POWER_LORA_INFO = {
+    POWER_LORA: {
+        "input": {"required": {}, "optional": {"model": ["MODEL"], "clip": ["CLIP"]}},
+        "output": ["MODEL", "CLIP"],
+        "output_name": ["MODEL", "CLIP"],
+        "python_module": "custom_nodes.rgthree-comfy",
+    }
+}
+
+
 def test_power_loras_are_named_by_their_rows() -> None:
     rows = [{"on": True, "lora": "a.safetensors", "strength": 0.8, "strengthTwo": None}, {"on": False, "lora": "b"}]
-    info = {"Power Lora Loader (rgthree)": {"input": {"optional": {"model": ["MODEL"]}}, "output": ["MODEL"]}}
-    loader = node(1, "Power Lora Loader (rgthree)", [], widgets_values=[{}, {"type": "x"}, *rows, {}, ""])
-    for known in ({}, workflow_schemas.from_object_info(info)):
+    loader = node(1, POWER_LORA, [], widgets_values=[{}, {"type": "x"}, *rows, {}, ""])
+    for known in ({}, workflow_schemas.from_object_info(POWER_LORA_INFO)):
         inputs = to_api(saved(loader, links=[]), known)["1"]["inputs"]
         assert inputs["lora_1"] == {"on": True, "lora": "a.safetensors", "strength": 0.8}
         assert inputs["lora_2"] == rows[1]
@@ -322,6 +332,28 @@ def test_a_primitive_gives_its_value_directly_only() -> None:
     links = [[2, 2, 0, 1, 0, "INT"], [3, 2, 0, 3, 0, "*"], [4, 3, 0, 1, 1, "INT"]]
     inputs = to_api(saved(primitive, reroute, ground, links=links), SCHEMAS)["1"]["inputs"]
     assert (inputs["width"], inputs["height"]) == (256, 32)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_primitive_gives_its_value_to_a_subgraph_but_not_to_one_inside_it(nested: bool) -> None:
+    parts = [definition(A, "EmptyImage", [8, 9, 1, 2], "width")]
+    parts += [definition(B, A, [16], "width-")] if nested else []
+    name = "width--" if nested else "width-"
+    instance = {**node(1, B if nested else A, [], widgets_values=[320]), "inputs": widgets(name, links=(2,))}
+    primitive = node(2, "PrimitiveNode", [], widgets_values=[256, "fixed"])
+    links = [[1, 1, 0, 9, 0, "IMAGE"], [2, 2, 0, 1, 0, "INT"]]
+    file = saved(instance, primitive, SAVE, links=links, definitions={"subgraphs": parts})
+    api = to_api(file, SCHEMAS)
+    assert api["1:11:11" if nested else "1:11"]["inputs"]["width"] == (8 if nested else 256)
+
+
+def test_a_subgraph_that_hands_its_input_on() -> None:
+    part = {**definition(A, "ImageInvert", []), "inputs": [{"name": "image", "type": "IMAGE", "linkIds": [20]}]}
+    part |= {"nodes": [], "links": [link(20, -10, 0, -20, 0, "IMAGE")]}
+    through = [node(number, A, [("image", "IMAGE", number)]) for number in (2, 3)]
+    links = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 3, 0, "IMAGE"], [1, 3, 0, 9, 0, "IMAGE"]]
+    file = saved(GROUND, *through, SAVE, links=links, definitions={"subgraphs": [part]})
+    assert to_api(file, SCHEMAS)["9"]["inputs"]["images"] == ["1", 0]
 
 
 def test_values_of_a_new_file_have_names() -> None:
@@ -388,6 +420,24 @@ def test_a_choice_brings_inputs_of_its_own(values: list[Any], expected: dict[str
     assert to_api(saved(node(1, "Resize", [], widgets_values=values), links=[]), V3)["1"]["inputs"] == expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "saved_as", "given"),
+    [
+        ("COLOR", ["#123456"], {"w": "#123456"}),
+        ("COLORS", [["#123456"]], {"w": {"__value__": ["#123456"]}}),
+        ("CURVE", [{"points": []}], {"w": {"__type__": "CURVE", "__value__": {"points": []}}}),
+        ("BOUNDING_BOX", [{"x": 1}, 1, 2, 3, 4], {"w": {"x": 1}}),
+        ("RESOLUTION_PREVIEW", ["64 x 64"], {}),
+        ("INT,FLOAT", [3], {"w": 3}),
+    ],
+)
+def test_widgets_of_todays_cores(kind: str, saved_as: list[Any], given: dict[str, Any]) -> None:
+    inputs = {"a": ["INT"], "w": [kind, {"widgetType": "INT"} if "," in kind else {}], "z": ["INT"]}
+    known = workflow_schemas.from_object_info({"Kind": {"input": {"required": inputs}, "output": []}})
+    api = to_api(saved(node(1, "Kind", [], widgets_values=[1, *saved_as, 8]), links=[]), known)
+    assert api["1"]["inputs"] == {"a": 1, **given, "z": 8}
+
+
 GIVEN = {"how": "exact", "how.width": 64, "how.height": 32, "after": 7, "images.image0": ["2", 0], "any": ["2", 0]}
 
 
@@ -416,3 +466,38 @@ def test_todays_inputs_are_checked(change: dict[str, Any], found: list[str]) -> 
 def test_todays_inputs_are_recorded(tmp_path: Path) -> None:
     (tmp_path / "core.json").write_text(workflow_schemas.write(V3.values(), "0" * 40))
     assert workflow_schemas.recorded(tmp_path) == V3
+
+
+def browser_cases() -> dict[str, Any]:
+    """Graphs of these kinds for tests/e2e/test_frontend.py, which asks the browser."""
+    every = ("width", "height", "color")
+    found: dict[str, Any] = {
+        "values of a subgraph": subgraph([320, 192, 5], {}, *(f"{name}-" for name in every)),
+        "few inputs of a subgraph": subgraph([320, 192, 5], {}, "color-"),
+        "fewer values than inputs": subgraph([320], {}),
+        "values in the order of a list": subgraph(
+            [5, 192, 320], {"proxyWidgets": [["-1", "color-"], ["-1", "height-"], ["-1", "width-"]]}
+        ),
+        "no values": subgraph(None, {"proxyWidgets": []}),
+    }
+    rows = [{"on": True, "lora": "a.safetensors", "strength": 0.8, "strengthTwo": None}, {"on": False, "lora": "b"}]
+    for name, values in {
+        "Power Lora Loader": (POWER_LORA, [{}, {"type": "PowerLoraLoaderHeaderWidget"}, *rows, {}, ""]),
+        "VHS defaults": ("VHS_VideoCombine", {"format": "video/h264-mp4"}),
+        "VHS old names": ("VHS_VideoCombine", {"format": "image/gif", "save_image": False}),
+        "VHS old list": ("VHS_VideoCombine", [16, 0, "old", "image/gif", True, False]),
+        "a forced input": ("AddLabel", [7, 8, 9, 10, "white", "black", "FreeMono.ttf", "Text", "up"]),
+    }.items():
+        found[name] = saved({**node(1, values[0], [], widgets_values=values[1]), "outputs": []}, links=[])
+    getter = node(2, "GetNode", [], widgets_values=["gone"])
+    found["a Get without a Set"] = saved(GROUND, getter, SAVE, links=[[1, 2, 0, 9, 0, "IMAGE"]])
+    setter = node(2, "SetNode", [("IMAGE", "IMAGE", 2)], widgets_values=["pic"])
+    links = [[2, 1, 0, 2, 0, "IMAGE"], [1, 2, 0, 9, 0, "*"]]
+    found["a Set that passes on"] = saved(GROUND, setter, SAVE, links=links)
+    to_mask = {**node(2, "ImageToMask", [("image", "IMAGE", 2)], widgets_values=["red"], mode=4)}
+    to_mask["outputs"] = [{"name": "MASK", "type": "MASK"}]
+    reroute = {**node(3, "Reroute", [("", "*", 3)]), "outputs": [{"name": "", "type": "*"}]}
+    inverted = {**node(4, "InvertMask", [("mask", "MASK", 4)]), "outputs": [{"name": "MASK", "type": "MASK"}]}
+    links = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 3, 0, "*"], [4, 3, 0, 4, 0, "*"]]
+    found["a bypass before a reroute"] = saved(GROUND, to_mask, reroute, inverted, links=links)
+    return found

@@ -260,7 +260,7 @@ class _Graph:
         if link is None:
             return None
         if link.origin == _SUBGRAPH_INPUT:
-            return self._outside(scope, link.slot, seen)
+            return self._outside(scope, link.slot, seen, nested=str(node["id"]) in scope.inner)
         return self.output(scope, link.origin, link.slot, kind or slots[index].type, seen)
 
     def output(self, scope: Scope, id_: str, slot: int, kind: str, seen: frozenset[str] = frozenset()) -> Source | None:
@@ -283,11 +283,11 @@ class _Graph:
             return self._get(scope, node, slot, kind, seen)
         return None if node["type"] in _BROWSER_ONLY else Source(scope.prefix + id_, slot)
 
-    def _outside(self, scope: Scope, slot: int, seen: frozenset[str]) -> Source | None:
+    def _outside(self, scope: Scope, slot: int, seen: frozenset[str], *, nested: bool = False) -> Source | None:
         if scope.parent is None:
             return None
         shown = self.slots(scope.parent, scope.instance)[slot]
-        if shown.link is not None and _primitive(scope.parent, shown) is None:
+        if shown.link is not None and (nested or _primitive(scope.parent, shown) is None):
             return self.input(scope.parent, scope.instance, slot, seen=seen)
         values = self.values(scope.parent, scope.instance)
         return Source(value=values[shown.name]) if shown.name in values else None
@@ -455,7 +455,12 @@ def _taken(inputs: Sequence[Input], values: list[Any]) -> Iterator[tuple[str, An
         if not one.widget:
             continue
         value = values.pop(0) if values else default(one)
-        yield one.name, value
+        if one.type == "CURVE" and value is not None:
+            yield one.name, {"__type__": "CURVE", "__value__": value}
+        elif one.type != "RESOLUTION_PREVIEW":  # which the browser saves, and gives to nobody
+            yield one.name, value
+        if one.type == "BOUNDING_BOX":
+            del values[:4]  # its sides, once more
         if one.control and values and (values[0] in _AFTER_RUN or isinstance(values[0], bool)):
             values.pop(0)
         yield from _taken(one.brings(value), values)

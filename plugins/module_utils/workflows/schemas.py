@@ -21,15 +21,21 @@ _WIDGETS = PLAIN | {
     _DYNAMIC_COMBO,
     "BOUNDING_BOX",
     "BOUNDING_BOXES",
+    "CHART",
     "COLOR",
     "COLORS",
     "COMPOSITOR",
     "CURVE",
+    "GALLERIA",
+    "IMAGECOMPARE",
+    "LIGHT_INFO_PREVIEW",
     "MARKDOWN",
     "PAINTER",
     "RANGE",
+    "RESOLUTION_PREVIEW",
     "TEXTAREA",
     "VIDEO_EDIT",
+    "WEBCAM",
 }
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 # VHS looks for these itself, in other folders than the one whose files it offers, too.
