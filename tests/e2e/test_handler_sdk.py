@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
@@ -101,14 +102,15 @@ def worker(python: Path, folder: Path, comfyui: str, api: str) -> Iterator[subpr
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
     }
     log = (folder / "log").open("w")
+    command = [python, "-m", "wanmetal_handler"]
     with (
         log,
-        subprocess.Popen([python, "-m", "wanmetal_handler"], env=environment, stdout=log, stderr=log, text=True) as p,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True, start_new_session=True) as p,
     ):
         try:
             yield p
         finally:
-            p.kill()
+            os.killpg(p.pid, signal.SIGKILL)  # the SDK has processes of its own
             p.wait()
             print((folder / "log").read_text())
 
