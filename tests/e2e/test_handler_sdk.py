@@ -102,7 +102,7 @@ def worker(python: Path, folder: Path, comfyui: str, api: str) -> Iterator[subpr
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
     }
     log = (folder / "log").open("w")
-    command = [python, "-m", "wanmetal_handler"]
+    command = [str(python), "-m", "wanmetal_handler"]
     with (
         log,
         subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True, start_new_session=True) as p,
