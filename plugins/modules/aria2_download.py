@@ -210,7 +210,7 @@ files:
       type: str
     proof:
       description:
-        - What verified it. V(catalogue) is a sha256 that was known before, V(host) one that the host stated, and V(size)
+        - What verified it. V(catalogue) is a sha256 that was known before, V(host) one that the host stated, V(size)
           the size alone. Not in check mode.
       type: str
     note:
