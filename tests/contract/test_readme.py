@@ -313,3 +313,10 @@ def test_developing_names_every_folder() -> None:
     for line in text.splitlines():
         for name in line[:32].split():
             assert (house.ROOT / name).exists(), f"there is no {name}"
+
+
+def test_developing_names_tests_that_there_are() -> None:
+    named = re.findall(r"`((?:unit|contract)/\w+\.py)::(\w+)`", HERE["docs/developing.md"])
+    assert len(named) > 20
+    for file, name in named:
+        assert f"def {name}(" in (house.ROOT / "tests" / file).read_text(), f"{file} has no {name}"
