@@ -336,10 +336,16 @@ def test_bytecode_is_written_through_no_link(tmp_path: Path) -> None:
     pack.mkdir()
     (pack / "a.py").write_text("")
     (pack / "__pycache__").symlink_to(etc)
-    with pytest.raises(OSError, match="__pycache__"):
-        compile_folder(pack, Path(sys.executable), VERSION, sandbox=plain)
+    no_place = f"there is no place for bytecode beside {pack}/a.py, and 1 such files have none"
+    assert compile_folder(pack, Path(sys.executable), VERSION, sandbox=plain) == no_place
+    assert list(etc.iterdir()) == []
     (pack / "__pycache__").unlink()
-    (pack / "__pycache__").mkdir()
+    (pack / "__pycache__").write_text("a file")
+    assert compile_folder(pack, Path(sys.executable), VERSION, sandbox=plain) == no_place
+    (pack / "__pycache__").unlink()
+    (pack / f"__pycache__/a.{PYC}").mkdir(parents=True)
+    assert compile_folder(pack, Path(sys.executable), VERSION, sandbox=plain) == no_place
+    (pack / f"__pycache__/a.{PYC}").rmdir()
     (etc / "f").write_text("untouched")
     (pack / f"__pycache__/a.{PYC}").symlink_to(etc / "f")
     assert compile_folder(pack, Path(sys.executable), VERSION, sandbox=plain) == ""

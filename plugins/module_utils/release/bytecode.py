@@ -93,7 +93,7 @@ def compile_folder(
     if not paths:
         return ""
     pairs = [(str(path), str((final or folder) / path.relative_to(folder))) for path in paths]
-    count = 0
+    count, unfit = 0, list[Path]()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             # Without "site", which would run what packages have put there.
@@ -109,12 +109,14 @@ def compile_folder(
         with back:
             for path, data in zip(paths, _answers(back)):  # noqa: B905 (it may end early)
                 count += 1
-                if data:
-                    _place(path, f"{path.stem}.cpython-{version.replace('.', '')}.pyc", data)
+                if data and not _place(path, f"{path.stem}.cpython-{version.replace('.', '')}.pyc", data):
+                    unfit.append(path)
         process.wait()
         errors.seek(0)
         said = errors.read(2000).decode(errors="replace").strip()
-    return "" if count == len(paths) else f"only {count} of {len(paths)} files below {folder} were compiled: {said}"
+    if count < len(paths):
+        return f"only {count} of {len(paths)} files below {folder} were compiled: {said}"
+    return f"there is no place for bytecode beside {unfit[0]}, and {len(unfit)} such files have none" if unfit else ""
 
 
 def _answers(stream: IO[bytes]) -> Iterator[bytes]:
@@ -125,16 +127,23 @@ def _answers(stream: IO[bytes]) -> Iterator[bytes]:
         yield data
 
 
-def _place(source: Path, name: str, data: bytes) -> None:
+def _place(source: Path, name: str, data: bytes) -> bool:
+    """Write bytecode beside its source, unless something else has its name there."""
     with opened_folder(source.parent) as folder:
         with contextlib.suppress(FileExistsError):
             os.mkdir("__pycache__", 0o755, dir_fd=folder)
-        cache = os.open("__pycache__", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            cache = os.open("__pycache__", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        except NotADirectoryError:  # also for a link
+            return False
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=cache)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(name, flags, 0o644, dir_fd=cache), "wb") as stream:
             stream.write(data)
+    except IsADirectoryError:
+        return False
     finally:
         os.close(cache)
+    return True
