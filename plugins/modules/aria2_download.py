@@ -284,6 +284,7 @@ background:
 """
 
 import contextlib
+import os
 import signal
 from typing import Any
 
@@ -333,6 +334,7 @@ def failures(outcome: Outcome) -> str:
 
 def main() -> None:
     """Run; see the documentation above."""
+    os.umask(0o022)  # whatever the host has: services read what is made here
     module = AnsibleModule(
         argument_spec={
             "files": {

@@ -110,10 +110,6 @@ synchronised:
   description: Whether the clock is kept in sync. Null in containers, where that may not be visible.
   type: bool
   returned: success
-umask:
-  description: The umask of what is run on the host, in octal digits, such as V(0022).
-  type: str
-  returned: success
 urls:
   description:
     - By URL, C(ok), C(status) (of HTTP, or null) and C(reason), which is empty or one of V(dns), V(refused), V(tls),

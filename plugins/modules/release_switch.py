@@ -182,6 +182,7 @@ removed:
   elements: str
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,7 @@ def main() -> None:
         "mode": {"type": "str", "default": "0644"},
         "secret": {"type": "bool", "default": False, "no_log": False},
     }
+    os.umask(0o022)  # whatever the host has: services read what is made here
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "required": True},

@@ -143,6 +143,7 @@ restarted:
   type: bool
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,7 @@ def main() -> None:
         "secret_file": {"type": "path", "no_log": False},
         "secret": {"type": "str", "default": "", "no_log": False},
     }
+    os.umask(0o022)  # whatever the host has: services read what is made here
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "required": True},

@@ -108,6 +108,7 @@ reason:
   type: str
 """
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -116,6 +117,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels.build impo
 
 def main() -> None:
     """Run as a module."""
+    os.umask(0o022)  # whatever the host has: services read what is made here
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},

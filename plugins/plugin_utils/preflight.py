@@ -93,7 +93,6 @@ def problems(
         *_gpu(plan["gpu"], plan["driver"]),
         *_ports(plan["ports"], state["listeners"]),
         *_clock(state["synchronised"]),
-        *_umask(state["umask"]),
         *([] if "sources" in skip else _sources(plan["urls"], state["urls"])),
     ]
     return [problem for problem in found if problem.kind not in skip]
@@ -294,17 +293,6 @@ def _clock(synchronised: bool | None) -> Iterator[Problem]:
             "not synchronised",
             "the right time, or certificates and package lists may be refused",
             "apt-get install systemd-timesyncd (or chrony), and wait until timedatectl shows it synchronised",
-        )
-
-
-def _umask(mask: str) -> Iterator[Problem]:
-    if int(mask, 8) & 0o055:
-        yield Problem(
-            "umask",
-            "umask of root",
-            mask,
-            "0022: the services read what root installs",
-            "set UMASK 022 in /etc/login.defs, or what else sets it, such as pam_umask and /etc/profile",
         )
 
 

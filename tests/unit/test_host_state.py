@@ -161,14 +161,6 @@ def test_synchronised(error_us: int, container: bool, expected: bool | None) -> 
     assert host_state.synchronised(error_us, container) is expected
 
 
-def test_the_umask_is_read_and_stays() -> None:
-    before = os.umask(0o027)
-    try:
-        assert [host_state.umask(), host_state.umask()] == ["0027", "0027"]
-    finally:
-        os.umask(before)
-
-
 def test_the_clock_is_read() -> None:
     assert 0 <= host_state.clock_error_us() <= 16_000_000
 

@@ -357,13 +357,6 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
-def umask() -> str:
-    """The umask of commands here, in octal digits."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return f"{mask:04o}"
-
-
 def host_state(
     root: str, paths: Sequence[str], urls: Sequence[str], seconds: float, ours: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
@@ -384,7 +377,6 @@ def host_state(
         "filesystems": {path: filesystem(path) for path in paths},
         "listeners": listeners(proc),
         "synchronised": synchronised(clock_error_us(), container),
-        "umask": umask(),
         "urls": ask(urls, seconds, fetch_head),
         "pythons": pythons(),
         "gpu": gpu_info.gpu_info(),
