@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -255,15 +256,14 @@ def run(wanted: Sequence[str], full: bool, jobs: int) -> bool:
     running = Run(in_order(wanted, full))
     if "molecule" in wanted and not full:
         running.say(f"left out without --full: {', '.join(SLOW)}")
-    threads = [threading.Thread(target=running.work) for _ in range(jobs)]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt:
-        running.stop()
-        raise
+    with ThreadPoolExecutor(jobs) as pool:
+        workers = [pool.submit(running.work) for _ in range(jobs)]
+        try:
+            for worker in workers:
+                worker.result()
+        except BaseException:  # interrupted, or a part that could not even be started
+            running.stop()
+            raise
     bad = [result for result in running.results if result.status]
     for result in bad:
         running.say(f"the end of {result.part.log.relative_to(ROOT)}:")

@@ -35,6 +35,11 @@ def test_all_is_well(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
     assert "quiet" not in said
 
 
+def test_a_part_that_cannot_be_started_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        ran(monkeypatch, Part("lint", "a", ("no-such-program",)), part("b", ""))
+
+
 def test_what_failed_is_shown_last(
     reports: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
