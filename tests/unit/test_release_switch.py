@@ -1007,12 +1007,15 @@ def test_pruning_spares_what_is_needed(worker: FakeHost, keep: int) -> None:
 
 
 def test_leftovers_of_builds_go_after_a_day(worker: FakeHost) -> None:
-    for name, age in (("old", 86500.0), ("young", 100.0)):
+    for name, age in (("old", 86500.0), ("young", 100.0), (".r9.new", 86500.0), (".r8.new", 100.0)):
         folder = worker.release_dir(name)
         folder.mkdir()
+        if name.startswith("."):
+            (folder / "release.json").write_text("{}")  # cut off before it got its name
         os.utime(folder, (worker.clock - age,) * 2)
     (worker.root / "releases" / "file").write_text("no release")
-    assert switch_of(worker).prune(9) == ["old"]
+    assert set(worker.built_at()) == {"r1", "r2", "r3"}
+    assert switch_of(worker).prune(9) == [".r9.new", "old"]
     assert worker.release_dir("young").is_dir()
     assert not worker.release_dir("old").exists()
 

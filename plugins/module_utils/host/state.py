@@ -336,7 +336,7 @@ def pythons(folders: Sequence[Path] = (Path("/usr/bin"), Path("/usr/local/bin"))
 def releases(root: Path) -> dict[str, Any]:
     """Releases that are built completely, and what the links name."""
     return {
-        "installed": sorted(file.parent.name for file in root.glob("releases/*/release.json")),
+        "installed": sorted(file.parent.name for file in root.glob("releases/[!.]*/release.json")),
         "current": _link(root / "current"),
         "previous": _link(root / "previous"),
     }

@@ -210,8 +210,9 @@ class Host:
         return sorted(folder.name for folder in self._folders(complete=False) if folder.stat().st_mtime < before)
 
     def _folders(self, complete: bool) -> list[Path]:
-        paths = (self.root / "releases").glob("*")
-        return [path for path in paths if path.is_dir() and (path / COMPLETE).is_file() == complete]
+        folders = [path for path in (self.root / "releases").glob("*") if path.is_dir()]
+        # A build gets its name last, so one that is hidden is none yet.
+        return [path for path in folders if (path.name[0] != "." and (path / COMPLETE).is_file()) == complete]
 
     def unmark(self, folder: Path, mark: str) -> None:
         """Have the next deploy build a release or an environment anew."""
