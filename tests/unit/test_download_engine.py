@@ -745,6 +745,13 @@ def test_a_zip_file_does_not_take_a_name(house: House) -> None:
     assert (mine.read_bytes(), Path(f"{mine}.rejected").read_bytes()) == (b"one", b"mine")
 
 
+def test_what_a_host_says_can_be_shown(house: House) -> None:
+    house.origin.versions[1] = Version(1, [{"id": 2, "name": "a.safetensors"}], "\ud800\x1b[31m" + "x" * 5000)
+    (failure,) = house.run([parse_file({"civitai": 1})], civitai_api=house.origin.hub).failed
+    assert failure["problem"].isprintable()
+    assert len(failure["problem"]) < 1000
+
+
 def test_the_id_of_a_model_is_not_that_of_a_version(house: House) -> None:
     house.origin.models[4] = [70, 71]
     outcome = house.run([parse_file({"civitai": 4}), parse_file({"civitai": 5})], civitai_api=house.origin.hub, tries=1)

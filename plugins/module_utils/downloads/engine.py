@@ -40,6 +40,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import
 LOCK = "lock"
 _SHORT = 64 * 1024 * 1024
 _RESTARTS = 50
+_LONGEST_TEXT = 600
 # What was fetched before one of these cannot be used.
 _SPOILT = frozenset({"restart", "wrong_size"})
 # These cost an attempt even when bytes were moved, or a host that never gets it right would be asked for ever.
@@ -663,8 +664,15 @@ class Engine:
             outcome.files.append(entry)
             if item.step == "failed" and item.problem:
                 text = self._settings.tokens.hide(str(item.problem))
+                # Part of it may be a host's own words.
+                text = "".join(c if c.isprintable() else " " for c in text)
                 outcome.failed.append(
-                    {"id": item.wanted.id, "file": item.label, "kind": item.problem.kind, "problem": text}
+                    {
+                        "id": item.wanted.id,
+                        "file": item.label,
+                        "kind": item.problem.kind,
+                        "problem": text[:_LONGEST_TEXT],
+                    }
                 )
         if outcome.fetched_bytes > _SHORT * 4:
             self._record.rate = outcome.fetched_bytes / outcome.seconds
