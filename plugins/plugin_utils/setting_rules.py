@@ -350,19 +350,26 @@ def _catalogue(own_dir: str) -> Mapping[str, Any]:
 
 
 def _not_planned(option: str) -> Callable[[Any, Seen], str]:
-    """What the plan of the models says against one of its settings."""
+    """What the plan of the models says against one of its settings, beside the sets and whatever the profile."""
 
     def find(value: Any, seen: Seen) -> str:
         if not value:
             return ""
         try:
             catalogue = _catalogue(seen.settings["wanmetal_locks_dir"])
-            models.plan(catalogue, profile="full", **{option: value})
         except locks.LockError:
             return ""  # wanmetal_locks_dir has that problem
-        except (TypeError, ValueError) as error:
-            return told(re.sub(r"^wan_models_\w+?(?=[\[: ]):? ?", "", str(error)))
-        return ""
+        sets = [name for name in seen.settings["wan_models_sets"] if name in catalogue["sets"]]
+        chosen = seen.settings["wan_models_profile"]
+        found = []
+        for profile in (chosen,) if chosen in models.PROFILES else models.PROFILES:
+            try:
+                models.plan(catalogue, profile=profile, sets=sets, **{option: value})
+            except (TypeError, ValueError) as error:
+                found.append(str(error))
+            else:
+                return ""
+        return told(re.sub(r"^wan_models_\w+?(?=[\[: ]):? ?", "", found[0]))
 
     return find
 
