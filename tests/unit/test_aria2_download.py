@@ -60,6 +60,25 @@ def test_a_run_changes_once(house: House) -> None:
     assert not download(house, blob.name, check=True)["changed"]
 
 
+def test_the_umask_of_the_host_does_not_count(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    before = os.umask(0o077)
+    try:
+        assert not download(house, blob.name).get("failed")
+    finally:
+        os.umask(before)
+    assert (house.path(blob).stat().st_mode & 0o777, house.path(blob).parent.stat().st_mode & 0o777) == (0o644, 0o750)
+
+
+def test_a_url_is_in_no_result(house: House) -> None:
+    blob = house.blob("a.safetensors")
+    assert house.origin.hub_url(blob.name) not in json.dumps(download(house, blob.name))
+    signed = [{"name": "b.bin", "folder": "loras", "urls": [f"{house.origin.hub}/b.bin?token={TOKEN}"]}]
+    failed = download(house, files=signed)
+    assert "in its query (token=, not shown)" in failed["msg"]
+    assert TOKEN not in json.dumps(failed)
+
+
 def test_a_failure_names_each_file_and_keeps_the_others(house: House) -> None:
     good, bad = house.blob("good.safetensors"), house.blob("bad.safetensors")
     house.origin.fail(Fault("status", "hub", 9, 404, bad.name))

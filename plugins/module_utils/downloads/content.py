@@ -125,6 +125,7 @@ def unpack(path: Path, folder: Path, found: Contents, *, hashed: bool) -> list[P
 
 def _write(opened: zipfile.ZipFile, member: str, draft: Path) -> None:
     with draft.open("wb") as out:
+        draft.chmod(0o644)
         try:
             with opened.open(member) as source:
                 while data := source.read(_CHUNK):

@@ -736,7 +736,9 @@ def make_folders(request: Request) -> None:
     tops = {PurePosixPath(item.folder).parts[0] for item in request.wanted if item.folder}
     for folder in [state_dir, *(root / top for top in sorted(tops))]:
         if not folder.exists():
-            folder.mkdir(mode=_MODE, parents=True)
+            folder.mkdir(parents=True)
+            # Whatever the umask of the host's root is, the services may read.
+            folder.chmod(_MODE)
         if not request.user:
             continue
         owner = account(request.user)
