@@ -70,7 +70,7 @@ class Script(Fake):
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         if path == "/prompt" and self.reject is None:
-            prompt_id = f"job-{len(self.graphs)}"
+            prompt_id = body.get("prompt_id") or f"job-{len(self.graphs)}"
             self.graphs.append(body["prompt"])
             self.queue["queue_pending"].append([0, prompt_id, {}])
             threading.Thread(target=self.play, args=(prompt_id, body), daemon=True).start()

@@ -248,7 +248,7 @@ def test_a_poll_that_is_not_answered_ends_no_job(tmp_path: Path, monkeypatch: py
 
         service.accept("one", GOOD)
         until(lambda: fake.queue["queue_running"])
-        fake.special["/history/job-0"] = hang
+        fake.special["/history/"] = hang
         assert (service.wait("one", 60) or {})["status"] == "COMPLETED"
         assert not fake.special, "the poll was not answered"
 
@@ -260,10 +260,10 @@ def test_what_comfyui_tells_shows_that_it_is_there(tmp_path: Path, monkeypatch: 
     with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
         service.accept("one", GOOD)
         until(lambda: fake.queue["queue_running"] and fake.sockets)
-        (client,) = fake.sockets
+        (client,), [[_, running, _]] = fake.sockets, fake.queue["queue_running"]
         fake.special["/history"] = lambda handler: handler.connection.shutdown(2)
         for _ in range(25):
-            fake.tell(client, "progress", {"node": "4", "value": 1, "max": 2, "prompt_id": "job-0"})
+            fake.tell(client, "progress", {"node": "4", "value": 1, "max": 2, "prompt_id": running})
             time.sleep(0.1)
         time.sleep(0.5)
         assert (service.get("one") or {})["status"] == "IN_PROGRESS"

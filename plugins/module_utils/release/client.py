@@ -66,11 +66,11 @@ class ComfyUIClient:
         self._tls = parts.scheme == "https"
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path.rstrip("/")
         self._open: set[socket.socket] = set()
-        self._aborted = False
+        self.aborted = False
 
     def abort(self) -> None:
         """End, from another thread, what is asked at the moment and what would be asked later."""
-        self._aborted = True
+        self.aborted = True
         for open_socket in list(self._open):
             _end(open_socket)
 
@@ -274,7 +274,7 @@ class ComfyUIClient:
         timer.start()
         self._open.add(open_socket)
         try:
-            if self._aborted:
+            if self.aborted:
                 _end(open_socket)
             yield
         except (OSError, http.client.HTTPException):
@@ -286,7 +286,7 @@ class ComfyUIClient:
             timer.cancel()
         if late.is_set():  # what was cut off may look like a whole answer
             raise TimeoutError
-        if self._aborted:
+        if self.aborted:
             raise ConnectionAbortedError("the request was ended")
 
 

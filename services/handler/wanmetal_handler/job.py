@@ -9,7 +9,8 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -18,7 +19,7 @@ from . import images, output, request, workflows
 from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
 from .failure import JobError
 from .limit import Limit
-from .render import Tell, render
+from .render import Listener, Tell, render
 from .settings import Settings
 
 FOLDER = "handler"
@@ -44,8 +45,13 @@ class Worker:
             given = {key: value for key, value in given.items() if key != "workflow"}
         return self.workflows[name], request.check(given, self.workflows[name].fields)
 
-    def do(self, job: str, given: object, waited_s: float, tell: Tell, limit: Limit) -> dict[str, Any]:
-        """Return the answer to a request: the video, what it is like, and its receipt."""
+    def do(
+        self, job: str, given: object, waited_s: float, tell: Tell, limit: Limit, after: ExitStack
+    ) -> dict[str, Any]:
+        """Return the answer to a request: the video, what it is like, and its receipt.
+
+        What is to be removed ``after`` the answer costs its caller no time.
+        """
         seconds = {"queue": round(waited_s, 3)}
         name = f"{job}-{secrets.token_hex(4)}"  # another at each attempt
         client = ComfyUIClient(self.client.url, self.client.timeout_s)
@@ -64,27 +70,31 @@ class Worker:
 
         workflow, values = self.check(given)
         hashes = {}
-        try:
-            with limit.ending(client.abort), TemporaryFile(dir=Path(self.settings.record).parent) as video:
-                machine = _machine(client, tell, limit)
-                for which in [name for name in request.IMAGES if name in values]:
-                    with stage("image"):
-                        picture = images.load(values[which], self.settings, limit)
-                    with stage("upload"):
-                        values[which] = client.upload(f"{name}-{which}.png", picture, FOLDER)
-                    hashes[which] = hashlib.sha256(picture).hexdigest()
-                with stage("render"):
-                    graph = workflow.fill(values, f"{FOLDER}/{name}")
-                    place = workflow.video(render(client, workflow, graph, tell, limit))
-                with stage("fetch"):
-                    client.view(place["filename"], place["subfolder"], place["type"], into=video)
-                    video.flush()
-                data = output.content(video)
-                metadata = output.measured(data, place["filename"])
-                with stage("deliver"):
-                    address = output.deliver(video, place["filename"], name, self.settings, limit)
-        finally:
-            self.clean(name)
+        after.callback(self.clean, name)
+        with ExitStack() as opened:
+            opened.enter_context(limit.ending(client.abort))
+            video = opened.enter_context(TemporaryFile(dir=Path(self.settings.record).parent))
+            # ComfyUI is asked while the image is read.
+            asked = opened.enter_context(ThreadPoolExecutor(1)).submit(_ready, client, tell, limit, opened)
+            opened.callback(client.abort)
+            for which in [name for name in request.IMAGES if name in values]:
+                with stage("image"):
+                    picture = images.load(values[which], self.settings, limit)
+                asked.result()
+                with stage("upload"):
+                    values[which] = client.upload(f"{name}-{which}.png", picture, FOLDER)
+                hashes[which] = hashlib.sha256(picture).hexdigest()
+            machine, listener = asked.result()
+            with stage("render"):
+                graph = workflow.fill(values, f"{FOLDER}/{name}")
+                place = workflow.video(render(client, listener, workflow, graph, tell, limit, after))
+            with stage("fetch"):
+                client.view(place["filename"], place["subfolder"], place["type"], into=video)
+                video.flush()
+            data = output.content(video)
+            metadata = output.measured(data, place["filename"])
+            with stage("deliver"):
+                address = output.deliver(video, place["filename"], name, self.settings, limit)
         parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
         receipt = {
             "workflow": workflow.name,
@@ -137,6 +147,10 @@ def _opened(root: str, folder: str) -> Iterator[int]:
         os.close(at)
 
 
+def _ready(client: ComfyUIClient, tell: Tell, limit: Limit, opened: ExitStack) -> tuple[dict[str, Any], Listener]:
+    return _machine(client, tell, limit), Listener(client.url, limit, opened)
+
+
 def _machine(client: ComfyUIClient, tell: Tell, limit: Limit) -> dict[str, Any]:
     """What ComfyUI says that it runs on. Its restart delays jobs, and fails none that has not begun."""
     while True:
@@ -144,7 +158,7 @@ def _machine(client: ComfyUIClient, tell: Tell, limit: Limit) -> dict[str, Any]:
             stats = client.system_stats()
         except NoAnswerError as error:
             tell({"stage": "comfyui"})
-            if limit.over.wait(0.5):
+            if client.aborted or limit.over.wait(0.5):
                 if limit.cancelled:
                     limit.check()
                 raise JobError("comfyui", str(error)) from error

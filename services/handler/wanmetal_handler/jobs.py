@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from .comfyui_client import ComfyUIClient, ComfyUIError
@@ -199,11 +200,12 @@ class Jobs:
     def _work(self) -> None:
         while job := self._next():
             id_, limit = job["id"], job.pop("limit")
-            try:
-                self._do(id_, job, limit)
-            except sqlite3.Error as error:
-                _log.error("job %s: its end cannot be written down: %s", id_, error)
-                self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
+            with ExitStack() as after:
+                try:
+                    self._do(id_, job, limit, after)
+                except sqlite3.Error as error:
+                    _log.error("job %s: its end cannot be written down: %s", id_, error)
+                    self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
             with self._news:
                 limit.close()
                 if self._limits.get(id_) is limit:  # and not that of the next attempt
@@ -232,14 +234,14 @@ class Jobs:
                 self._news.wait(again_s)
         return None
 
-    def _do(self, id_: str, job: Job, limit: Limit) -> None:
+    def _do(self, id_: str, job: Job, limit: Limit, after: ExitStack) -> None:
         def tell(progress: dict[str, Any]) -> None:
             self._progress[id_] = progress
             self._told(id_, progress)
 
         status, given, waited_s = COMPLETED, json.loads(job.pop("input")), max(0.0, job["started"] - job["created"])
         try:
-            result = self.worker.do(id_, given, waited_s, tell, limit)
+            result = self.worker.do(id_, given, waited_s, tell, limit, after)
         except JobError as error:
             if error.kind == "cancelled" and self._closing:
                 again = "UPDATE jobs SET status = ?, attempts = attempts - 1 WHERE id = ? AND status = ?"

@@ -32,48 +32,63 @@ _LOOK_EVERY_S = 0.5
 _POLL_S = 10.0
 _LOST_AFTER_S = 2.0
 _GONE_AFTER_S = 30.0
-_STOPS_WITHIN_S, _CLOSING_S = 5.0, 3.0
+_STOPS_WITHIN_S, _CLOSING_S = 5.0, 10.0
 _ENDS = {"execution_success", "execution_error", "execution_interrupted"}
 
 
-def render(client: ComfyUIClient, workflow: Workflow, graph: Graph, tell: Tell, limit: Limit) -> dict[str, Any]:
-    """Run a graph and return its outputs by node id. It leaves neither a job nor an entry in the history."""
+class Listener:
+    """What ComfyUI tells of the graphs of one client. Without it the history tells the end, too."""
+
+    def __init__(self, url: str, limit: Limit, at_the_end: ExitStack) -> None:
+        self.id, self.socket = uuid.uuid4().hex, None
+        with suppress(OSError, WebSocketException):
+            self.socket = self._connected(url, limit, at_the_end)
+
+    def _connected(self, url: str, limit: Limit, at_the_end: ExitStack) -> ClientConnection:
+        parts = urlsplit(url)
+        plain = create_connection((parts.hostname or "", parts.port or 80), min(10.0, limit.left() + 0.1))
+        plain.settimeout(None)
+        at_the_end.callback(plain.close)
+        at_the_end.enter_context(limit.ending(lambda: plain.shutdown(SHUT_RDWR)))
+        # Previews come the same way, and may be large.
+        settings: dict[str, Any] = {"compression": None, "proxy": None, "max_size": 2**26, "close_timeout": 0.001}
+        address = f"ws{url.removeprefix('http')}/ws?clientId={self.id}"
+        opened: ClientConnection = at_the_end.enter_context(connect(address, sock=plain, open_timeout=10, **settings))
+        return opened
+
+
+def render(
+    client: ComfyUIClient,
+    listener: Listener,
+    workflow: Workflow,
+    graph: Graph,
+    tell: Tell,
+    limit: Limit,
+    after: ExitStack,
+) -> dict[str, Any]:
+    """Run a graph and return its outputs by node id. It leaves no job and, ``after`` the answer, no history entry."""
     # Who cancels waits for these, and not for ever.
-    closing, me, id_ = ComfyUIClient(client.url, _CLOSING_S), uuid.uuid4().hex, str(uuid.uuid4())
-    with ExitStack() as at_the_end:
-        socket: ClientConnection | None = None
-        with suppress(OSError, WebSocketException):  # without it the history tells the end, too
-            socket = _listen(client.url, me, limit, at_the_end)
+    closing, id_ = ComfyUIClient(client.url, _CLOSING_S), str(uuid.uuid4())
+    try:
         try:
-            try:
-                id_ = client.submit(graph, client_id=me, prompt_id=id_)
-            except NoAnswerError:  # it may have arrived
-                _stop(closing, id_)
-                raise
-            try:
-                return _followed(client.url, id_, socket, workflow, tell, limit)
-            except (ComfyUIError, JobError):
-                _stop(closing, id_)
-                raise
-            finally:
-                with suppress(ComfyUIError):
-                    closing.forget(id_)
-        except ComfyUIError as error:
-            limit.check()
-            raise _failed(error, workflow) from error
+            id_ = client.submit(graph, client_id=listener.id, prompt_id=id_)
+        except NoAnswerError:  # it may have arrived
+            _stop(closing, id_)
+            raise
+        after.callback(_forget, closing, id_)
+        try:
+            return _followed(client.url, id_, listener.socket, workflow, tell, limit)
+        except (ComfyUIError, JobError):
+            _stop(closing, id_)
+            raise
+    except ComfyUIError as error:
+        limit.check()
+        raise _failed(error, workflow) from error
 
 
-def _listen(url: str, me: str, limit: Limit, at_the_end: ExitStack) -> ClientConnection:
-    parts = urlsplit(url)
-    plain = create_connection((parts.hostname or "", parts.port or 80), min(10.0, limit.left() + 0.1))
-    plain.settimeout(None)
-    at_the_end.callback(plain.close)
-    at_the_end.enter_context(limit.ending(lambda: plain.shutdown(SHUT_RDWR)))
-    # Previews come the same way, and may be large.
-    settings: dict[str, Any] = {"compression": None, "proxy": None, "max_size": 2**26, "close_timeout": 0.001}
-    address = f"ws{url.removeprefix('http')}/ws?clientId={me}"
-    connection: ClientConnection = at_the_end.enter_context(connect(address, sock=plain, open_timeout=10, **settings))
-    return connection
+def _forget(client: ComfyUIClient, id_: str) -> None:
+    with suppress(ComfyUIError):
+        client.forget(id_)
 
 
 def _stop(client: ComfyUIClient, id_: str) -> None:
