@@ -114,10 +114,18 @@ TABLE: dict[str, Old] = {
 """Of sets of models all are taken; of another setting that two entries give, the later one has the last word."""
 
 NAMES = {name.lower(): name for name in TABLE}
-_COMMON = ("PORT", "LOG_LEVEL")
+_COMMON = ("PORT", "LOG_LEVEL", "BUCKET_NAME")
 """Names that other programs and inventories have as well."""
 PATTERN = f"^(?:{'|'.join(_COMMON)}|(?i:{'|'.join(name for name in TABLE if name not in _COMMON)}))$"
 """Variables of an inventory that are meant."""
+
+
+def meant(name: str) -> str:
+    """The image's name that a strange one nearly is, or an empty text."""
+    own = [known for known in NAMES if NAMES[known] not in _COMMON]
+    close = difflib.get_close_matches(name.lower(), own, n=1, cutoff=0.85)
+    return "" if re.match(PATTERN, name) or not close else NAMES[close[0]]
+
 
 ReadFile = Callable[[str], str]
 """Gives the text of a file on the controller; raises OSError where there is none."""
@@ -134,9 +142,8 @@ class Found:
     def add(self, name: str, value: str) -> None:
         """Take a value by the image's name, in small or capital letters. A name that nearly fits is a mistake."""
         known = NAMES.get(name.lower())
-        close = difflib.get_close_matches(name.lower(), NAMES, n=1, cutoff=0.85)
-        if known is None and close:
-            self.problems.append(f"{name}: the image has no such setting, needed is its name: {NAMES[close[0]]}?")
+        if known is None and meant(name):
+            self.problems.append(f"{name}: the image has no such setting, needed is its name: {meant(name)}?")
         elif known is None:
             self.unknown.append(name)
         elif self.values.get(known, value) != value:

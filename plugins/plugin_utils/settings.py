@@ -16,6 +16,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import setting_kinds as kinds
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.legacy_env import meant
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, shown, told
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import EVERY, ReadFile, Seen, Spec, secret
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_rules import ON_CONTROLLER, RULES
@@ -125,16 +126,21 @@ def unrenderable(name: str, error: Exception, spec: Spec) -> Problem:
 def _unknown(given: Iterable[str], specs: Specs) -> list[Problem]:
     problems = []
     for name in sorted(given):
-        if name in specs.known or not name.startswith(specs.prefixes):
-            continue
         close = difflib.get_close_matches(name, sorted(specs.known), n=1)
+        if name.startswith(specs.prefixes) and name not in specs.known:
+            fix = f"did you mean {close[0]}?" if close else "remove it, or give your own variable another prefix"
+            whose = "of the roles' settings"
+        elif old := meant(name):
+            whose, fix = "of the Docker image's settings", f"did you mean {old}?"
+        else:
+            continue
         problems.append(
             Problem(
                 NAMES,
                 name,
                 "a name that no role knows",
-                "names of the roles' settings, since a misspelt one would do nothing",
-                f"did you mean {close[0]}?" if close else "remove it, or give your own variable another prefix",
+                f"names {whose}, since a misspelt one would do nothing",
+                fix,
             )
         )
     return problems

@@ -213,6 +213,8 @@ def test_a_file_that_is_not_there_is_a_problem() -> None:
         ("PORT", True),
         ("port", False),
         ("log_level", False),
+        ("bucket_name", False),
+        ("BUCKET_NAME", True),
         ("xPORT", False),
     ],
 )

@@ -39,6 +39,10 @@ def test_each_rule_is_about_settings_that_exist() -> None:
         ("__comfyui_plan", True),
         ("comfy_port", True),
         ("ansible_port", True),
+        ("port", True),
+        ("download_vace", True),
+        ("download_vase", False),
+        ("LORA_IDS_TO_DOWNLOAD", False),
     ],
 )
 def test_unknown_names(name: str, known: bool) -> None:
