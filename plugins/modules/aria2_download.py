@@ -269,6 +269,11 @@ rate:
   description: Bytes a second as measured in the last long run, or null.
   returned: in check mode
   type: float
+notes:
+  description: What is known already to fail, for example because two models would get one file name.
+  returned: in check mode
+  type: list
+  elements: str
 aria2c:
   description: Whether aria2c is installed.
   returned: in check mode

@@ -217,6 +217,7 @@ def with_state(planned: Mapping[str, Any], state: Mapping[str, Any], rate: float
         "bytes_total": state["bytes_total"],
         "bytes_missing": missing,
         "bytes_written": sum(disk["needed"] for disk in state["disks"]),
+        "notes": [*planned["notes"], *state.get("notes", [])],
         "missing": [item["id"] for item in state["files"] if item["status"] != "proven"],
         "unknown_sizes": state["unknown_sizes"],
         "disks": state["disks"],

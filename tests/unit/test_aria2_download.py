@@ -49,6 +49,18 @@ def test_check_mode_shows_the_plan_and_changes_nothing(house: House) -> None:
     assert house.origin.seen == []
 
 
+def test_check_mode_tells_what_will_fail(house: House) -> None:
+    blob = house.blob("rain.safetensors")
+    house.origin.models[4] = [70]
+    for number in (1, 2):
+        house.origin.publish(number, blob)
+    files = [{"civitai": 1}, {"civitai": 2}, {"civitai": 4}]
+    notes = download(house, check=True, files=files, civitai_api=house.origin.hub)["notes"]
+    assert any("civitai-1 and civitai-2 would all be" in note and "loras/rain.safetensors" in note for note in notes)
+    assert any("civitai-4: 4 is the id of a model of CivitAI" in note for note in notes)
+    assert len(notes) == 2
+
+
 def test_a_run_changes_once(house: House) -> None:
     blob = house.blob("a.safetensors")
     done = download(house, blob.name)

@@ -194,7 +194,7 @@ def test_every_address_passes_the_mirrors() -> None:
     assert [url for url in urls if not url.startswith(("http://cache:8080/hub/", "file:///srv/hf/"))] == []
 
 
-def outlook(tmp_path: Path, reserve: int = 0, rate: int = 0, **settings: Any) -> dict[str, Any]:
+def on_host(tmp_path: Path, reserve: int = 0, rate: int = 0, **settings: Any) -> dict[str, Any]:
     planned = model_plan(CATALOGUE, **settings)
     record = Record(tmp_path)
     found = [plan.look_at(item, tmp_path, record, "models") for item in parse_files(planned["files"])]
@@ -202,8 +202,8 @@ def outlook(tmp_path: Path, reserve: int = 0, rate: int = 0, **settings: Any) ->
     return model_plan(planned, state, models_dir=str(tmp_path), rate=rate)
 
 
-def test_the_outlook_counts_shared_files_once(tmp_path: Path) -> None:
-    seen = outlook(tmp_path, sets=["i2v", "t2v"], profile="fp8")
+def test_the_plan_of_a_host_counts_shared_files_once(tmp_path: Path) -> None:
+    seen = on_host(tmp_path, sets=["i2v", "t2v"], profile="fp8")
     assert (seen["bytes_total"], seen["bytes_missing"], seen["seconds"]) == (4 * GB, 4 * GB, 40)
     assert [(row["set"], row["files"], row["bytes"], row["shared"], row["missing"]) for row in seen["sets"]] == [
         ("i2v", 3, 3 * GB, 0, 3 * GB),
@@ -214,24 +214,24 @@ def test_the_outlook_counts_shared_files_once(tmp_path: Path) -> None:
     assert seen["part"]["urls"] == ["https://hub.example/m"]
 
 
-def test_the_outlook_is_told(tmp_path: Path) -> None:
-    lines = outlook(tmp_path, sets=["i2v", "t2v"], profile="fp8", rate=50_000_000)["lines"]
+def test_the_plan_of_a_host_is_written_for_people(tmp_path: Path) -> None:
+    lines = on_host(tmp_path, sets=["i2v", "t2v"], profile="fp8", rate=50_000_000)["lines"]
     assert lines[0] == "profile fp8 (as set)"
     assert lines[1].split() == ["set", "files", "size", "shared", "to", "fetch"]
     assert lines[4].startswith("in all")
     assert lines[5] == "about 80 s at 50.0 MB/s (as measured on this host)"
     assert "needed" in lines[6]
-    assumed = outlook(tmp_path, sets=["i2v"], profile="full")["lines"]
+    assumed = on_host(tmp_path, sets=["i2v"], profile="full")["lines"]
     assert any("(assumed; nothing was measured here yet)" in line for line in assumed)
 
 
 def test_a_disk_that_is_too_small_is_seen(tmp_path: Path) -> None:
-    seen = outlook(tmp_path, reserve=1 << 60, sets=["t2v"])
+    seen = on_host(tmp_path, reserve=1 << 60, sets=["t2v"])
     assert not seen["enough"]
     assert any("too little" in line for line in seen["lines"])
 
 
 def test_nothing_asked_for_is_nothing_to_do(tmp_path: Path) -> None:
-    seen = outlook(tmp_path)
+    seen = on_host(tmp_path)
     assert seen["lines"] == ["no model files are asked for"]
     assert (seen["part"]["fetch"], seen["part"]["urls"]) == ([], [])

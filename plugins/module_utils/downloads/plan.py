@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import from_any
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Request, Settings, Wanted
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import ask
@@ -153,14 +154,20 @@ def make(request: Request) -> dict[str, Any]:
     settings = request.settings
     record = Record(settings.state_dir)
     found = [look_at(item, settings.root, record, settings.owner_list) for item in request.wanted]
+    notes: list[str] = []
     unknown = [index for index, item in enumerate(found) if item.bytes is None and item.status == "missing"]
     if unknown:
         quick = replace(settings, timeout_s=min(10.0, settings.timeout_s), allow_unproven=True)
         with ThreadPoolExecutor(max_workers=8) as pool:
             sizes = pool.map(lambda index: _size(request.wanted[index], quick), unknown)
-            for index, (name, size) in zip(unknown, sizes, strict=True):
+            for index, (path, size, problem) in zip(unknown, sizes, strict=True):
                 found[index].bytes = size
-                found[index].path = name or found[index].path
+                found[index].path = path or found[index].path
+                if problem:
+                    notes.append(f"{found[index].id}: {request.settings.tokens.hide(problem)}")
+                named = [item.id for item in found if path and item.path == path]
+                if len(named) > 1:
+                    notes.append(f"{' and '.join(named)} would all be {path}; give each another name")
     gone = unwanted(request.wanted, settings.root, record, settings.owner_list)
     removed = [item["path"] for item in gone] if settings.prune else []
     coming = [item for item in summary(found, 0, None)["files"] if item["status"] in {"missing", "partial"}]
@@ -170,17 +177,19 @@ def make(request: Request) -> dict[str, Any]:
         "unwanted": [] if settings.prune else gone,
         "removed": removed,
         "aria2c": shutil.which("aria2c") is not None,
+        "notes": notes,
         "diff": diff(coming, removed),
     }
 
 
-def _size(wanted: Wanted, settings: Settings) -> tuple[str, int | None]:
+def _size(wanted: Wanted, settings: Settings) -> tuple[str, int | None, str]:
+    """Ask for a size. A plan is made without it, too; what another attempt would not change is said already."""
     try:
         answer = ask(wanted, settings, peers=False)
-    except Exception:
-        # A plan is made without it; the run itself says what is wrong.
-        return "", None
-    return str(settings.root / answer.wanted.path), answer.size
+    except Exception as error:
+        problem = from_any(error)
+        return "", None, str(problem) if problem.lasting else ""
+    return str(settings.root / answer.wanted.path), answer.size, ""
 
 
 def diff(coming: Sequence[Mapping[str, Any]], removed: Sequence[str]) -> dict[str, str]:
