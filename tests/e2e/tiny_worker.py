@@ -7,21 +7,19 @@ import io
 import json
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import PREVIEWS
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
+from tests.e2e import frontend
 from tests.worker import PROJECT, STATE, Worker
 
 DATA = "/var/lib/wanmetal"
@@ -29,31 +27,16 @@ DATA = "/var/lib/wanmetal"
 
 def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 900) -> dict[str, Any]:
     """Open workflows in Chromium, by a script of the tests' pack; return what the browser makes of them."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium is at hand: what the browser makes of the workflows is NOT tested")
     web = {f"web/{name}.json": json.dumps(workflows.load(name)).encode() for name in names}
     web["web/list.json"] = json.dumps({"names": list(names), "pictures": []}).encode()
     send(worker, f"/srv/wanmetal/hosts/{worker.name}/current/ComfyUI/custom_nodes/wanmetal_tests", web)
-    return export(chromium, address, seconds)
-
-
-def export(chromium: str, address: str, seconds: float) -> dict[str, Any]:
-    """Wait for what the script keeps as user data."""
     kept = f"{address}/userdata/wanmetal-export.json"
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-        command += [f"--user-data-dir={profile}", f"{address}/?wanmetal-export"]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + seconds
-            while (answer := requests.get(kept, timeout=60)).status_code != 200:
-                assert time.monotonic() < deadline, "the browser has exported nothing"
-                time.sleep(1)
-            return dict(answer.json())
-        finally:
-            process.terminate()
-            process.wait(20)
+    with frontend.opened(address):
+        deadline = time.monotonic() + seconds
+        while (answer := requests.get(kept, timeout=10)).status_code != 200:
+            assert time.monotonic() < deadline, "the browser has exported nothing"
+            time.sleep(1)
+        return dict(answer.json())
 
 
 def assert_same(name: str, found: Mapping[str, Any]) -> None:

@@ -1,0 +1,270 @@
+"""ComfyUI's real browser page with a stand-in for ComfyUI behind it, run in headless Chromium.
+
+The page is the frontend package that the locks pin, as it comes from the package index; the node packs' scripts are
+those of their repositories. Behind it is no ComfyUI: a small server answers the routes that the page asks at start.
+Node types come from files/locks/schemas, so no model, no GPU and no Python of a node pack is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mimetypes
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import Input, NodeType, Schemas
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
+
+from tests.worker import PROJECT, STATE
+
+PACKAGE = "comfyui-frontend-package"
+EXPORT = PROJECT / "tests/pack/wanmetal_tests/web/export.js"
+SCRIPTS = {  # packs whose scripts change what the page makes of their nodes, with the folder of these
+    "ComfyUI-KJNodes": "web",
+    "ComfyUI-VideoHelperSuite": "web",
+}
+OTHERS = {  # packs that no host gets, and that people's files need all the same
+    "rgthree-comfy": ("rgthree/rgthree-comfy", "13b4399c00b5ef5a97b1b6800fc1185874740f5d", "web/comfyui"),
+}
+_SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.ShowMissingNodesWarning": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+}
+_ANSWERS: dict[str, Any] = {
+    "/embeddings": [],
+    "/experiment/models": [],
+    "/features": {},
+    "/global_subgraphs": {},
+    "/history": {},
+    "/i18n": {},
+    "/prompt": {"exec_info": {"queue_remaining": 0}},
+    "/queue": {"queue_running": [], "queue_pending": []},
+    "/settings": _SETTINGS,
+    "/system_stats": {"system": {"comfyui_version": "0", "argv": [], "python_version": "3"}, "devices": []},
+    "/users": {"storage": "server", "migrated": True},
+    "/workflow_templates": {},
+}
+
+
+def pinned_version() -> str:
+    """The version of the frontend that the locks pin."""
+    found = re.search(rf"^{PACKAGE}==(\S+)", locks.find("python/base-cu128-py311.txt").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def package(version: str) -> Path:
+    """The frontend's files, from the package index; they are kept beside the lab."""
+    target = STATE / f"frontend-{version}"
+    static = target / "comfyui_frontend_package/static"
+    if not static.is_dir():
+        STATE.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=STATE))
+        command = ["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(made), f"{PACKAGE}=={version}"]
+        subprocess.run(command, check=True)
+        made.rename(target)
+    return static
+
+
+def scripts(into: Path) -> dict[str, Path]:
+    """The scripts of node packs, by the name under which the page asks for them."""
+    packs = locks.load("custom_nodes")["packs"]
+    wanted = {name: (packs[name]["repository"], packs[name]["commit"], folder) for name, folder in SCRIPTS.items()}
+    wanted |= {
+        name: (f"https://github.com/{path}.git", commit, folder) for name, (path, commit, folder) in OTHERS.items()
+    }
+    return {name: _scripts_of(*where, into / name) for name, where in wanted.items()}
+
+
+def _scripts_of(repository: str, commit: str, folder: str, into: Path) -> Path:
+    mirror = os.environ.get("WANMETAL_MIRROR", "").removeprefix("file://").rstrip("/")
+    if mirror:
+        bare = Path(mirror) / repository.removeprefix("https://github.com/")
+    else:
+        bare = into.with_suffix(".git")
+        subprocess.run(["git", "clone", "--quiet", "--bare", "--filter=blob:none", repository, str(bare)], check=True)
+    git = ["git", "--git-dir", str(bare)]
+    listed = subprocess.run(
+        [*git, "ls-tree", "-r", "--name-only", commit, folder.split("/")[0]], capture_output=True, check=True
+    )
+    for path in listed.stdout.decode().splitlines():
+        if path.endswith((".js", ".css")):
+            file = into / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(subprocess.run([*git, "show", f"{commit}:{path}"], capture_output=True, check=True).stdout)
+    return into / folder
+
+
+# -- node types as ComfyUI tells them
+
+
+def object_info(schemas: Schemas) -> dict[str, Any]:
+    """What ComfyUI answers to /object_info, from what is recorded of it."""
+    return {name: _told(one) for name, one in schemas.items()}
+
+
+def _told(one: NodeType) -> dict[str, Any]:
+    sections: dict[str, dict[str, Any]] = {"required": {}, "optional": {}}
+    for entry in one.inputs:
+        sections["optional" if entry.optional else "required"][entry.name] = _spec(entry)
+    return {
+        "input": sections,
+        "input_order": {section: list(entries) for section, entries in sections.items()},
+        "output": [kind for kind, _ in one.outputs],
+        "output_is_list": [False] * len(one.outputs),
+        "output_name": [label for _, label in one.outputs],
+        "name": one.name,
+        "display_name": one.name,
+        "description": "",
+        "python_module": "nodes" if one.pack == "core" else f"custom_nodes.{one.pack}",
+        "category": "test",
+        "output_node": one.ends,
+    }
+
+
+def _spec(entry: Input) -> list[Any]:
+    options = dict(entry.options)
+    if entry.control:
+        options["control_after_generate"] = True
+    if entry.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not entry.widget:
+        options["forceInput"] = True
+    if entry.type != "COMBO":
+        return [entry.type, options]
+    if entry.upload:
+        options["image_upload"] = True
+    return [list(entry.choices or ["file.safetensors"]), options]
+
+
+# -- the server
+
+
+@dataclass
+class Page:
+    """What the server gives out, and what the page has left."""
+
+    static: Path
+    schemas: Schemas
+    packs: Mapping[str, Path]
+    workflows: Mapping[str, Any]
+    answers: dict[str, Any] = field(default_factory=dict)
+    kept: bytes | None = None
+    missing: set[str] = field(default_factory=set)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Fill in the answers."""
+        files = [
+            f"/extensions/{name}/{file.relative_to(folder).as_posix()}"
+            for name, folder in self.packs.items()
+            for file in sorted(folder.rglob("*.js"))
+        ]
+        self.answers = {
+            **_ANSWERS,
+            "/object_info": object_info(self.schemas),
+            "/extensions": [*files, "/extensions/wanmetal_tests/export.js"],
+            "/extensions/wanmetal_tests/list.json": {"names": list(self.workflows), "pictures": [], "patience": 20},
+        }
+        self.answers |= {f"/extensions/wanmetal_tests/{name}.json": one for name, one in self.workflows.items()}
+
+    def get(self, path: str) -> tuple[str, bytes] | None:
+        """The answer to a path, with its type."""
+        if path in self.answers:
+            return "application/json", json.dumps(self.answers[path]).encode()
+        if path == "/extensions/wanmetal_tests/export.js":
+            return "text/javascript", EXPORT.read_bytes()
+        if path == "/rgthree/config.js":  # which that pack's own server writes
+            return "text/javascript", b"export const rgthreeConfig = {};"
+        first, *rest = (path.strip("/") or "index.html").split("/")
+        file = self.static.joinpath(first, *rest)
+        if first == "extensions" and rest[0] in self.packs:
+            file = self.packs[rest[0]].joinpath(*rest[1:])
+        elif first == "rgthree":  # its scripts ask for more of their folder by this address
+            file = self.packs["rgthree-comfy"].parent.joinpath(*rest)
+        if file.is_file():
+            return mimetypes.guess_type(file.name)[0] or "application/octet-stream", file.read_bytes()
+        self.missing.add(path)
+        return None
+
+
+@contextmanager
+def served(page: Page) -> Iterator[str]:
+    """The address of a page, while it is served."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            found = page.get(path.removeprefix("/api") if path.startswith("/api/") else path)
+            self.send_response(200 if found else 404)
+            kind, data = found or ("text/plain", b"")
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # the browser is free to ask for less
+                self.wfile.write(data)
+
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b"{}")
+            if "wanmetal-export" in self.path:
+                page.kept = data
+                page.done.set()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def chromium() -> str:
+    """The browser; a test without one is skipped."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        pytest.skip("no Chromium is at hand: what the browser makes of the workflows is NOT tested")
+    return found
+
+
+@contextmanager
+def opened(address: str) -> Iterator[None]:
+    """The page, open in the browser, which exports by the script of the tests' pack."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
+        command += [f"--user-data-dir={profile}", f"{address}/?wanmetal-export"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def exported(page: Page, seconds: float = 3000) -> dict[str, Any]:
+    """What the page makes of the workflows, for the API. The time is for a browser that hangs."""
+    with served(page) as address, opened(address):
+        assert page.done.wait(seconds), f"the browser has exported nothing; it found no {sorted(page.missing)}"
+    assert page.kept is not None
+    return dict(json.loads(page.kept))
