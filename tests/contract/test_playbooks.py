@@ -87,7 +87,19 @@ def test_the_pinned_core_is_the_one_that_tests_run_with() -> None:
 
 # What a collection is used with; what belongs to a checkout stays there.
 TAKEN = {
-    *("CHANGELOG.md", "LICENSE", "README.md", "changelogs", "docs", "files", "meta", "playbooks", "plugins", "roles"),
+    *(
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "changelogs",
+        "docs",
+        "files",
+        "meta",
+        "playbooks",
+        "plugins",
+        "roles",
+        "services",
+    ),
     *("FILES.json", "MANIFEST.json"),
 }
 
@@ -115,7 +127,8 @@ def test_the_build_has_what_it_must_and_nothing_else(built: Path) -> None:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {name for name in house.tracked() if name.partition("/")[0] in TAKEN} - found == set()
     assert found - {"FILES.json", "MANIFEST.json"} - set(house.tracked(others=True)) == set(), "git ignores these"
-    for name in ("LICENSE", "README.md", "CHANGELOG.md", "meta/runtime.yml", "files/locks/upstream.yml"):
+    client = "services/handler/wanmetal_handler/comfyui_client.py"  # a link to the modules' own
+    for name in ("LICENSE", "README.md", "CHANGELOG.md", "meta/runtime.yml", "files/locks/upstream.yml", client):
         assert (folder / name).is_file()
 
 
