@@ -153,6 +153,24 @@ def test_one_that_does_not_answer_is_rolled_back_with_its_settings(host: FakeHos
     assert list((host.root / "services").iterdir()) == []
 
 
+def test_a_way_back_that_is_blocked_is_taken_by_the_next_run(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.wanted("old", "TOKEN=old").run()
+    write = FakeHost.write
+
+    def full(self: FakeHost, path: Path, content: bytes, owner: str, group: str, mode: int) -> None:
+        if content == b"old":
+            raise OSError(28, "No space left on device")
+        write(self, path, content, owner, group, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeHost, "write", full)
+        with pytest.raises(SwitchError, match=r"Going back failed too: .*No space left on device"):
+            host.wanted("new mute", "TOKEN=new").run()
+    with pytest.raises(SwitchError, match="The earlier one is back and serves again"):
+        host.wanted("new mute", "TOKEN=new").run()
+    assert host.running == "old TOKEN=old"
+
+
 def test_a_first_one_that_does_not_answer_leaves_nothing(host: FakeHost) -> None:
     with pytest.raises(SwitchError, match="There is no earlier one to go back to, so it was removed"):
         host.wanted("mute").run()

@@ -114,7 +114,12 @@ class Service:
         outcome.restarted = True
         if failure:
             log = host.journal(started)
-            back = self._go_back(before) if anew else "It was not changed, so there is nothing to go back to."
+            back = "It was not changed, so there is nothing to go back to."
+            if anew:
+                try:
+                    back = self._go_back(before)
+                except OSError as error:  # the record stays for the next run
+                    raise SwitchError(f"{host.unit} {failure}. Going back failed too: {error}.") from error
             self._record.unlink(missing_ok=True)
             raise SwitchError(f"{host.unit} {failure}. {back}\nIts last lines:\n{log or '(the journal has none)'}")
         self._record.unlink(missing_ok=True)
