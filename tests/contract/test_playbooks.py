@@ -87,20 +87,8 @@ def test_the_pinned_core_is_the_one_that_tests_run_with() -> None:
 
 # What a collection is used with; what belongs to a checkout stays there.
 TAKEN = {
-    *(
-        "CHANGELOG.md",
-        "LICENSE",
-        "README.md",
-        "changelogs",
-        "docs",
-        "files",
-        "meta",
-        "playbooks",
-        "plugins",
-        "roles",
-        "services",
-    ),
-    *("FILES.json", "MANIFEST.json"),
+    *("CHANGELOG.md", "LICENSE", "README.md", "changelogs", "docs", "files", "meta", "playbooks", "plugins", "roles"),
+    *("FILES.json", "MANIFEST.json", "services"),
 }
 
 
