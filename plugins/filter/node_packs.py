@@ -34,6 +34,11 @@ options:
     description: The folder that the packs are in, ComfyUI's C(custom_nodes).
     type: str
     default: ""
+  python_lock:
+    description:
+      - The text of a Python lock. With it, the filter tells how the packs in its header differ from these, or gives
+        an empty text where they do not.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -47,7 +52,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The packs.
+  description: The packs, or with O(python_lock) a text such as V(made without my-pack 0123456789ab).
   type: list
   elements: dict
   contains:
@@ -82,7 +87,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import PackError, packs
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import PackError, lock_problem, packs
 
 
 def _node_packs(
@@ -91,11 +96,13 @@ def _node_packs(
     extra: list[dict[str, Any]] | None = None,
     mirrors: object = (),
     folder: str = "",
-) -> list[dict[str, Any]]:
+    python_lock: str | None = None,
+) -> list[dict[str, Any]] | str:
     try:
-        return packs(lock, variant, extra or [], mirrors, folder)
+        found = packs(lock, variant, extra or [], mirrors, folder)
     except (PackError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"node_packs: {error}") from error
+    return found if python_lock is None else lock_problem(python_lock, [pack["label"] for pack in found])
 
 
 class FilterModule:
