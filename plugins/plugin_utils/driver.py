@@ -131,7 +131,7 @@ def _unfit(cards: Sequence[Gpu], branch: str, minimum: str) -> tuple[str, str] |
         return f"{_named(cards)}, older than Maxwell", f"use a host with a later card, {ON_CPU}"
     if int(branch) < version(minimum)[0]:
         return (
-            f"nvidia_driver_branch: {branch} with a lane that needs driver {minimum}",
+            f"nvidia_driver_branch: {branch} with a CUDA version that needs driver {minimum}",
             "set nvidia_driver_branch to a later one, or choose another wanmetal_lane",
         )
     if _modules(cards) == "proprietary" and int(branch) > LAST_FOR_PROPRIETARY_ONLY:

@@ -35,7 +35,7 @@ def find(name: str, own_dir: str = "") -> Path:
             return folder / file
     raise LockError(
         f"there is no lock {file} in {' or '.join(str(folder) for folder in folders)}. "
-        "Make it with playbooks/lock.yml, or choose a variant, lane and Python version that has one"
+        "Make it with playbooks/lock.yml, or choose a variant, CUDA version and Python version that has one"
     )
 
 
