@@ -116,7 +116,8 @@ TABLE: dict[str, Old] = {
 NAMES = {name.lower(): name for name in TABLE}
 _COMMON = ("PORT", "LOG_LEVEL", "BUCKET_NAME")
 """Names that other programs and inventories have as well."""
-PATTERN = f"^(?:{'|'.join(_COMMON)}|(?i:{'|'.join(name for name in TABLE if name not in _COMMON)}))$"
+_AS_WRITTEN = (*_COMMON, "COMFYUI_URL")  # comfyui_url is a variable of a role
+PATTERN = f"^(?:{'|'.join(_AS_WRITTEN)}|(?i:{'|'.join(name for name in TABLE if name not in _AS_WRITTEN)}))$"
 """Variables of an inventory that are meant."""
 
 

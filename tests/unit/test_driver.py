@@ -158,7 +158,12 @@ REFUSALS = [
     (HOSTS["mismatch"], {"installed": True, "restarted": True}, "was upgraded without a restart", "restart the host"),
     (HOSTS["one, without a driver"], {"enabled": False}, "nvidia_driver_enabled is false", "enabled: true"),
     (Host(cards={"01": "1db1"}), {"branch": "590"}, "nvidia_driver_branch: 590 with NVIDIA GV100", "branch: 580"),
-    (Host(cards={"01": "2330"}), {"branch": "570", "minimum": "580.65.06"}, "branch: 570 with a CUDA version", "a later one"),
+    (
+        Host(cards={"01": "2330"}),
+        {"branch": "570", "minimum": "580.65.06"},
+        "branch: 570 with a CUDA version",
+        "a later one",
+    ),
 ]
 
 

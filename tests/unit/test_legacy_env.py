@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.legacy_env import (
     PATTERN,
@@ -260,3 +262,11 @@ def test_secrets_are_those_of_the_specs() -> None:
         for setting in old.settings:
             if setting in SPECS.options:
                 assert bool(SPECS.options[setting].get("no_log")) == old.secret, name
+
+
+def test_no_variable_of_a_role_is_a_name_of_the_image() -> None:
+    root = Path(__file__).resolve().parents[2]
+    files = [*root.glob("roles/*/vars/main.yml"), *root.glob("roles/*/defaults/main.yml")]
+    names = {name for file in files for name in yaml.safe_load(file.read_text()) or {}}
+    assert "comfyui_url" in names
+    assert [name for name in names if re.match(PATTERN, name)] == []
