@@ -18,7 +18,11 @@ def properties(host: Any, *names: str) -> dict[str, str]:
 
 
 def answer(host: Any, path: str) -> Any:
-    return json.loads(host.check_output(f"curl --silent --fail http://127.0.0.1:8188{path}"))
+    return json.loads(
+        host.check_output(
+            f"curl --silent --fail --retry 120 --retry-delay 1 --retry-connrefused http://127.0.0.1:8188{path}"
+        )
+    )
 
 
 def test_status_is_good(host: Any) -> None:
@@ -110,7 +114,7 @@ def test_version_is_the_pinned_one(host: Any) -> None:
 def test_comes_back_after_a_kill(host: Any) -> None:
     before = properties(host, "MainPID")["MainPID"]
     host.check_output(f"kill -9 {before}")
-    for _ in range(240):
+    for _ in range(1200):
         now = properties(host, "MainPID", "ActiveState")
         if now["ActiveState"] == "active" and now["MainPID"] != before:
             break
