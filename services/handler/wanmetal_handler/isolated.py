@@ -59,6 +59,7 @@ class _Source:
         if not self._process:
             self._link, theirs = socket.socketpair()
             environment = {name: value for name, value in os.environ.items() if _NO_SECRETS.fullmatch(name)}
+            environment["MALLOC_ARENA_MAX"] = "2"  # each of many threads would reserve 128 MB, which the limit counts
             environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
             with theirs:
                 self._process = subprocess.Popen(
