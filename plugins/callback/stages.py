@@ -7,7 +7,7 @@ name: stages
 type: aggregate
 short_description: Where the time of a deploy went
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - After the recap, prints the time of each stage (a role, or a play's own tasks) with its number of changes, and the
     slowest tasks, in seconds.

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: apt_mend
 short_description: Say what a failure of apt means for a driver or a toolkit
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Knows packages that are gone, packages on hold, wrong keys, repositories that do not answer, locks and full disks.
 options:

@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: canary_workflows
 short_description: Make shipped workflows small, for the canary
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Reads shipped workflows and gives them a small size and few steps.
 options:

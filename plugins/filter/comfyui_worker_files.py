@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: comfyui_worker_files
 short_description: The environment files of workers
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Makes what each of several workers has for itself, its port and its device, for the option C(config) of
     M(wanmetal.comfyui.release_switch).

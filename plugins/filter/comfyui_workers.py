@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: comfyui_workers
 short_description: The workers of a host, one for each GPU
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Tells how many processes of ComfyUI a host has, with the unit, the port and the device of each.
 positional: devices

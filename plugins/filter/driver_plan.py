@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: driver_plan
 short_description: Decide what has to be done for a host's NVIDIA driver
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Decides from what M(wanmetal.comfyui.gpu_info) found.
   - A driver that works and is not older than O(minimum) stays as it is.

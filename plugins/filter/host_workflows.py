@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: host_workflows
 short_description: Choose the workflows that a host has the models and node packs for
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Chooses among the shipped workflows. Where a host has another file of a model than the one that a workflow names,
     such as 16 bits in place of 8, the workflow gets that one.

@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: mirror
 short_description: Rewrite a URL by an ordered list of mirrors
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Each URL that is fetched passes this filter, so that a site without internet, or behind a cache, changes
     one variable.

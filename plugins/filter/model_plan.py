@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: model_plan
 short_description: Put together the list of model files that settings ask for, and what a host has of them
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Turns sets, files and CivitAI version ids into one list of files for M(wanmetal.comfyui.aria2_download). A
     file that several sets share is there once. Nothing is asked of any host.

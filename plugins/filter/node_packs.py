@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: node_packs
 short_description: Tell what the node packs of a release mean to others
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Gives the packs of a variant and those that an operator adds, with what is checked out, locked, linked and promised.
   - Addresses are rewritten by the mirrors.

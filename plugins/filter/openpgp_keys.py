@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: openpgp_keys
 short_description: Fingerprints of the keys in an armored file
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Computes the fingerprints from the bytes of the keys, so that a file which was fetched can be compared with a pinned
     fingerprint before anything trusts it.

@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: preflight
 short_description: Make one plan of what each role is going to do, and say whether a host is fit for it
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Each role says what it is going to do, its part. This makes one plan of them.
   - With the state of a host, it says what keeps the plan from working there, and shows it as lines.

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: release_id
 short_description: Name a release by what it is made from
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Gives the id of the release that is built from some inputs. The same inputs give the same id on every controller.
 positional: version

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: report_lines
 short_description: Lay out a worker's report for a terminal
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Turns a report into short lines.
 options:

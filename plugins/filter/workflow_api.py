@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: workflow_api
 short_description: Turn a workflow that the browser has saved into one for the API
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Resolves what exists in the browser only, as the browser does when it exports for the API. That is reroutes,
     primitives, Set and Get, Use Everywhere, subgraphs, nodes that are muted or bypassed, and the names of values.

@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: legacy_env
 short_description: Settings of roles out of the settings of the Docker image
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Reads a C(.env) or compose file with the settings of the Docker image that wanmetal takes the place of, and gives
     the settings of roles that they are now. docs/from-docker.md lists them.

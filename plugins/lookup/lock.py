@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 name: lock
 short_description: Read pinned sources and versions
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Reads files under C(files/locks) of this collection, or under the operator's own folder where that has a
     file of the same name.

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 name: wheel_plan
 short_description: Who builds which wheel, and who gets one that the controller has
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Hosts that need the same wheel get it from a cache on the controller, or else one of them builds it.
   - Hosts whose needs differ in architectures alone need the same wheel, for all of these.

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: aria2_download
 short_description: Fetch a list of files with aria2c, and give them their names only when they are verified
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - One call fetches a whole list. aria2c moves the bytes, over several connections a file and several files at once.
   - A file gets a temporary name in its own folder first. It gets its final name when its size and sha256 are right and
@@ -163,6 +163,8 @@ attributes:
   async:
     description: The action plugin runs the module in the background of the host by itself, to show progress.
     support: none
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """
@@ -311,7 +313,7 @@ def fetch(request: Request) -> Outcome:
     user = as_user(request.user) if request.user else contextlib.nullcontext()
     with user, exclusive(request.settings.state_dir / LOCK, request.wait_s) as lock:
         engine = Engine(request.wanted, request.settings, lock)
-        signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+        signal.signal(signal.SIGTERM, lambda *_unused: engine.stop())
         if request.read_again:
             engine.read_again()
         return engine.run()

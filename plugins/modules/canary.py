@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: canary
 short_description: Verify a ComfyUI worker by rendering
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Renders a small graph of ComfyUI's own nodes and compares the pixels of the result with what they must be.
     A status alone says nothing, as a worker that renders black frames reports success.

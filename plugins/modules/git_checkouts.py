@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: git_checkouts
 short_description: Check out commits of git repositories, verified and without history
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Makes all checkouts of a release in one call. All are fetched and verified first and put into place then, so that
     an error changes none of them.

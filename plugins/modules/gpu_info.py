@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 module: gpu_info
 short_description: Read the NVIDIA GPUs of a host and the state of their driver
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Works before any driver is there. The cards are then read from sysfs, and named by a table of PCI device ids from
     Maxwell to Blackwell. With a driver that works, C(nvidia-smi) says the rest.

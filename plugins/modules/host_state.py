@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 module: host_state
 short_description: Read what a deploy has to know of a host, in one call
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Reads the operating system, memory, filesystems, listening ports, clock, GPU and installed releases, and asks
     which sources answer. Changes nothing.

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: model_lock
 short_description: Fill and re-check the catalogue of models from what Hugging Face states
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Asks Hugging Face for the size and sha256 of every file of the catalogue that is published there, with one request
     for each repository and revision. Nothing is downloaded. Runs on the controller.

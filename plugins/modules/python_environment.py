@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: python_environment
 short_description: Build a Python environment from a lock
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Builds an environment with C(uv) from a lock with hashes. Packages are installed from wheels alone, since building
     one would run its code as root.
@@ -39,6 +39,8 @@ attributes:
   diff_mode:
     description: Shows nothing.
     support: none
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

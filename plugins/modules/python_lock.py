@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: python_lock
 short_description: Resolve Python requirements into a lock with hashes
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Resolves the requirements of all sources together with C(uv pip compile) and writes one requirements file with
     every version and hash. Runs on the controller.
@@ -227,7 +227,7 @@ def _resolve(module: AnsibleModule, folder: Path, before: str) -> str:
     lock = folder / "lock.txt"
     if before:
         lock.write_text(before, encoding="utf-8")
-    names = [name for name, _ in sources]
+    names = [name for name, _unused in sources]
     uv = module.get_bin_path(params["uv"], required=True)
     done = subprocess.run(
         command(uv, sys.executable, names, target),

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: release_build
 short_description: Build a release of ComfyUI beside the one that runs
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Builds the environment, checks out ComfyUI and its node packs, leads their folders to the data and compiles the
     bytecode. When all of it is on disk, the release gets its name.
@@ -106,6 +106,8 @@ attributes:
   diff_mode:
     description: Shows nothing.
     support: none
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: release_switch
 short_description: Switch a host to a release, verify it, or put the old one back
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Compares the release and the settings that a host runs with the wanted ones. Where they are the same, the service
     runs and its API answers, nothing is done.
@@ -41,7 +41,7 @@ options:
     type: list
     elements: dict
     default: []
-    options:
+    suboptions:
       dest:
         description: Where it belongs.
         type: path
@@ -101,6 +101,8 @@ attributes:
   diff_mode:
     description: Shows the release and the settings before and after. Secret files are left out.
     support: full
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

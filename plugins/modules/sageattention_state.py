@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: sageattention_state
 short_description: What a host has of SageAttention, and what was proven on its GPUs
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Looks at the GPUs, the driver and the compiler, and at the folders with SageAttention that earlier runs have made.
   - A proof counts for the GPUs and the driver that it was made with.
@@ -20,7 +20,7 @@ options:
     type: list
     elements: dict
     required: true
-    options:
+    suboptions:
       name:
         description: Name for people, and in O(leave_out).
         type: str
@@ -65,6 +65,8 @@ attributes:
   diff_mode:
     description: There is nothing to show.
     support: none
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

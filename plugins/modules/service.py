@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: service
 short_description: Switch a service to new files and ask it, or put the old ones back
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Compares the unit of a service and its other files with the wanted ones. Where they are the same, and it runs and is
     enabled, nothing is done.
@@ -107,6 +107,8 @@ attributes:
   diff_mode:
     description: Shows the files before and after. Secret ones are left out.
     support: full
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

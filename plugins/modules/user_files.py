@@ -4,7 +4,7 @@ DOCUMENTATION = r"""
 module: user_files
 short_description: Place files for users, and never over what they have changed
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Places files, and remembers which they were. A file that has changed since is its user's, and stays.
   - What is no longer wanted is removed, unless it has changed.

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: validate_settings
 short_description: Check the settings of a host before anything connects to it
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Runs on the controller and connects to nothing. Changes nothing.
   - Checks the host's variables against the argument specs of all roles of this collection, and against rules on

@@ -6,7 +6,7 @@ DOCUMENTATION = r"""
 module: wheel_build
 short_description: Build a Python wheel with a compiler, within limits
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Builds a wheel in a transient systemd unit, which has a user of its own, no network, and limits. It goes on when the
     connection breaks, and the next run joins it.
@@ -72,6 +72,8 @@ attributes:
   diff_mode:
     description: There is nothing to show.
     support: none
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

@@ -8,7 +8,7 @@ DOCUMENTATION = r"""
 module: worker_report
 short_description: Report releases, services, sockets and versions of a worker
 version_added: 0.1.0
-author: The wanmetal team
+author: The wanmetal team (@wanmetal)
 description:
   - Reads what runs on a worker, and says what is wrong with it. Changes nothing, and does not fail for what it finds.
 options:
@@ -43,6 +43,8 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: none
+  platform:
+    platforms: linux
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 """

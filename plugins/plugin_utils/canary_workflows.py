@@ -18,7 +18,7 @@ def canary_workflows(names: Sequence[str], catalogue: Mapping[str, Any]) -> list
 def _small(name: str, index: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
     graph = workflows.load_api(name)
     places = index[name]["settings"]
-    inputs = {setting: _inputs(graph, title) for setting, (title, _) in places.items()}
+    inputs = {setting: _inputs(graph, title) for setting, (title, _unused) in places.items()}
     for setting, value in _SMALL.items():
         if setting in places:
             inputs[setting][places[setting][1]] = value

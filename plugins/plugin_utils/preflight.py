@@ -268,13 +268,13 @@ def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, 
 
 def _service(unit: str) -> str:
     """The service that a unit is or is part of: comfyui@0.service is part of comfyui.service."""
-    name, _, kind = unit.rpartition(".")
+    name, _unused, kind = unit.rpartition(".")
     return f"{name.partition('@')[0]}.{kind}"
 
 
 def _template(unit: str) -> str:
     """The file of a unit that is one of several: comfyui@.service for comfyui@0.service."""
-    name, _, kind = unit.rpartition(".")
+    name, _unused, kind = unit.rpartition(".")
     return f"{name.partition('@')[0]}@.{kind}" if "@" in name else unit
 
 

@@ -37,7 +37,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     rows.append(("canary", _canary(report.get("canary", {}))))
     if made := report.get("canary", {}).get("workflow"):
         rows.append(("has rendered", _workflow(made)))
-    width = max(len(name) for name, _ in rows)
+    width = max(len(name) for name, _unused in rows)
     lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
     problems = report.get("problems", [])
     return [*lines, *(f"  PROBLEM: {text}" for text in problems)] if problems else [*lines, "  no problems"]

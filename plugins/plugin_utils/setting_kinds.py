@@ -67,7 +67,7 @@ class Range(Rule):
 def between(low: float, high: float, unit: str) -> Range:
     """A range of numbers."""
     return Range(
-        lambda value, _: "" if low <= value <= high else f"{value} {unit}".rstrip(),
+        lambda value, _unused: "" if low <= value <= high else f"{value} {unit}".rstrip(),
         f"{low} to {high} {unit}".rstrip(),
         f"choose a number{' of ' + unit if unit else ''} in that range",
     )
@@ -80,7 +80,7 @@ def matches(pattern: str) -> Callable[[Any, Seen], str]:
 
 def entries(wrong: Callable[[Any], bool]) -> Callable[[Any, Seen], str]:
     """Name the entries of a list that are wrong."""
-    return lambda value, _: ", ".join(shown(entry) for entry in value if wrong(entry))
+    return lambda value, _unused: ", ".join(shown(entry) for entry in value if wrong(entry))
 
 
 def secret(name: str, spec: Spec) -> bool:
@@ -107,7 +107,7 @@ def texts(value: object, where: str = "") -> Iterator[tuple[str, str]]:
 _CHARACTERS = {"\n": "a line end", "\r": "a carriage return", "\t": "a tab", "\0": "a NUL"}
 
 
-def _unprintable(value: object, _: Seen) -> str:
+def _unprintable(value: object, _unused: Seen) -> str:
     for where, text in texts(value):
         for character in text:
             if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
@@ -329,11 +329,11 @@ def _bad_memory(text: str) -> bool:
 # -- environments
 
 
-def _bad_names(environment: Mapping[str, object], _: Seen) -> str:
+def _bad_names(environment: Mapping[str, object], _unused: Seen) -> str:
     return ", ".join(shown(name) for name in environment if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)))
 
 
-def _bad_values(environment: Mapping[str, object], _: Seen) -> str:
+def _bad_values(environment: Mapping[str, object], _unused: Seen) -> str:
     wrong = [
         str(name)
         for name, value in environment.items()
@@ -369,7 +369,7 @@ def _twice(ending: str | tuple[str, ...]) -> Callable[[Any, Seen], str]:
     return lambda value, seen: f"{value}, which {other} has, too" if (other := seen.taken_by(value, ending)) else ""
 
 
-def _bad_secret(value: object, _: Seen) -> str:
+def _bad_secret(value: object, _unused: Seen) -> str:
     wrong = [where for where, text in texts(value) if where != "a name" and not re.fullmatch(r"[!-~]*", text)]
     return f"white space or letters that are not ASCII{' in ' + wrong[0] if wrong[0] else ''}" if wrong else ""
 
@@ -402,7 +402,7 @@ KINDS = (
     _kind(
         "",
         ("path", "list of path"),
-        lambda value, _: ", ".join(
+        lambda value, _unused: ", ".join(
             shown(path) for path in (value if isinstance(value, list) else [value]) if path and _bad_place(path)
         ),
         "absolute paths without .., which services see, so not under /tmp, /run and the like",
@@ -526,4 +526,5 @@ def of(name: str, spec: Spec, own: Iterable[Rule], *, on_host: bool) -> Iterator
         if type_ in kind.types and re.search(f"(?:{kind.ending})$", name) and (on_host or not place):
             yield kind
     if type_ in {"int", "float"} and not name.endswith("_port") and not any(isinstance(rule, Range) for rule in own):
-        yield next(rule for ending, rule in _NUMBERS.items() if name.endswith(ending))
+        rule, *_unused = (rule for ending, rule in _NUMBERS.items() if name.endswith(ending))
+        yield rule

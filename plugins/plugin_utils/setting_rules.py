@@ -49,7 +49,7 @@ _SECRET_NAME = re.compile(
 )
 
 
-def _secrets_by_name(environment: Mapping[str, object], _: Seen) -> str:
+def _secrets_by_name(environment: Mapping[str, object], _unused: Seen) -> str:
     """Files that hold one are fine: their paths are no secrets."""
     secret = [
         str(name)
@@ -60,7 +60,7 @@ def _secrets_by_name(environment: Mapping[str, object], _: Seen) -> str:
     return f"one in {', '.join(secret)} (values are not shown)" if secret else ""
 
 
-def _bad_mirrors(entries_: object, _: Seen) -> str:
+def _bad_mirrors(entries_: object, _unused: Seen) -> str:
     try:
         mirrors.check(entries_)
     except (TypeError, ValueError) as error:
@@ -68,7 +68,7 @@ def _bad_mirrors(entries_: object, _: Seen) -> str:
     return ""
 
 
-def _shadowed_mirrors(entries_: Sequence[Mapping[str, str]], _: Seen) -> str:
+def _shadowed_mirrors(entries_: Sequence[Mapping[str, str]], _unused: Seen) -> str:
     prefixes = [entry["prefix"] for entry in entries_]
     for index, prefix in enumerate(prefixes):
         for earlier in prefixes[:index]:
@@ -77,7 +77,7 @@ def _shadowed_mirrors(entries_: Sequence[Mapping[str, str]], _: Seen) -> str:
     return ""
 
 
-def _bad_locks(folder: str, _: Seen) -> str:
+def _bad_locks(folder: str, _unused: Seen) -> str:
     if not folder:
         return ""
     path = Path(folder).expanduser()
@@ -132,7 +132,7 @@ _WANMETAL: Rules = {
     ],
     "wanmetal_serial": [
         Rule(
-            lambda value, _: ", ".join(
+            lambda value, _unused: ", ".join(
                 shown(one)
                 for one in (value if isinstance(value, list) else [value])
                 if not re.fullmatch(r"[1-9][0-9]{0,5}|[1-9][0-9]?%|100%", str(one))
@@ -206,7 +206,7 @@ def _flags(arguments: Iterable[str]) -> list[str]:
     return [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
 
 
-def _owned_flags(arguments: Sequence[str], _: Seen) -> str:
+def _owned_flags(arguments: Sequence[str], _unused: Seen) -> str:
     # ComfyUI's parser takes any unambiguous beginning of a flag for the flag.
     owners = [
         f"{flag} ({', '.join(sorted({owner for full, owner in _OWNED_FLAGS.items() if full.startswith(flag)}))})"
@@ -616,7 +616,7 @@ _OLDEST_BRANCH = 570
 _NVIDIA_DRIVER: Rules = {
     "nvidia_driver_branch": [
         Rule(
-            lambda branch, _: (
+            lambda branch, _unused: (
                 "" if re.fullmatch(r"[5-9]\d\d", branch) and int(branch) >= _OLDEST_BRANCH else shown(branch)
             ),
             f"the number of a branch from {_OLDEST_BRANCH} on, without what comes after its dot",

@@ -85,7 +85,7 @@ def _png_texts(data: bytes) -> Iterator[str]:
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         body = data[at + 8 : at + 8 + size]
         at += size + 12
-        _, _, rest = body.partition(b"\0")
+        _unused, _unused, rest = body.partition(b"\0")
         if kind == b"tEXt":
             yield rest.decode("latin-1")
         elif kind == b"zTXt":

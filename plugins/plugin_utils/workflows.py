@@ -193,7 +193,7 @@ def choose(
     """Choose the models of a workflow among the files that a host has or will have."""
     there = {str(file["id"]) for file in files}
     # a checkpoint is the operator's choice: any will do, and the browser lets people choose
-    any_checkpoint = any(str(file.get("folder", "")).split("/")[0] in ("checkpoints", "") for file in files)
+    any_checkpoint = any(str(file.get("folder", "")).partition("/")[0] in ("checkpoints", "") for file in files)
     replaced: dict[str, str] = {}
     missing: list[str] = []
     for stands_for, *others in entry["models"]:

@@ -43,7 +43,7 @@ class Aria2:
         program = shutil.which("aria2c")
         if program is None:
             raise Problem("local", "aria2c is missing; install the package aria2")
-        for _ in range(5):
+        for _unused in range(5):
             self._port = _free_port()
             self._secret = secrets.token_hex(24)
             with _settings_in_memory(self._settings()) as settings:
@@ -147,7 +147,7 @@ class Aria2:
     def cut(self, gid: str) -> None:
         """Stop a download, keep what it has, and return when its file is closed."""
         self._call("forceRemove", gid)
-        for _ in range(100):
+        for _unused in range(100):
             if self._call("tellStatus", gid, ["status"])["status"] in {"removed", "error", "complete"}:
                 break
             time.sleep(0.02)

@@ -83,7 +83,7 @@ def run(path: Path) -> int:
     try:
         with exclusive(state_dir / LOCK, request.wait_s) as lock:
             engine = Engine(request.wanted, request.settings, lock, Reporter())
-            signal.signal(signal.SIGTERM, lambda *_: engine.stop())
+            signal.signal(signal.SIGTERM, lambda *_unused: engine.stop())
             if request.read_again:
                 engine.read_again()
             outcome = engine.run()
@@ -139,7 +139,7 @@ def build() -> bytes:
     sources = {"__main__.py": _MAIN}
     own = [f"{downloads.__name__}.{module.name}" for module in pkgutil.iter_modules(downloads.__path__)]
     for name in [*own, files.__name__, units.__name__]:
-        package, _, module_name = name.rpartition(".")
+        package, _unused, module_name = name.rpartition(".")
         folders = package.split(".")
         for depth in range(len(folders)):
             sources["/".join([*folders[: depth + 1], "__init__.py"])] = ""

@@ -85,6 +85,13 @@ class Download:
         return self.wanted.name or self.wanted.id
 
     @property
+    def asked(self) -> Answer:
+        """What was answered: only a file that is there is looked at without asking."""
+        if self.answer is None:
+            raise AssertionError(f"{self.label} was not asked for")
+        return self.answer
+
+    @property
     def moved(self) -> int:
         """Bytes that are there."""
         return self.stream.moved if self.stream else self.done
@@ -279,10 +286,9 @@ class Engine:
         if item.there:
             self._judge_there(item, item.there, digest)
             return
-        assert item.answer  # noqa: S101  only a file that is there is looked at without asking
         path = self._path(item)
-        item.size = item.answer.size
-        item.part = path.with_name(f".{path.name}.{plan.tag(item.answer.expected, item.size)}{plan.PART}")
+        item.size = item.asked.size
+        item.part = path.with_name(f".{path.name}.{plan.tag(item.asked.expected, item.size)}{plan.PART}")
         item.step = "ready"
 
     def _claim(self, item: Download) -> None:
@@ -341,9 +347,10 @@ class Engine:
     # Moving
 
     def _move(self, item: Download) -> None:
-        assert item.answer  # noqa: S101
-        assert item.size is not None  # noqa: S101
-        first = item.answer.sources[0]
+        size = item.size
+        if size is None:
+            raise AssertionError(f"{item.label} has no size")
+        first = item.asked.sources[0]
         item.part.parent.mkdir(parents=True, exist_ok=True)
         whole = self._prepare(item)
         self._room(item)
@@ -369,18 +376,17 @@ class Engine:
             if not self._aria2.alive:
                 self._aria2.start()
             item.gid = self._aria2.add(
-                [source.url for source in item.answer.sources],
+                [source.url for source in item.asked.sources],
                 item.part,
                 connections=item.connections if first.ranges else 1,
                 split=self._settings.split_from,
-                piece=piece_size(item.size),
-                in_order=first.ranges and item.size >= self._settings.follow_from and item.attempt == 0,
+                piece=piece_size(size),
+                in_order=first.ranges and size >= self._settings.follow_from and item.attempt == 0,
             )
 
     def _prepare(self, item: Download) -> bool:
         """Keep of a broken download only what can be continued; say whether all of it is there."""
-        assert item.answer  # noqa: S101
-        first = item.answer.sources[0]
+        first = item.asked.sources[0]
         control = control_of(item.part)
         if not item.part.exists():
             control.unlink(missing_ok=True)
@@ -438,8 +444,7 @@ class Engine:
                 self._try(item, lambda current, state=state: self._watch(current, state))  # type: ignore[misc]
 
     def _watch(self, item: Download, state: dict[str, Any]) -> None:
-        assert item.answer  # noqa: S101
-        host = item.answer.sources[0].host
+        host = item.asked.sources[0].host
         if state["status"] in {"complete", "error", "removed"}:
             self._dismiss(item)
             if state["status"] == "complete":
@@ -507,11 +512,10 @@ class Engine:
     def _judge(self, item: Download, follower: Follower, result: str | Exception) -> None:
         if item.follower is not follower:
             return
-        assert item.answer  # noqa: S101
         item.follower = None
         if isinstance(result, Exception):
             raise result
-        expected = item.answer.expected
+        expected = item.asked.expected
         if expected in {result, None}:
             item.digest = result
             try:

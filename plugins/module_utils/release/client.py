@@ -145,7 +145,7 @@ class ComfyUIClient:
     def view(self, filename: str, subfolder: str = "", folder: str = "output", into: BinaryIO | None = None) -> bytes:
         """Return a file of the folder output, temp or input, or write it ``into`` another and return nothing."""
         query = urlencode({"filename": filename, "subfolder": subfolder, "type": folder})
-        status, _, body = self._request("GET", f"/view?{query}", into=into)
+        status, _unused, body = self._request("GET", f"/view?{query}", into=into)
         if status != 200:
             raise BadAnswerError(f"{self.url}/view answered {status} for {filename} in folder {folder}")
         return body
@@ -226,7 +226,7 @@ class ComfyUIClient:
         return status, answer
 
     def _post(self, path: str, body: object) -> None:
-        status, _, _ = self._request("POST", path, body)
+        status = self._request("POST", path, body)[0]
         if status != 200:
             raise BadAnswerError(f"{self.url}{path} answered {status}")
 

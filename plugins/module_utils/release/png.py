@@ -41,7 +41,7 @@ def decode(data: bytes) -> Picture:
             packed += body
     if len(header) != 13:
         raise PNGError("the PNG has no header")
-    width, height, depth, colour, _, _, interlace = struct.unpack(">IIBBBBB", header)
+    width, height, depth, colour, _unused, _unused, interlace = struct.unpack(">IIBBBBB", header)
     if depth != 8 or colour not in _CHANNELS or interlace != 0:
         raise PNGError(f"a PNG of {depth} bits, colour type {colour}, interlace {interlace} cannot be read")
     if not 0 < width * height <= _MAX_PIXELS:

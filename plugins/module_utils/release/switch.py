@@ -331,7 +331,7 @@ class Host:
         return _run(command)
 
     def unit_state(self, unit: str) -> dict[str, str]:
-        _, text = self.systemctl("show", unit, "--property=ActiveState,UnitFileState,MainPID")
+        _unused, text = self.systemctl("show", unit, "--property=ActiveState,UnitFileState,MainPID")
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
     @property
@@ -341,7 +341,7 @@ class Host:
     def running_workers(self) -> list[str]:
         """Workers of the service that run, or are about to."""
         states = "--state=active,activating,reloading"
-        _, text = self.systemctl("list-units", states, "--plain", "--no-legend", self.workers_pattern)
+        _unused, text = self.systemctl("list-units", states, "--plain", "--no-legend", self.workers_pattern)
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
     def running_generation(self, main_pid: str) -> str:
@@ -371,7 +371,7 @@ class Host:
         _run(["journalctl", "--sync"])  # or the very last words, which matter most, may not be in it yet
         # With --since, --lines would give the first ones.
         units = ["--unit", self.unit, "--unit", self.workers_pattern]
-        _, text = _run(["journalctl", *units, "--since", f"@{int(since)}", "--no-pager", "--output=cat"])
+        _unused, text = _run(["journalctl", *units, "--since", f"@{int(since)}", "--no-pager", "--output=cat"])
         return "\n".join(text.splitlines()[-LAST_LINES:])
 
     def now(self) -> float:
@@ -624,7 +624,7 @@ class Switch:
             return f"There is no earlier release to go back to; {unit} is stopped."
         if fallback.generation == target.generation:
             return f"It is what was verified last, so there is nothing to go back to; {unit} is left as it is."
-        failure, _ = self._bring_up(fallback, Outcome(restart_needed=True), set_aside=set_aside)
+        failure, _unused = self._bring_up(fallback, Outcome(restart_needed=True), set_aside=set_aside)
         if failure:
             return f"Going back to {fallback.release} failed too: {failure}."
         what = "its earlier settings" if fallback.release == target.release else f"release {fallback.release}"
@@ -648,7 +648,7 @@ class Switch:
                 return f"{host.unit} did not start ({text.splitlines()[0] if text else code})", host.journal(started)
             outcome.outage_s = round(host.monotonic() - stopped, 2)
         before = self._processes(target)
-        for unit, (state, _) in before.items():
+        for unit, (state, _unused) in before.items():
             if state != "active":
                 return f"{unit} did not start (it is {state or 'unknown'})", host.journal(started)
         if reason := self._first_failure(self.verify, target):

@@ -202,7 +202,7 @@ class Builder:
 
     def unit(self) -> dict[str, str]:
         names = "LoadState,ActiveState,Result,ExecMainStartTimestampMonotonic"
-        _, text = self._run(["systemctl", "show", self.build.unit, f"--property={names}"])
+        _unused, text = self._run(["systemctl", "show", self.build.unit, f"--property={names}"])
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
     def _made(self) -> Path | None:

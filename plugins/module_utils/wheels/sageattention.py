@@ -224,7 +224,7 @@ def prune(root: Path, releases: Path, bases: Sequence[str], check: bool) -> list
 
 def _settings(file: Path) -> bytes:
     try:
-        config, _ = unpack(file.read_bytes())
+        config, _unused = unpack(file.read_bytes())
     except (OSError, ValueError, TypeError, LookupError):
         return b""
     return b"".join(item.content for item in config)

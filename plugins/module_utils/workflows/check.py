@@ -129,7 +129,7 @@ def _input_problems(one: Input, value: Any, api: Mapping[str, Any], schemas: Sch
 
 def _is_made(kind: str, schemas: Schemas) -> bool:
     """Whether a type is what nodes give, such as a model; others are values of widgets that packs bring."""
-    return kind not in ANY and any(kind == given for known in schemas.values() for given, _ in known.outputs)
+    return kind not in ANY and any(kind == given for known in schemas.values() for given, _unused in known.outputs)
 
 
 def _limits(one: Input, value: Any, converted: Any) -> Iterator[str]:

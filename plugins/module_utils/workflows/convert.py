@@ -242,7 +242,7 @@ class _Graph:
         widgets = self.values(scope, node)
         links = {slot["name"]: slot.get("link") for slot in saved}
         slots = [Slot(name, kind, links.get(name), name if name in widgets else "") for name, kind in own]
-        names = {name for name, _ in own}
+        names = {name for name, _unused in own}
         for slot in saved:
             widget = (slot.get("widget") or {}).get("name") or ""
             if slot["name"] not in names and (not widget or widget in widgets):
@@ -329,7 +329,7 @@ class _Graph:
         if inner := scope.inner.get(str(node["id"])):
             return [str(one["type"]) for one in inner.definition.get("outputs") or []]
         if known := self._schemas.get(node["type"]):
-            return [kind for kind, _ in known.outputs]
+            return [kind for kind, _unused in known.outputs]
         return [str(one["type"]) for one in node.get("outputs") or []]
 
     # -- values
@@ -368,7 +368,7 @@ class _Graph:
         # Where a browser of 2025 has saved, the values are in the order of this list.
         listed = (scope.instance.get("properties") or {}).get("proxyWidgets") or []
         listed = json.loads(listed) if isinstance(listed, str) else listed
-        for (id_, name, *_), value in zip(listed, saved, strict=False):
+        for (id_, name, *_unused), value in zip(listed, saved, strict=False):
             shown = name if str(id_) == "-1" else sources.get((str(id_), name))
             if shown in found and value is not None:
                 found[shown] = value
@@ -560,7 +560,7 @@ class _Everywhere:
                     yield _meant_for(node, index, link.type), source
         for node in nodes:
             if node["type"] == "Seed Everywhere":
-                yield (lambda _, slot: slot.type == "INT" and "seed" in slot.name), Source(str(node["id"]), 0)
+                yield (lambda _unused, slot: slot.type == "INT" and "seed" in slot.name), Source(str(node["id"]), 0)
 
 
 def _filters(node: Node) -> dict[str, str]:

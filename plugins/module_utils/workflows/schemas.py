@@ -181,7 +181,7 @@ def _inputs(sections: Mapping[str, Any], marker: str, prefix: str = "") -> Itera
 def _grown(name: str, template: Mapping[str, Any], marker: str) -> Iterator[Input]:
     """Every input that a growing list may have; the browser shows them one by one."""
     names = template.get("names") or [f"{template['prefix']}{index}" for index in range(template["max"])]
-    one = next(_inputs(template["input"], marker))
+    one, *_unused = _inputs(template["input"], marker)
     for index, end in enumerate(names):
         optional = one.optional or index >= template["min"]
         yield replace(one, name=f"{name}.{end}", optional=optional, widget=False)

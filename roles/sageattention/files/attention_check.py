@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Whether SageAttention computes what torch's own attention does, without NaN, and not slower.
 
 Run it with the Python that the worker has, and with the folder of SageAttention in PYTHONPATH. It prints one line of
@@ -148,7 +147,7 @@ def seconds(work: Callable[[], Any], device: str, at_least: int = 5) -> float:
     """Median time of a call, after a first one that compiles and warms up."""
     work()
     times = []
-    for _ in range(at_least):
+    for _unused in range(at_least):
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
         begin = time.perf_counter()

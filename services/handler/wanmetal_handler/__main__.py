@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="wanmetal_handler", description=__doc__)
     parser.add_argument("--rp_serve_api", action="store_true", help="the local API, whatever the environment says")
     parser.add_argument("--rp_api_port", type=int, default=8388, help="its port")
-    arguments, _ = parser.parse_known_args()
+    arguments, _unused = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     local = arguments.rp_serve_api or not {"RUNPOD_ENDPOINT_ID", "RUNPOD_AI_API_KEY"} & {
         k for k, v in os.environ.items() if v
@@ -48,7 +48,7 @@ def main() -> int:
 def serve(jobs: Jobs, port: int, most_body: int) -> None:
     """Serve the local API."""
     server = api.Server(("127.0.0.1", port), jobs, most_body)
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    signal.signal(signal.SIGTERM, lambda *_unused: threading.Thread(target=server.shutdown).start())
     print(f"listening on http://127.0.0.1:{server.server_port}", file=sys.stderr, flush=True)
     server.serve_forever(0.1)
     jobs.close()
@@ -60,7 +60,9 @@ def work_for_runpod(worker: Worker) -> None:
 
     # A job that a restart cuts off is RunPod's to give again, here or elsewhere.
     jobs = Jobs(worker, teller(runpod.serverless.progress_update), resume=False)
-    runpod.serverless.start({"handler": handler(jobs), "concurrency_modifier": lambda _: worker.settings.concurrency})
+    runpod.serverless.start(
+        {"handler": handler(jobs), "concurrency_modifier": lambda _unused: worker.settings.concurrency}
+    )
     jobs.close()
 
 

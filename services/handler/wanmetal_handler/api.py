@@ -48,7 +48,7 @@ class Server(ThreadingHTTPServer):
                 pass
         self.close_request(request)
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, *_unused: object) -> None:
         """Say nothing: a caller that went away is no news."""
 
 
@@ -82,7 +82,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
     do_POST = do_GET  # noqa: N815 (the name is the library's)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_unused: object) -> None:
         """Say nothing: requests hold what is nobody else's business."""
 
     def _answer(self) -> tuple[int, dict[str, Any]]:
@@ -167,7 +167,8 @@ def _request(body: bytes) -> dict[str, Any]:
     if strange := sorted(given.keys() - {"attempt", "id", "input"}):
         names = ", ".join(ascii(name)[:40] for name in strange[:5])
         raise _refused(f"beside input there may be id and attempt, found: {names}")
-    if type(given.get("attempt", 0)) is not int or not 0 <= given.get("attempt", 0) < 2**31:
+    attempt = given.get("attempt", 0)
+    if not isinstance(attempt, int) or isinstance(attempt, bool) or not 0 <= attempt < 2**31:
         raise _refused("attempt has to be a whole number, 0 or more")
     if "id" in given and not (isinstance(given["id"], str) and _ID.fullmatch(given["id"])):
         raise _refused("id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit")

@@ -144,7 +144,7 @@ def _decoded(text: str, most_bytes: int) -> bytes:
 
 def _fetched(url: str, most_bytes: int, allowed: Sequence[Network]) -> bytes:
     try:
-        for _ in range(_MOST_REDIRECTS + 1):
+        for _unused in range(_MOST_REDIRECTS + 1):
             status, answer = _get(url, most_bytes, allowed)
             if isinstance(answer, bytes):
                 return answer

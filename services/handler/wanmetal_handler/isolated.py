@@ -45,7 +45,7 @@ class _Source:
                 try:
                     with theirs:
                         socket.send_fds(self._started(), [b"."], [theirs.fileno()])
-                    _, [process], _, _ = socket.recv_fds(ours, 1, 1)
+                    [process] = socket.recv_fds(ours, 1, 1)[1]
                 except (OSError, ValueError) as error:
                     ours.close()
                     self._stop()

@@ -51,7 +51,7 @@ class Jobs:
     """The jobs of one worker. All methods may be called from any thread."""
 
     def __init__(
-        self, worker: Worker, told: Callable[[str, dict[str, Any]], None] = lambda *_: None, resume: bool = True
+        self, worker: Worker, told: Callable[[str, dict[str, Any]], None] = lambda *_unused: None, resume: bool = True
     ) -> None:
         """Begin. Without ``resume`` it is for somebody else to bring again what a restart has cut off."""
         self.worker, self._settings, self._told = worker, worker.settings, told
@@ -75,7 +75,9 @@ class Jobs:
             self._finish(row["id"], FAILED, _CUT_OFF.output())
         self._sql("UPDATE jobs SET status = ? WHERE status = ?", QUEUED, RUNNING)
         worker.clean()
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._settings.concurrency)]
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True) for _unused in range(self._settings.concurrency)
+        ]
         for thread in self._threads:
             thread.start()
 

@@ -32,7 +32,7 @@ def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
                 pairs = list(struct.iter_unpack(">II", body[8 : 8 + 8 * entries]))
                 if len(pairs) != entries:
                     break
-                frames = sum(count for count, _ in pairs)
+                frames = sum(count for count, _unused in pairs)
                 (scale,) = struct.unpack_from(">I", boxes[b"mdhd"], 20 if boxes[b"mdhd"][0] == 1 else 12)
                 seconds = sum(count * delta for count, delta in pairs) / scale
                 size = (side >> 16 for side in struct.unpack_from(">II", boxes[b"tkhd"], len(boxes[b"tkhd"]) - 8))
