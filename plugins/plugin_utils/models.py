@@ -49,7 +49,7 @@ def version_ids(name: str, value: object) -> list[int]:
         text = str(entry).strip()
         if not text:
             continue
-        if not text.isdigit() or int(text) == 0:
+        if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
             raise ValueError(f"{name} must list CivitAI version ids, which are numbers; found {text!r}")
         ids.append(int(text))
     return ids
@@ -141,18 +141,20 @@ def _entry(catalogue: Mapping[str, Any], index: int, entry: object) -> dict[str,
         return {"id": entry, **catalogue["files"][entry]}
     if not isinstance(entry, Mapping):
         raise TypeError(f"{where} must be the id of a catalogue file, or a mapping, found {type(entry).__name__}")
-    unknown = sorted(set(entry) - _KEYS - _HUB_KEYS)
+    unknown = sorted(map(str, set(entry) - _KEYS - _HUB_KEYS))
     if unknown:
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(sorted(_KEYS | _HUB_KEYS))}")
     own = {key: value for key, value in entry.items() if key in _KEYS and key != "url"}
     given = entry.get("urls") or []
-    urls = [given] if isinstance(given, str) else list(given)
+    urls = list(given) if isinstance(given, list | tuple) else [given]
     if "url" in entry:
         urls.insert(0, entry["url"])
     if "repo" in entry or "path" in entry:
         repo, path = (str(entry.get(key) or "").strip().strip("/") for key in ("repo", "path"))
         if not (repo and path):
             raise ValueError(f"{where}: repo and path belong together")
+        if {".", ".."}.intersection([*repo.split("/"), *path.split("/")]):
+            raise ValueError(f"{where}: repo and path must lead down, found {repo}/{path}")
         if not _REPO.fullmatch(repo):
             raise ValueError(f"{where}: repo must be the owner and the name of a repository, like me/my-models")
         revision = quote(str(entry.get("revision") or "main"), safe="")

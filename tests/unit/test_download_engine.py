@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import plan
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import content, plan
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import LOCK, Engine
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Tokens, parse_file
@@ -745,6 +745,24 @@ def test_a_zip_file_does_not_take_a_name(house: House) -> None:
     assert (mine.read_bytes(), Path(f"{mine}.rejected").read_bytes()) == (b"one", b"mine")
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_what_a_zip_file_says_of_itself_is_true_and_can_be_shown(tmp_path: Path, house: House) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for size in (1, 1000):
+            packed.writestr("../STYLE.safetensors", bytes(size))
+        for number in range(1000):
+            packed.writestr(f"{number}\x1b[31m\n.txt", "")
+    (tmp_path / "pack.zip").write_bytes(buffer.getvalue())
+    assert content.look(tmp_path / "pack.zip").bytes == 1000
+    lora(house, "pack.zip", buffer.getvalue())
+    outcome = house.run([parse_file({"civitai": 7})], civitai_api=house.origin.hub)
+    assert (house.root / "loras/STYLE.safetensors").stat().st_size == 1000
+    note = outcome.files[0]["note"]
+    assert (note.isprintable(), len(note) < 500) == (True, True)
+    assert "and 995 more" in note
+
+
 def test_what_a_host_says_can_be_shown(house: House) -> None:
     house.origin.versions[1] = Version(1, [{"id": 2, "name": "a.safetensors"}], "\ud800\x1b[31m" + "x" * 5000)
     (failure,) = house.run([parse_file({"civitai": 1})], civitai_api=house.origin.hub).failed
@@ -761,6 +779,9 @@ def test_the_id_of_a_model_is_not_that_of_a_version(house: House) -> None:
 
 
 # Content
+
+
+TENSOR = {"dtype": "F16", "shape": [5, 10], "data_offsets": [0, 100]}
 
 
 def safetensors(header: object, body: int, length: int | None = None) -> bytes:
@@ -788,8 +809,18 @@ def safetensors(header: object, body: int, length: int | None = None) -> bytes:
         ("a.safetensors", safetensors({}, 0, 1 << 60), "cannot hold its header"),
         ("a.safetensors", safetensors([1], 0), "cannot be read"),
         ("a.safetensors", safetensors({"w": {"data_offsets": "none"}}, 0), "cannot be read"),
-        ("a.safetensors", safetensors({"w": {"data_offsets": [0, 100]}}, 60), "speaks of"),
-        ("a.safetensors", safetensors({"w": {"data_offsets": [0, 100]}}, 160), "speaks of"),
+        ("a.safetensors", safetensors({"w": TENSOR}, 60), "speaks of"),
+        ("a.safetensors", safetensors({"__metadata__": {"a": "b"}}, 0), "names no tensor"),
+        ("a.sft", safetensors({"w": {**TENSOR, "shape": [999]}}, 100), "cannot be"),
+        ("a.safetensors", safetensors({"v": TENSOR, "w": {**TENSOR, "data_offsets": [50, 150]}}, 150), "cannot be"),
+        ("a.safetensors", safetensors({"v": TENSOR, "w": {**TENSOR, "data_offsets": [150, 250]}}, 250), "cannot be"),
+        ("a.safetensors", safetensors({"w": {**TENSOR, "data_offsets": [100, 0]}}, 0), "cannot be"),
+        ("a.safetensors", safetensors({"w": {**TENSOR, "data_offsets": [0, 100.0]}}, 100), "cannot be read"),
+        ("a.bin", b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "pointer of Git LFS"),
+        ("a.bin", "<!DOCTYPE html><p>no</p>".encode("utf-16"), "a page"),
+        ("a.bin", b"<table><tr><td>no", "a page"),
+        ("a.pth", b"Entry not found", "no PyTorch"),
+        ("a.safetensors", safetensors({"w": TENSOR}, 160), "speaks of"),
     ],
 )
 def test_what_is_no_model_gets_no_name(house: House, name: str, data: bytes, says: str) -> None:
@@ -805,7 +836,7 @@ def test_what_is_no_model_gets_no_name(house: House, name: str, data: bytes, say
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.safetensors", safetensors({"__metadata__": {"a": "b"}, "w": {"data_offsets": [0, 100]}}, 100)),
+        ("a.safetensors", safetensors({"__metadata__": {"a": "b"}, "w": TENSOR}, 100)),
         ("config.json", b'{"model_type": "wan"}'),
         ("a.pt", b"\x80\x02pickle"),
         ("a.txt", b"<html> is a word"),

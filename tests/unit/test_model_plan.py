@@ -160,6 +160,20 @@ def test_own_files(entry: dict[str, Any], expected: dict[str, Any]) -> None:
         ({"files": [7]}, "wan_models_files[0] must be the id of a catalogue file, or a mapping"),
         ({"files": [{"name": "a", "folder": "vae", "ulr": "https://a/x"}]}, "wan_models_files[0]: unknown ulr"),
         ({"files": [{"name": "a", "folder": "vae"}]}, "wan_models_files[0]: file vae/a: urls is missing"),
+        (
+            {"files": [{"name": 7, "folder": "vae", "url": "https://a/x"}]},
+            "wan_models_files[0]: file vae/7: name must",
+        ),
+        (
+            {"files": [{"name": "a", "folder": "vae", "urls": 7}]},
+            "wan_models_files[0]: file vae/a: urls must begin",
+        ),
+        ({"files": [{1: "a"}]}, "wan_models_files[0]: unknown 1"),
+        (
+            {"files": [{"repo": "a/b", "path": "../../c", "folder": "vae"}]},
+            "wan_models_files[0]: repo and path must lead",
+        ),
+        ({"loras": "²"}, "wan_models_loras must list CivitAI version ids, which are numbers; found '²'"),
         ({"files": [{"repo": "a/b", "folder": "vae"}]}, "wan_models_files[0]: repo and path belong together"),
         ({"files": [{"name": "../a", "folder": "vae", "url": "https://a/x"}]}, "name must be a plain file name"),
         ({"loras": "12;13"}, "wan_models_loras must list CivitAI version ids, which are numbers; found '12;13'"),

@@ -3,11 +3,16 @@ LoRAs that arrive as zip files what can be loaded safely is taken, and the rest 
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import os
+import re
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import check_name
@@ -18,10 +23,17 @@ _HEAD = 1024
 # As the library that loads such files has it.
 _LONGEST_HEADER = 100_000_000
 _POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<error", b"<!--")
+_PAGE = re.compile(rb"<(?:!doctype|!--|\?xml|[a-z]{4,}[\s>])", re.IGNORECASE)
 _TEXTS = (".html", ".htm", ".xml", ".svg", ".md", ".txt", ".yaml", ".yml")
 _CHUNK = 4 * 1024 * 1024
 _ENCRYPTED = 0x1
+_MEMBERS_NAMED, _LONGEST_NAMED = 5, 80
+_FORMS = {
+    ".gguf": ((b"GGUF",), "GGUF"),
+    **dict.fromkeys((".ckpt", ".pt", ".pth"), ((b"PK\x03\x04", b"\x80"), "PyTorch")),
+}
+"""How files begin, by the end of their names."""
+_BITS = re.compile(r"[A-Z]+([0-9]{1,3})(?:_.*)?")
 
 
 def check(path: Path, name: str, *, hashed: bool) -> None:
@@ -29,23 +41,25 @@ def check(path: Path, name: str, *, hashed: bool) -> None:
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = head.decode("utf-16", "ignore").encode().lstrip()
     suffix = Path(name).suffix.lower()
     why = ""
     if not head:
         why = "an empty file"
-    elif head.startswith(_POINTERS):
+    elif text.startswith(_POINTERS):
         why = "a pointer of Git LFS; the file itself has another address, at Hugging Face with /resolve/"
-    elif text.lower().startswith(_PAGES) and suffix not in _TEXTS:
+    elif _PAGE.match(text) and suffix not in _TEXTS:
         why = "a page: a login, a captive portal or an error"
     elif text.startswith((b"{", b"[")) and suffix != ".json" and suffix not in _TEXTS and _is_json(path, size):
         why = f"a message: {_printable(text[:200].decode(errors='replace'))}"
     elif hashed:
         return
-    elif suffix == SAFE:
+    elif suffix in {SAFE, ".sft"}:
         why = _not_safetensors(path, size)
-    elif suffix == ".gguf" and not head.startswith(b"GGUF"):
-        why = "no GGUF file"
+    elif suffix in _FORMS and not head.startswith(_FORMS[suffix][0]):
+        why = f"no {_FORMS[suffix][1]} file"
     if why:
         raise Problem("content", f"what came as {name} is {why}")
 
@@ -70,11 +84,38 @@ def _not_safetensors(path: Path, size: int) -> str:
             return f"{wrong}, or only a part of one: {size} bytes cannot hold its header"
         try:
             header = json.loads(stream.read(length))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-            end = max([0, *ends]) + 8 + length
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            lies = sorted((*map(_whole, tensor["data_offsets"]), *_bytes_of(tensor)) for tensor in tensors)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return f"{wrong}: its header cannot be read"
+    if not lies:
+        return f"{wrong} with anything in it: its header names no tensor"
+    end = 0
+    for begin, until, *known in lies:
+        if begin != end or until < begin or (known and [until - begin] != known):
+            return f"{wrong}: what its header says of where tensors lie cannot be"
+        end = until
+    end += 8 + length
     return "" if end == size else f"{wrong} that is complete: its header speaks of {end} bytes, and it has {size}"
+
+
+def _whole(number: object) -> int:
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise ValueError(number)
+    return number
+
+
+def _bytes_of(tensor: Mapping[str, Any]) -> list[int]:
+    """The bytes of a tensor by its shape and its type, such as F32, BF16 or F8_E4M3; of other types nothing."""
+    kind = "BOOL8" if tensor["dtype"] == "BOOL" else tensor["dtype"]
+    bits = _BITS.fullmatch(kind)
+    return [(math.prod(map(_whole, tensor["shape"])) * int(bits[1]) + 7) // 8] if bits else []
+
+
+def names(members: Sequence[str]) -> str:
+    """Some names of members, for a message."""
+    more = f" and {len(members) - _MEMBERS_NAMED} more" if len(members) > _MEMBERS_NAMED else ""
+    return _printable(", ".join(name[:_LONGEST_NAMED] for name in members[:_MEMBERS_NAMED])) + more
 
 
 @dataclass
@@ -92,12 +133,13 @@ def look(path: Path) -> Contents:
     found = Contents()
     try:
         with zipfile.ZipFile(path) as opened:
-            members = [member for member in opened.infolist() if not member.is_dir()]
+            # Of members with one name the last one counts, for those who open it, too.
+            members = [member for member in opened.NameToInfo.values() if not member.is_dir()]
     except Exception as error:  # zipfile raises what it likes for a file that is none
         raise Problem("content", f"it is called zip and is none ({error})") from error
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/")).name
-        if name.endswith(SAFE) and check_name(name) and name not in found.take:
+        if name.lower().endswith(SAFE) and check_name(name) and name not in found.take:
             if member.flag_bits & _ENCRYPTED:
                 raise Problem("content", f"{member.filename} in the zip file is encrypted; fetch it in another form")
             found.take[name] = member.filename
@@ -105,7 +147,7 @@ def look(path: Path) -> Contents:
         else:
             found.leave.append(member.filename)
     if not found.take:
-        raise Problem("content", f"the zip file holds no {SAFE} file, only {', '.join(found.leave) or 'nothing'}")
+        raise Problem("content", f"the zip file holds no {SAFE} file, only {names(found.leave) or 'nothing'}")
     return found
 
 

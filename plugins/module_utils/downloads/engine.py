@@ -587,7 +587,7 @@ class Engine:
             )
         sync_folder(path.parent)
         discard(item.part)
-        left = f"; left out: {', '.join(found.leave)}" if found.leave else ""
+        left = f"; left out: {content.names(found.leave)}" if found.leave else ""
         item.note = f"{path.name} held {', '.join(found.take)}{left}"
 
     def _remember(self, item: Download, path: Path) -> None:

@@ -12,8 +12,9 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls im
 
 CIVITAI = "https://civitai.com"
 MIB = 1024 * 1024
+_LONGEST_NAME = 230
+"""What file systems take, less what is put around the name of a file while it is fetched."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
 
 _SIZE = re.compile(r"(\d+)([KMGT]?)")
 
@@ -53,16 +54,21 @@ def parse_file(entry: Mapping[str, Any]) -> Wanted:
     """Check an entry; an error names the file and the field."""
     where = f"file {entry.get('id') or entry.get('name') or entry.get('civitai') or 'without a name'}"
     civitai = entry.get("civitai")
+    for key in ("id", "name", "folder"):
+        if not isinstance(entry.get(key) or "", str):
+            raise ValueError(f"{where}: {key} must be a text, in quotes where it is a number, found {entry[key]!r}")  # noqa: TRY004
     name = entry.get("name") or ""
     if not name and civitai is None:
         raise ValueError(f"{where}: name is missing")
     if name and not check_file_name(name):
-        raise ValueError(f"{where}: name must be a plain file name, found {name!r}")
+        raise ValueError(f"{where}: name must be a plain file name of {_LONGEST_NAME} bytes at most, found {name!r}")
     folder = entry.get("folder") or ""
     parts = PurePosixPath(folder).parts
     if (not parts and civitai is None) or folder.startswith("/") or not all(check_name(p) for p in parts):
         raise ValueError(f"{where}: folder must be a path below the models folder, like loras, found {folder!r}")
     given = entry.get("urls") or ()
+    if not isinstance(given, str | list | tuple):
+        raise ValueError(f"{where}: urls must be an address, or a list of them, found {given!r}")  # noqa: TRY004
     try:
         urls = tuple(check(url) for url in ([given] if isinstance(given, str) else given))
     except ValueError as error:
@@ -108,7 +114,8 @@ def check_file_name(name: str) -> bool:
 
 def check_name(name: str) -> bool:
     """Say whether this is one plain, visible name of a path."""
-    return bool(name) and not name.startswith(".") and "/" not in name and "\\" not in name and name.isprintable()
+    plain = bool(name) and not name.startswith(".") and "/" not in name and "\\" not in name and name.isprintable()
+    return plain and len(name.encode()) <= _LONGEST_NAME
 
 
 class Tokens:

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +38,8 @@ AGENT = "wanmetal/0.1 (+https://github.com/wanmetal/wanmetal)"
 _HOPS = 10
 _CHUNK = 64 * 1024
 _LONGEST_ANSWER = 16 * 1024 * 1024
+_HEARD, _HEARD_S = 4096, 5
+"""Of an error's text, so many bytes are read, and none that come later."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _PEERS = 8
@@ -209,11 +211,12 @@ def path_of(url: str) -> Path:
 def _said(headers: Mapping[str, str], body: IO[bytes]) -> str:
     text = headers.get("X-Error-Message") or ""
     if not text:
-        try:
-            raw = body.read(4096).decode(errors="replace")
-        except (OSError, ValueError, http.client.HTTPException):
-            raw = ""
-        text = _in_json(raw) or _in_markup(raw)
+        raw, until = b"", time.monotonic() + _HEARD_S
+        with suppress(OSError, ValueError, http.client.HTTPException):
+            while len(raw) < _HEARD and time.monotonic() < until and (part := body.read1(_HEARD)):  # type: ignore[attr-defined]
+                raw += part
+        said = raw[:_HEARD].decode(errors="replace")
+        text = _in_json(said) or _in_markup(said)
     return without_queries(" ".join("".join(c if c.isprintable() else " " for c in text).split()))[:200]
 
 

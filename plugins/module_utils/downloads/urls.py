@@ -14,7 +14,7 @@ _SECRET = re.compile(
     r"|credentials?)",
     re.IGNORECASE,
 )
-_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/[^/]+/[^/]+/blob/")
+_HUB_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?:[^/]+/){1,3}blob/")
 _GIT_PAGE = re.compile(r"https?://(?:www\.)?(?:github\.com|gitlab\.com)/.+?/blob/")
 _CIVITAI_PAGE = re.compile(r"https?://(?:www\.)?civitai\.(?:com|green|red)/models/")
 
