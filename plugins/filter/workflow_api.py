@@ -44,14 +44,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import read
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import from_object_info, recorded
 
 
 def workflow_api(workflow: Mapping[str, Any], object_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Convert; see the documentation above."""
     try:
-        return to_api(workflow, from_object_info(object_info) if object_info else recorded())
+        return read(workflow, from_object_info(object_info) if object_info else recorded(), strict=True)
     except ConversionError as error:
         raise AnsibleFilterError(f"wanmetal.comfyui.workflow_api: {error}") from error
 

@@ -434,15 +434,17 @@ _WORKFLOWS = Path(__file__).resolve().parents[2] / "files/workflows/index.json"
 
 def _bad_own_workflows(files: Sequence[str], seen: Seen) -> str:
     found = []
+    names = [PurePosixPath(entry).name for entry in files]
+    found += [f"{shown(name)} twice, and the browser lists one" for name in sorted(set(names)) if names.count(name) > 1]
     for entry in files:
         content = seen.read(entry)
         if content is None:
             found.append(f"{shown(entry)}, which is no file on the controller")
             continue
         try:
-            data = json.loads(content)
-        except ValueError:
-            found.append(f"{shown(entry)}, which is no JSON")
+            data = json.loads(content.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            found.append(f"{shown(entry)}, which is no JSON in UTF-8")
             continue
         if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
             found.append(f"{shown(entry)}, which is not in the form in which the browser saves workflows")

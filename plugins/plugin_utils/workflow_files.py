@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import zlib
@@ -11,8 +12,10 @@ from typing import Any
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import is_api_format
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_BEGINS = re.compile(r'\{\s*"')
-_DEPTH = 4
+_BEGINS = re.compile(r'\{\s*"[^"\x00-\x1f]{1,100}"\s*:')
+_DEPTH = 6
+_LISTED, _TRIES = 100, 1000
+"""So many entries of a list are looked at, and so many places where a workflow may begin and does not."""
 _LARGEST = 50_000_000
 """A picture may claim that a text unpacks to any size."""
 
@@ -25,11 +28,13 @@ def read(data: bytes) -> tuple[dict[str, Any], str]:
     """Return the workflow of a file, and where in it that lies: empty where it is the file itself."""
     if data.startswith(_PNG):
         return _first(_png_texts(data), "a picture's metadata")
-    text = data.decode("utf-8-sig", "replace")
+    # Windows' PowerShell writes UTF-16.
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if wide else "utf-8-sig", "replace")
     if text.lstrip()[:1] in ("{", "["):
         try:
             whole = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NoWorkflowError(f"this is no JSON: {error}") from error
         if (found := find(whole)) is None:
             raise NoWorkflowError("this is no workflow: it has neither nodes nor class types")
@@ -44,10 +49,12 @@ def find(whole: Any, depth: int = _DEPTH) -> tuple[dict[str, Any], str] | None:
     if isinstance(whole, str) and whole.lstrip().startswith("{"):
         try:
             whole = json.loads(whole)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if isinstance(whole, list) and len(whole) == 1:
         whole = whole[0]
+    if isinstance(whole, list):  # ComfyUI's queue and history are lists
+        whole = {f"[{index}]": one for index, one in enumerate(whole[:_LISTED])}
     if not isinstance(whole, Mapping):
         return None
     if isinstance(whole.get("nodes"), list) or is_api_format(whole):
@@ -62,15 +69,17 @@ def find(whole: Any, depth: int = _DEPTH) -> tuple[dict[str, Any], str] | None:
 
 def _first(texts: Iterator[str] | list[str], where: str) -> tuple[dict[str, Any], str]:
     """The first workflow that begins anywhere in some texts, those of the browser's format first."""
-    decoder, graphs = json.JSONDecoder(), []
+    decoder, graphs, left = json.JSONDecoder(), [], _TRIES
     for text in texts:
         begin = 0
         while match := _BEGINS.search(text, begin):
             try:
                 whole, begin = decoder.raw_decode(text, match.start())
-            except ValueError:
-                begin = match.start() + 1
-                continue
+            except (ValueError, RecursionError):
+                begin, left = match.start() + 1, left - 1
+                if left:
+                    continue
+                break
             if found := find(whole):
                 graphs.append(found[0])
     if not graphs:

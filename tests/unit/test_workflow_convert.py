@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import problems
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import problems, read
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
@@ -245,6 +245,48 @@ def test_of_nested_subgraphs_the_outermost_value_counts() -> None:
     )
     inputs = to_api(file, SCHEMAS)["1:11:11"]["inputs"]
     assert (inputs["width"], inputs["height"], inputs["color"]) == (320, 24, 2)
+
+
+def test_a_subgraph_around_a_type_that_is_not_known_is_read() -> None:
+    file = saved(
+        node(1, A, [], widgets_values=[5]),
+        SAVE,
+        links=[[1, 1, 0, 9, 0, "IMAGE"]],
+        definitions={"subgraphs": [definition(A, "Strange", ["red", 3, 0.5], "strength")]},
+    )
+    api = read(file, SCHEMAS)
+    assert (api["9"]["inputs"]["images"], api["1:11"]["class_type"]) == (["1:11", 0], "Strange")
+    with pytest.raises(ConversionError, match="too little is known of the node type 'Strange'"):
+        to_api(file, SCHEMAS)
+
+
+def test_a_link_to_an_input_that_a_subgraph_does_not_have_gives_nothing() -> None:
+    part = definition(A, "InvertMask", [])
+    part["nodes"][0]["inputs"] = [{"name": "mask", "type": "MASK", "link": 1}]
+    part["links"].append(link(1, -10, 7, 11, 0, "MASK"))
+    api = to_api(saved(node(1, A, []), links=[], definitions={"subgraphs": [part]}), SCHEMAS)
+    assert api["1:11"]["inputs"] == {}
+
+
+@pytest.mark.parametrize("filter_", ["[", "(?<name>a)"])
+def test_a_filter_that_cannot_be_read_is_named(filter_: str) -> None:
+    file = saved(
+        node(1, "EmptyImage", [], widgets_values=[8, 8, 1, 0]),
+        node(2, "Anything Everywhere?", [("anything", "*", 1)], widgets_values=[filter_, ".*", ".*"]),
+        node(9, "SaveImage", [("images", "IMAGE", None)], widgets_values=["out"]),
+        links=[[1, 1, 0, 2, 0, "IMAGE"]],
+    )
+    with pytest.raises(ConversionError, match=r"node 2 .* its filter cannot be read"):
+        to_api(file, SCHEMAS)
+
+
+def test_more_reroutes_than_anyone_has_are_refused() -> None:
+    many = range(10, 3000)
+    reroutes = [node(number, "Reroute", [("", "*", number)]) for number in many]
+    links = [[number, number - 1, 0, number, 0, "IMAGE"] for number in many]
+    save = node(9999, "SaveImage", [("images", "IMAGE", 3000)], widgets_values=["out"])
+    with pytest.raises(ConversionError, match="no workflow"):
+        read(saved(*reroutes, save, links=[*links, [3000, 2999, 0, 9999, 0, "IMAGE"]]), SCHEMAS)
 
 
 def test_a_subgraph_inside_itself_is_refused() -> None:

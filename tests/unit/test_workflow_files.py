@@ -32,6 +32,12 @@ def test_a_file_that_is_a_workflow(graph: dict[str, Any], mark: bytes) -> None:
     assert read(mark + text(graph)) == (graph, "")
 
 
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-be"])
+def test_a_file_of_powershell(coding: str) -> None:
+    mark = b"\xfe\xff" if coding == "utf-16-be" else b""
+    assert read(mark + text(UI).decode().encode(coding)) == (UI, "")
+
+
 @pytest.mark.parametrize(
     ("whole", "graph", "where"),
     [
@@ -41,6 +47,12 @@ def test_a_file_that_is_a_workflow(graph: dict[str, Any], mark: bytes) -> None:
         ({"output": API, "workflow": UI}, UI, "workflow"),
         ({"prompt": API, "extra_data": {"extra_pnginfo": {"workflow": UI}}}, UI, "extra_data.extra_pnginfo.workflow"),
         ([{"workflow": UI}], UI, "workflow"),
+        ({"queue_running": [[0, "a", API, {}, ["1"]]]}, API, "queue_running.[2]"),
+        (
+            {"a": {"prompt": [0, "a", API, {"extra_pnginfo": {"workflow": UI}}, ["1"]], "outputs": {}}},
+            UI,
+            "a.prompt.[3].extra_pnginfo.workflow",
+        ),
     ],
 )
 def test_a_workflow_inside_a_request(whole: Any, graph: dict[str, Any], where: str) -> None:
@@ -84,6 +96,10 @@ def test_a_video_or_another_picture(data: bytes) -> None:
         (png(), "there is no workflow in a picture's metadata"),
         (png((b"zTXt", b"workflow\0\0broken")), "there is no workflow in a picture's metadata"),
         (b"\0\0\0\x18ftypmp42", "there is no workflow in the file's metadata"),
+        (b"[" * 100_000, "this is no JSON"),
+        (b'{"a":' * 100_000, "this is no JSON"),
+        (b"\0" + b'{"a":' * 100_000, "there is no workflow in the file's metadata"),
+        (b"\0" + b'{"a":x' * 1_000_000, "there is no workflow in the file's metadata"),
     ],
 )
 def test_a_file_without_one(data: bytes, message: str) -> None:

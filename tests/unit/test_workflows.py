@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import pack, unpack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
 
@@ -138,6 +139,19 @@ def test_what_comfyui_would_refuse_is_named(inputs: dict[str, Any], message: str
 )
 def test_what_comfyui_converts_is_taken(inputs: dict[str, Any]) -> None:
     assert workflow_check.problems(changed(**inputs), SCHEMAS) == []
+
+
+@pytest.mark.parametrize("kind", [None, 5, ["SaveImage"], {}])
+def test_a_node_whose_type_is_no_text_is_refused(kind: Any) -> None:
+    for graph in ({"7": {"class_type": kind, "inputs": {}}}, {"nodes": [{"id": 7, "type": kind}]}):
+        with pytest.raises(ConversionError):
+            workflow_check.read(graph, SCHEMAS)
+
+
+@pytest.mark.parametrize("about", ["text", ["a"], 5, {"title": ["a"]}])
+def test_what_is_said_of_a_node_is_for_people(about: Any) -> None:
+    api = {id_: {**one, "_meta": about} for id_, one in changed(steps="many").items()}
+    assert len(workflow_check.problems(api, SCHEMAS)) == 1
 
 
 @pytest.mark.parametrize("value", ["", None, 0, "no", {"__value__": []}])

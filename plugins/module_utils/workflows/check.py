@@ -19,15 +19,18 @@ _NAMED = 8
 """More choices than these are counted, and a few of them named."""
 
 
-def read(workflow: Any, schemas: Schemas) -> dict[str, Any]:
+def read(workflow: Any, schemas: Schemas, *, strict: bool = False) -> dict[str, Any]:
     """Return a workflow of either format in API format. A ConversionError says why it is none.
 
-    Values without names, those of node types that are not known, are left out.
+    Values without names, those of node types that are not known, are left out unless ``strict``.
     """
     try:
-        api = to_api(workflow, schemas, strict=False)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        api = to_api(workflow, schemas, strict=strict)
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConversionError(f"this is no workflow of ComfyUI's ({type(error).__name__}: {error})") from error
+    strange = [id_ for id_, node in api.items() if not isinstance(node["class_type"], str)]
+    if strange:
+        raise ConversionError(f"the node {strange[0]} has no type: its class_type is no text")
     bare = [id_ for id_, node in api.items() if not isinstance(node.get("inputs"), Mapping)]
     if bare:
         raise ConversionError(f"the node {bare[0]} has no inputs")
@@ -74,7 +77,8 @@ def unknown_types(api: Mapping[str, Any], known: Collection[str]) -> list[str]:
 
 def named(id_: str, node: Mapping[str, Any]) -> str:
     """A node for people."""
-    return f"node {id_} ({(node.get('_meta') or {}).get('title') or node['class_type']})"
+    about = node.get("_meta")  # which is for people alone, so ComfyUI takes anything there
+    return f"node {id_} ({(isinstance(about, Mapping) and about.get('title')) or node['class_type']})"
 
 
 def _leading_to(ends: Collection[str], api: Mapping[str, Any]) -> set[str]:

@@ -121,7 +121,7 @@ class Source:
 
 def is_group_node(kind: str) -> bool:
     """Whether a type is a group of nodes that the browser takes apart, as it was before there were subgraphs."""
-    return kind.startswith(("workflow>", "workflow/"))
+    return str(kind).startswith(("workflow>", "workflow/"))
 
 
 def is_api_format(workflow: Mapping[str, Any]) -> bool:
@@ -286,7 +286,10 @@ class _Graph:
     def _outside(self, scope: Scope, slot: int, seen: frozenset[str], *, nested: bool = False) -> Source | None:
         if scope.parent is None:
             return None
-        shown = self.slots(scope.parent, scope.instance)[slot]
+        slots = self.slots(scope.parent, scope.instance)
+        if slot >= len(slots):
+            return None
+        shown = slots[slot]
         if shown.link is not None and (nested or _primitive(scope.parent, shown) is None):
             return self.input(scope.parent, scope.instance, slot, seen=seen)
         values = self.values(scope.parent, scope.instance)
@@ -359,7 +362,10 @@ class _Graph:
             for number in one.get("linkIds") or []:
                 if number in targets and targets[number][1].widget:
                     node, slot = targets[number]
-                    found[one["name"]] = self.values(scope, node)[slot.widget]
+                    values = self.values(scope, node)
+                    if slot.widget not in values:  # of a type that is not known
+                        continue
+                    found[one["name"]] = values[slot.widget]
                     sources[str(node["id"]), slot.widget] = one["name"]
                     break
         saved = scope.instance.get("widgets_values")
@@ -582,9 +588,12 @@ def _meant_for(controller: Node, index: int, kind: str) -> Callable[[Node, Slot]
             return False
         if controller["type"] == "Prompts Everywhere" and not re.search(prompt, slot.name):
             return False
-        title = node.get("title") or node["type"]
-        return bool(
-            re.search(filters.get("title_regex", ""), title) and re.search(filters.get("input_regex", ""), slot.name)
-        )
+        texts = {"title_regex": str(node.get("title") or node["type"]), "input_regex": slot.name}
+        try:
+            return all(re.search(filters.get(key, ""), text) for key, text in texts.items())
+        except re.error as error:
+            raise ConversionError(
+                f"node {controller['id']} ({controller['type']}): its filter cannot be read ({error})"
+            ) from error
 
     return fits
