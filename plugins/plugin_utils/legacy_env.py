@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from ansible.module_utils.common.yaml import yaml_load
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown, told
 
 Settings = dict[str, Any]
@@ -155,13 +154,15 @@ class Found:
 
 # -- files
 
-_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*=\s*(.*)")
-_REFERENCE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?-)([^}]*))?\})")
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]*)\s*(?:=|:\s)\s*(.*)")
+_REFERENCE = re.compile(
+    r"\$(?:(\$)|([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:(:?[-+?])((?:[^{}]|\{[^{}]*\})*))?\})"  # perhaps with one inside
+)
 
 
-def _lines(text: str) -> tuple[dict[str, str], list[str]]:
-    """Names and values of a ``.env`` file, and the numbers of the lines that are neither those nor comments."""
-    values, strange = {}, []
+def _lines(text: str, where: str = "") -> tuple[dict[str, str], list[str], list[str]]:
+    """Names and values of a ``.env`` file, the lines that are neither those nor comments, and which of these matter."""
+    values, strange, wrong = {}, [], []
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text.lstrip("\ufeff")), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
@@ -169,9 +170,12 @@ def _lines(text: str) -> tuple[dict[str, str], list[str]]:
         found = _LINE.fullmatch(stripped)
         if found:
             values[found[1]] = _unquoted(found[2])
-        else:
-            strange.append(f"line {number}")
-    return values, strange
+            continue
+        strange.append(f"{where}line {number}")
+        words = re.findall(r"[A-Za-z]\w*", stripped)
+        for name in [word for word in words if re.match(PATTERN, word) and word not in _COMMON][:1]:
+            wrong.append(f"{strange[-1]}: found {name} in a form that is not known, needed is a line {name}=VALUE")
+    return values, strange, wrong
 
 
 def _unquoted(text: str) -> str:
@@ -179,11 +183,26 @@ def _unquoted(text: str) -> str:
     return quoted[2] if quoted else re.sub(r"(?:^|\s+)#.*", "", text).strip()
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads what has a tag of compose, such as ``!override``, like what has none."""
+
+
+def _untagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
+    if tag == "reset":
+        return None
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else node.value
+
+
+_Loader.add_multi_constructor("!", _untagged)
+
+
 def _services(text: str) -> list[Mapping[str, Any]]:
     """The services of a compose file, or none where the text is no such file."""
     try:
-        data = yaml_load(text)
-    except (ValueError, yaml.YAMLError):
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a safe one)
+    except (ValueError, RecursionError, yaml.YAMLError):
         return []
     services = data.get("services") if isinstance(data, Mapping) else None
     return [one for one in services.values() if isinstance(one, Mapping)] if isinstance(services, Mapping) else []
@@ -207,7 +226,7 @@ def read(name: str, read_file: ReadFile) -> Found:
         meant = [one for one in all_values if any(re.match(PATTERN, key) and key not in _COMMON for key in one)]
         pairs = [pair for one in meant for pair in one.items()]
     else:
-        values, found.unknown = _lines(text)
+        values, found.unknown, found.problems = _lines(text)
         pairs = list(values.items())
     for key, value in pairs:
         found.add(key, value)
@@ -222,25 +241,27 @@ def read(name: str, read_file: ReadFile) -> Found:
 def _service(found: Found, service: Mapping[str, Any], folder: PurePath, read_file: ReadFile) -> dict[str, str]:
     """The environment of a service, which wins over its files."""
     values: dict[str, str] = {}
+    outside: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        outside = _lines(read_file(str(folder / ".env")))[0]
     files = service.get("env_file") or []
-    for entry in [files] if isinstance(files, str) else files:
-        path = str(entry.get("path", "")) if isinstance(entry, Mapping) else str(entry)
+    for entry in files if isinstance(files, list) else [files]:
+        path, _ = _filled(str(entry.get("path", "")) if isinstance(entry, Mapping) else str(entry), outside)
         try:
-            more, strange = _lines(read_file(str(folder / path)))
+            more, strange, wrong = _lines(read_file(str(folder / path)), f"{path} ")
         except (OSError, ValueError):
             if not isinstance(entry, Mapping) or entry.get("required", True):
                 found.problems.append(f"env_file: found no file {path}, needed is one that can be read")
             continue
         values |= more
-        found.unknown += [f"{path} {line}" for line in strange]
+        found.unknown += strange
+        found.problems += wrong
     environment = service.get("environment") or {}
-    if not isinstance(environment, Mapping):
-        parts = [str(one).partition("=") for one in environment]
-        environment = {key: value if sign else None for key, sign, value in parts}
-    outside: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        outside = _lines(read_file(str(folder / ".env")))[0]
-    for key, value in environment.items():
+    given: dict[Any, Any] = {}
+    for one in environment if isinstance(environment, list) else [environment]:
+        key, sign, text = str(one).partition("=")
+        given |= one if isinstance(one, Mapping) else {key: text if sign else None}
+    for key, value in given.items():
         # Compose takes a name without a value from where it is started, and ${NAME} from there or from .env.
         values[str(key)] = "${" + str(key) + "}" if value is None else _as_text(value)
     for key, value in list(values.items()):
@@ -258,14 +279,18 @@ def _filled(text: str, outside: Mapping[str, str]) -> tuple[str, str]:
 
     def value(match: re.Match[str]) -> str:
         nonlocal missing
-        dollar, bare, name, sign, default = match.groups()
-        known = outside.get(bare or name or "")
+        dollar, bare, name, sign, word = match.groups(default="")
+        known = outside.get(bare or name)
+        there = bool(known) or (known is not None and not sign.startswith(":"))
         if dollar:
             return "$"
-        if known is None or (sign == ":-" and not known):
-            missing = missing or ("" if sign else bare or name)
-            return default or ""
-        return known
+        if sign[-1:] == ("+" if there else "-"):
+            filled, lacks = _filled(word, outside)
+            missing = missing or lacks
+            return filled
+        if not there and sign[-1:] != "+":
+            missing = missing or bare or name
+        return known if known and there and sign[-1:] != "+" else ""
 
     return _REFERENCE.sub(value, text), missing
 

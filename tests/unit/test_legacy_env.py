@@ -123,6 +123,7 @@ def test_what_nobody_said_is_as_it_was_in_the_image() -> None:
         ),
         ("PORT=a\x85b", {"PORT": "a\x85b"}, []),
         ("HF_HOME=/x\nPORT=1", {"PORT": "1"}, ["HF_HOME"]),
+        ("PORT: 1\ndownload_vace: 'no' # as compose reads it", {"PORT": "1", "download_vace": "no"}, []),
     ],
 )
 def test_reading(text: str, values: dict[str, str], strange: list[str]) -> None:
@@ -166,6 +167,17 @@ services:
             {"download_vace": "off", "civitai_token": "a$b"},
         ),
         ("environment: [civitai_token]", {"civitai_token": "from-beside"}),
+        ('environment: ["download_vace=${NOTHING:-${NONE-off}}"]', {"download_vace": "off"}),
+        (
+            'environment: ["download_vace=${VACE:?must be set}", "PORT=${VACE+8300}"]',
+            {"download_vace": "off", "PORT": "8300"},
+        ),
+        ('environment: ["download_vace=${NOTHING:+yes}"]', {"download_vace": ""}),
+        ("environment: [download_vace: false, PORT: 1]", {"download_vace": "False", "PORT": "1"}),
+        ("environment: !override {download_vace: off}\n    ports: !reset []", {"download_vace": "False"}),
+        ("environment: {<<: [{download_vace: no}, {PORT: 7}], PORT: 8}", {"download_vace": "False", "PORT": "8"}),
+        ("env_file: {path: '${NAME:-old}.env'}", {"download_vace": "false", "PORT": "1"}),
+        ("environment: download_vace=no", {"download_vace": "no"}),
     ],
 )
 def test_a_compose_file_is_read(service: str, values: dict[str, str]) -> None:
@@ -196,6 +208,11 @@ def test_services_that_agree_are_taken_together() -> None:
         ),
         ("services: {a: {environment: ['download_vace=${VACE}']}}", "found no value for VACE"),
         ("services: {a: {environment: [download_vace]}}", "found no value for download_vace"),
+        ("services: {a: {env_file: 5, environment: {PORT: 1}}}", "found no file 5"),
+        ("services: {a: {environment: ['download_vace=${VACE:?set it}']}}", "found no value for VACE"),
+        ("PORT=1\ndownload_vace", "line 2: found download_vace in a form that is not known"),
+        ("PORT=1\nset DOWNLOAD_VACE=no", "needed is a line DOWNLOAD_VACE=VALUE"),
+        ("PORT=1\nwan:\n  - download_vace=no", "line 3: found download_vace in a form"),
         ("services: {a: {env_file: gone.env, environment: {PORT: 1}}}", "found no file gone.env"),
     ],
 )
