@@ -87,7 +87,7 @@ def scenarios(full: bool) -> list[str]:
 
 def parts(step: str, full: bool) -> list[Part]:
     """What a step consists of."""
-    pytest = ("pytest", "-m", "slow or not slow" if full else "not slow", "--durations=10", "--durations-min=5")
+    pytest = ("pytest", "-m", "slow or not slow" if full else "not slow", "-rs", "--durations=10", "--durations-min=5")
     if step == "lint":
         linters = {
             "ansible-lint": ("ansible-lint",),
@@ -98,17 +98,18 @@ def parts(step: str, full: bool) -> list[Part]:
             "shellcheck": ("shellcheck", *shell_scripts()),
         }
         return [Part(step, name, command) for name, command in linters.items()]
+    left_out = "SKIPPED .* was NOT run"
     if step == "unit":
-        return [
-            Part(step, "", (*pytest, f"--numprocesses={2 * CORES}", "--dist=loadgroup", "tests/unit", "tests/contract"))
-        ]
+        side_by_side = (f"--numprocesses={2 * CORES}", "--dist=loadgroup")
+        return [Part(step, "", (*pytest, *side_by_side, "tests/unit", "tests/contract"), left_out)]
     if step == "molecule":
         # Scenarios make many things fail on purpose: their actions alone are shown.
         return [
             Part(step, name, ("molecule", "test", "--scenario-name", name), r"[A-Z]+ .*Execut(ing|ed: .*)$", True)
             for name in scenarios(full)
         ]
-    return [Part(step, "", (*pytest, "-vv", "tests/e2e"), r".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$", True)]
+    shown = rf".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$|{left_out}"
+    return [Part(step, "", (*pytest, "-vv", "tests/e2e"), shown, True)]
 
 
 def in_order(wanted: Sequence[str], full: bool) -> list[Part]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,15 +9,11 @@ from types import MappingProxyType
 
 import pytest
 import yaml
+from ansible_collections.wanmetal.comfyui.tests import cores
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 
-CACHE = house.ROOT / ".cache"
 BIN = Path(sys.executable).parent
 PLAYBOOKS = ["site.yml", *sorted(str(path.relative_to(house.ROOT)) for path in house.ROOT.glob("playbooks/*.yml"))]
-
-# Beside the pinned one, the oldest and the newest ansible-core that is supported, each where this Python runs it.
-OTHERS = {"2.17.14": ((3, 10), (3, 12)), "2.21.0": ((3, 12), (3, 14))}
-CORES = ["pinned", *(core for core, (low, high) in OTHERS.items() if low <= sys.version_info[:2] <= high)]
 
 
 def run(
@@ -31,48 +25,24 @@ def run(
     return done
 
 
-def index() -> dict[str, str]:
-    """Where uv finds packages: it does not read pip's settings."""
-    if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
-        return {}
-    pip = house.ROOT / ".venv/uv/bin/pip"
-    found = subprocess.run([pip, "config", "get", "global.index-url"], capture_output=True, text=True, check=False)
-    return {"UV_DEFAULT_INDEX": found.stdout.strip()} if found.stdout.strip() else {}
-
-
-def ansible(core: str) -> Path:
-    """Folder of the programs of an ansible-core, made once."""
-    if core == "pinned":
-        return BIN
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "core.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = CACHE / f"core-{core}-py{sys.version_info[0]}{sys.version_info[1]}"
-        if not (folder / "complete").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            run(BIN / "uv", "--quiet", "venv", "--no-config", "--python", sys.executable, folder)
-            command = (BIN / "uv", "--quiet", "pip", "install", "--no-config", "--python", folder / "bin/python")
-            run(*command, f"ansible-core=={core}", environment={"UV_SYSTEM_CERTS": "true", **index()})
-            (folder / "complete").touch()
-    return folder / "bin"
-
-
-@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("core", cores.PROMISED)
 def test_playbooks_are_understood(core: str) -> None:
     """One call for all of them: each takes seconds."""
-    programs = ansible(core)
-    if core != "pinned":
-        assert f"core {core}]" in run(programs / "ansible", "--version").stdout
+    programs = cores.need(core)
+    assert f"core {cores.PROMISED[core][0]}]" in run(programs / "ansible", "--version").stdout
     environment = {"ANSIBLE_CONFIG": str(house.ROOT / "ansible.cfg"), "ANSIBLE_DEPRECATION_WARNINGS": "true"}
     done = run(programs / "ansible-playbook", "--syntax-check", *PLAYBOOKS, environment=environment)
     assert "ERROR" not in done.stderr
     assert "DEPRECATION" not in done.stderr
 
 
-def test_the_oldest_core_that_is_supported_is_the_one_that_is_tested() -> None:
-    runtime = house.read(house.ROOT / "meta/runtime.yml")["requires_ansible"]
-    oldest, newest = (core.rpartition(".")[0] for core in OTHERS)
-    assert runtime == f">={oldest}.0,<2.{int(newest.partition('.')[2]) + 1}.0"
+def test_the_cores_that_are_promised_are_those_that_are_tested() -> None:
+    oldest, *_, newest = cores.PROMISED
+    after = f"2.{int(newest.partition('.')[2]) + 1}"
+    assert [*cores.PROMISED] == [f"2.{minor}" for minor in range(int(oldest[2:]), int(newest[2:]) + 1)]
+    assert house.read(house.ROOT / "meta/runtime.yml")["requires_ansible"] == f">={oldest}.0,<{after}.0"
+    assert f'"ansible-core>={oldest},<{after}"' in (house.ROOT / "pyproject.toml").read_text()
+    assert f"ansible-core {oldest} to {newest}." in (house.ROOT / "README.md").read_text()
     for role in house.roles():
         assert house.role_file(role, "meta/main.yml")["galaxy_info"]["min_ansible_version"] == oldest
 
@@ -80,6 +50,7 @@ def test_the_oldest_core_that_is_supported_is_the_one_that_is_tested() -> None:
 def test_the_pinned_core_is_the_one_that_tests_run_with() -> None:
     project = (house.ROOT / "pyproject.toml").read_text()
     version = run(BIN / "ansible", "--version").stdout.partition("core ")[2].partition("]")[0]
+    assert version == cores.PROMISED[cores.PINNED][0]
     assert project.count(f'"ansible-core=={version}"') == 2
 
 
