@@ -11,17 +11,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels import build as wheel_build
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels.build import Build, Builder
+from ansible_collections.wanmetal.comfyui.tests.cores import index
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def index() -> dict[str, str]:
-    """Where uv finds packages: it does not read pip's settings."""
-    if {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & os.environ.keys():
-        return {}
-    pip = [str(ROOT / ".venv/uv/bin/pip"), "config", "get", "global.index-url"]
-    found = subprocess.run(pip, capture_output=True, text=True, check=False).stdout.strip()
-    return {"UV_DEFAULT_INDEX": found} if found else {}
 
 
 @pytest.mark.parametrize(
