@@ -90,6 +90,7 @@ def parts(step: str, full: bool) -> list[Part]:
     pytest = ("pytest", "-m", "slow or not slow" if full else "not slow", "-rs", "--durations=10", "--durations-min=5")
     if step == "lint":
         linters = {
+            "collection": ("tools/collection",),
             "ansible-lint": ("ansible-lint",),
             "mypy": ("mypy", "plugins", "services", "tests", "tools", "molecule"),
             "yamllint": ("yamllint", "--strict", "."),

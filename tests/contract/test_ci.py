@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.tests import cores
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 from ansible_collections.wanmetal.comfyui.tests.contract.test_readme import check
 from ansible_collections.wanmetal.comfyui.tests.lab import lab
@@ -56,6 +57,12 @@ def test_every_step_of_the_tests_is_run() -> None:
 def test_every_system_of_the_lab_is_tested() -> None:
     [systems] = [job["strategy"]["matrix"]["os"] for _, name, job in JOBS if name == "molecule"]
     assert systems == sorted(lab.SYSTEMS)
+
+
+def test_the_collection_is_tested_with_every_ansible_core_that_is_promised() -> None:
+    [matrix] = [job["strategy"]["matrix"]["include"] for _, name, job in JOBS if name == "sanity"]
+    ignored = {path.stem.removeprefix("ignore-") for path in house.ROOT.glob("tests/sanity/ignore-*.txt")}
+    assert {entry["core"] for entry in matrix} == set(cores.PROMISED) == ignored
 
 
 def test_hooks_run_what_is_locked() -> None:

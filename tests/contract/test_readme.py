@@ -170,6 +170,11 @@ def venv(words: list[str]) -> None:
     assert (house.ROOT / f"files/locks/python/{words[0]}.txt").is_file()
 
 
+def collection(words: list[str]) -> None:
+    assert words == [] or words[0] in {"docs", "importer", "publish", "sanity"}
+    assert (words[:1] == ["publish"]) <= (len(words) == 2)
+
+
 def change_folder(words: list[str]) -> None:
     assert (house.ROOT / words[0]).is_dir()
 
@@ -181,6 +186,7 @@ def anything(_: list[str]) -> None:
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "./deploy": deploy,
     "./test": test,
+    "tools/collection": collection,
     ".": activate,
     ".ci/run": program(".ci/run"),
     "ansible-galaxy": galaxy,
@@ -246,6 +252,8 @@ def test_a_command_can_be_given(name: str, command: str) -> None:
         "systemctl status comfy",
         "tests/lab/lab.py raise lab1",
         "tools/venv nothing",
+        "tools/collection nothing",
+        "tools/collection publish",
         "rm -rf x",
     ],
 )
