@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def find(name: str, own_dir: str = "") -> Path:
     folders = [SHIPPED]
     if own_dir:
         own = Path(own_dir).expanduser()
-        if not own.is_dir():
+        if not os.path.isdir(own):  # noqa: PTH112 (a Path raises where a name is too long)
             raise LockError(f"wanmetal_locks_dir names {own_dir}, which is no folder on the controller")
         folders.insert(0, own)
     for folder in folders:
@@ -44,7 +45,7 @@ def load(name: str, own_dir: str = "") -> dict[str, Any]:
     path = find(name, own_dir)
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (both are the safe one)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise LockError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise LockError(f"{path} must hold a mapping, found {type(data).__name__}")

@@ -186,6 +186,10 @@ _SYSTEM_TREES = (
 _PASSING_FOLDERS = ("/dev", "/proc", "/run", "/sys", "/tmp", "/var/lock", "/var/run", "/var/tmp")  # noqa: S108
 
 
+_LONGEST_FOLDER = 200
+"""In characters. Releases put long paths below it, and no file system takes more than 4095 in all."""
+
+
 def inside(path: object, folders: Iterable[str]) -> bool:
     """Whether a path is one of these folders, or lies in one."""
     return any(PurePosixPath(str(path)).is_relative_to(folder) for folder in folders)
@@ -196,6 +200,7 @@ def bad_folder(path: object) -> bool:
     text = str(path)
     return (
         not re.fullmatch(r"(/[A-Za-z0-9_+@-][A-Za-z0-9._+@-]*)+", text)
+        or len(text) > _LONGEST_FOLDER
         or text in _SYSTEM_FOLDERS
         or (inside(text, (*_SYSTEM_TREES, *_PASSING_FOLDERS)) and not re.match("/usr/local/[^/]+/.", text))
         # the home of somebody
@@ -205,7 +210,10 @@ def bad_folder(path: object) -> bool:
 
 def _bad_place(path: str) -> bool:
     return (
-        not path.startswith("/") or ".." in PurePosixPath(path).parts or path == "/" or inside(path, _PASSING_FOLDERS)
+        not path.startswith("/")
+        or ".." in PurePosixPath(path).parts
+        or not path.strip("/.")
+        or inside(re.sub("^/+", "/", path), _PASSING_FOLDERS)
     )
 
 

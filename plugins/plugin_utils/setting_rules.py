@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -81,10 +82,16 @@ def _bad_locks(folder: str, _unused: Seen) -> str:
     if not folder:
         return ""
     path = Path(folder).expanduser()
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 (a Path raises where a name is too long)
         return f"{shown(folder)}, which is no folder on the controller"
     found = [*path.glob("*.yml"), *path.glob("python/*.txt")]
-    return "" if found else f"{shown(folder)}, which holds neither *.yml nor python/*.txt"
+    if not found:
+        return f"{shown(folder)}, which holds neither *.yml nor python/*.txt"
+    try:
+        _catalogue(folder)
+    except locks.LockError as error:
+        return told(" ".join(str(error).replace(f"{path}/", "").split()))
+    return ""
 
 
 _CACHE = "a cache may be deleted at any time"
@@ -346,7 +353,12 @@ _CUSTOM_NODES: Rules = {
 
 @lru_cache(maxsize=1)
 def _catalogue(own_dir: str) -> Mapping[str, Any]:
-    return locks.load("models", own_dir)
+    catalogue = locks.load("models", own_dir)
+    for key in ("files", "sets"):
+        held = catalogue.get(key)
+        if not isinstance(held, Mapping) or not all(isinstance(one, Mapping) for one in held.values()):
+            raise locks.LockError(f"models.yml in {own_dir} must hold {key}, a mapping of mappings")
+    return catalogue
 
 
 def _not_planned(option: str) -> Callable[[Any, Seen], str]:

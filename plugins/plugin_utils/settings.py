@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,9 +212,9 @@ def _fits(value: object, spec: Spec) -> bool:
         # A text such as "false" counts as true in templates.
         return isinstance(value, bool)
     if kind in {"int", "float"}:
-        return not isinstance(value, bool)
+        return not isinstance(value, bool) and (not isinstance(value, float) or math.isfinite(value))
     if kind == "dict":
-        return isinstance(value, Mapping)
+        return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
     if kind == "list":
         element = {"type": spec.get("elements", "raw")}
         return isinstance(value, list) and all(_fits(entry, element) for entry in value)

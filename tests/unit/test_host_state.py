@@ -344,6 +344,12 @@ def test_folders_are_ours_that_are_marked_or_hold_nothing_else(
         assert (owned[str(folder)]["ours"], owned[str(folder)]["marked"]) == (ours, marked)
 
 
+def test_links_in_a_circle_are_no_folder(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    assert not host_state.folders([str(circle)])[str(circle)]["folder"]
+
+
 def test_a_mark_that_is_a_link_counts_for_nothing(tmp_path: Path) -> None:
     folder = tree(tmp_path / "folder", {"anything": ""})
     (folder / ".wanmetal").symlink_to("/etc/hostname")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ def test_types_that_fit(spec: dict[str, Any], value: object, typed: object) -> N
         ({"type": "int"}, 80.5, "80.5"),
         ({"type": "int"}, True, "True"),
         ({"type": "int"}, None, "nothing (null)"),
+        ({"type": "int"}, float("inf"), "inf"),
+        ({"type": "float"}, float("nan"), "nan"),
+        ({"type": "dict"}, {1: "a"}, "{1: 'a'}"),
+        ({"type": "list", "elements": "dict", "options": {"a": {}}}, [{1: 2}], "[{1: 2}]"),
         ({"type": "bool"}, "false", "the text 'false'"),
         ({"type": "bool"}, 1, "1"),
         ({"type": "str"}, False, "False, which YAML makes of words like yes, no, on and off"),
@@ -136,6 +141,18 @@ def test_ports(ports: dict[str, object], wrong: list[str]) -> None:
     assert [problem.what for problem in settings.check(ports, [], specs, no_files)] == wrong
 
 
+@pytest.mark.parametrize("path", ["/", "//", "/./", "//tmp/x", "/srv/..", "srv"])
+def test_a_path_that_is_no_place_of_its_own(path: str) -> None:
+    specs = of({"demo_paths": {"type": "list", "elements": "path"}})
+    assert settings.check({"demo_paths": [path]}, [], specs, no_files)
+
+
+def test_a_folder_has_room_for_what_is_put_into_it() -> None:
+    specs = of({"demo_dir": {"type": "path"}})
+    found = [bool(settings.check({"demo_dir": "/srv" + "/x" * length}, [], specs, no_files)) for length in (98, 99)]
+    assert found == [False, True]
+
+
 GOOD: list[dict[str, object]] = [
     {"comfyui_listen": "0.0.0.0", "comfyui_allow_remote": True, "comfyui_ip_allow": ["10.0.0.0/8"]},  # noqa: S104
     {"comfyui_listen": "::1"},
@@ -187,6 +204,16 @@ def test_own_locks(tmp_path: Path) -> None:
     assert found() == [f"'{tmp_path}', which holds neither *.yml nor python/*.txt"]
     (tmp_path / "upstream.yml").touch()
     assert found() == []
+    for content in (b"sets: {a: b}", b"files: []\nsets: {}", b"a: \xff"):
+        folder = tmp_path / hashlib.sha256(content).hexdigest()
+        folder.mkdir()
+        (folder / "models.yml").write_bytes(content)
+        (problem,) = settings.check(
+            {"wanmetal_locks_dir": str(folder), "wan_models_files": ["vae"]}, [], SPECS, no_files
+        )
+        assert "models.yml" in problem.found
+    too_long = {"wanmetal_locks_dir": "x" * 5000, "wan_models_files": ["vae"]}
+    assert "no folder" in settings.check(too_long, [], SPECS, no_files)[0].found
 
 
 @pytest.mark.parametrize(

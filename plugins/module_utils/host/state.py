@@ -307,7 +307,9 @@ def folders(paths: Sequence[str], tmpfiles: Path = Path("/etc/tmpfiles.d/wanmeta
 def _folder(path: Path, declared: bool) -> dict[str, Any]:
     try:
         entries = sorted(entry.name for entry in os.scandir(path))
-    except NotADirectoryError:
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file, or links that lead in a circle
         return {"folder": False, "ours": False, "marked": False, "entries": []}
     mark = path / _MARK
     # A link, or another's file, may be made by whom the folder belongs to.
