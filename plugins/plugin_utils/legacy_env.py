@@ -246,7 +246,7 @@ def _service(found: Found, service: Mapping[str, Any], folder: PurePath, read_fi
         outside = _lines(read_file(str(folder / ".env")))[0]
     files = service.get("env_file") or []
     for entry in files if isinstance(files, list) else [files]:
-        path, _ = _filled(str(entry.get("path", "")) if isinstance(entry, Mapping) else str(entry), outside)
+        path, _unused = _filled(str(entry.get("path", "")) if isinstance(entry, Mapping) else str(entry), outside)
         try:
             more, strange, wrong = _lines(read_file(str(folder / path)), f"{path} ")
         except (OSError, ValueError):

@@ -100,7 +100,7 @@ def _not_safetensors(path: Path, size: int) -> str:
 
 
 def _whole(number: object) -> int:
-    if type(number) is not int or not 0 <= number < 1 << 63:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
         raise ValueError(number)
     return number
 
