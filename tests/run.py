@@ -31,6 +31,7 @@ LONGEST = ("e2e", "upgrade", "services", "nodes", "sageattention", "wan_models",
 # Programs that steps run, and the packages that bring them.
 PROGRAMS = {"lint": {"git": "git"}, "unit": {"aria2c": "aria2", "git": "git"}}
 ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
+FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -139,6 +140,8 @@ class Run:
         self._processes: set[subprocess.Popen[str]] = set()
         self._changed = threading.Condition()
         self._image = "wanted" if IMAGE in todo else "there"
+        self._on_hosts: Part | None = None  # the first fetches the packages: two at once would each keep their own
+        self._fetched = False
         self._stopped = False
 
     def say(self, text: str) -> None:
@@ -149,6 +152,7 @@ class Run:
             result = self._run(part)
             with self._changed:
                 self.results.append(result)
+                self._fetched |= part.on_hosts
                 if part is IMAGE:
                     self._image = "there" if result.status == 0 else "missing"
                 self._changed.notify_all()
@@ -165,9 +169,12 @@ class Run:
         with self._changed:
             while self.todo and not self._stopped:
                 for part in self.todo:
-                    if not part.on_hosts or self._image != "wanted":
-                        self.todo.remove(part)
-                        return part
+                    if part.on_hosts and (self._image == "wanted" or (self._on_hosts and not self._fetched)):
+                        continue
+                    if part.on_hosts:
+                        self._on_hosts = self._on_hosts or part
+                    self.todo.remove(part)
+                    return part
                 self._changed.wait()
             return None
 
@@ -213,6 +220,10 @@ class Run:
             for text in process.stdout:
                 log.write(text)
                 log.flush()
+                if part is self._on_hosts and FIRST_DEPLOY.match(text):
+                    with self._changed:
+                        self._fetched = True
+                        self._changed.notify_all()
                 if shown.match(text):
                     print(f"{part.title}: {text.rstrip()}", flush=True)
         self._processes.discard(process)

@@ -148,24 +148,17 @@ def test_setting_that_breaks_the_start_is_taken_back() -> None:
     assert worker.ssh("curl --silent --fail http://127.0.0.1:8188/system_stats")
 
 
-@pytest.mark.parametrize(
-    ("task", "gone", "until"),
-    [
-        ("Build release", "environments/comfyui-*", "environments/comfyui-*/requirements.txt"),
-        ("Build release", "", "releases/.*.new/ComfyUI/main.py"),
-        ("Switch to", "", ""),
-    ],
-)
-def test_killed_deploy_is_finished_by_the_next(
-    task: str, gone: str, until: str, installed: Path, tmp_path: Path
-) -> None:
+def killed(task: str, gone: str, until: str, log: Path) -> bool:
+    """Kill a deploy in a task, or what it runs on the host once a file is there. Says whether that was in time."""
     root = "/srv/wanmetal/hosts/lab1"
     worker.ssh(f"sudo sh -c 'cd {root} && rm -rf releases/*/release.json {gone}'")
     if until:  # what runs on the host would go on to its end
         pid = """$(sed 's/.*"pid": *\\([0-9]*\\).*/\\1/' releases/.lock)"""
-        kill = f"cd {root}; until ls -d {until}; do sleep 0.1; done; sleep 1; kill -9 {pid}"
-        worker.ssh(f"sudo systemd-run --quiet --collect --property=RuntimeMaxSec=900 sh -c {shlex.quote(kill)}")
-    log = tmp_path / "log"
+        kill = f"cd {root}; until ls -d {until}; do sleep 0.1; done; kill -9 {pid}"
+        worker.ssh(
+            "sudo systemctl stop kill-build.service; sudo systemd-run --quiet --collect --unit=kill-build "
+            f"--property=RuntimeMaxSec=900 sh -c {shlex.quote(kill)}"
+        )
     with log.open("w") as out:
         process = subprocess.Popen(
             ["ansible-playbook", "site.yml", *worker.inventory],
@@ -184,7 +177,22 @@ def test_killed_deploy_is_finished_by_the_next(
         if not until:
             time.sleep(1)
             os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() != 0, log.read_text()
+        return process.wait() != 0
+
+
+@pytest.mark.parametrize(
+    ("task", "gone", "until"),
+    [
+        ("Build release", "environments/comfyui-*", "environments/comfyui-*/requirements.txt"),
+        ("Build release", "", "releases/.*.new/ComfyUI/main.py"),
+        ("Switch to", "", ""),
+    ],
+)
+def test_killed_deploy_is_finished_by_the_next(
+    task: str, gone: str, until: str, installed: Path, tmp_path: Path
+) -> None:
+    # On a quiet machine a build may be over before the kill comes.
+    assert any(killed(task, gone, until, tmp_path / "log") for _ in range(5)), (tmp_path / "log").read_text()
     said = from_collection(installed, "site") if gone else worker.playbook("site.yml")
     assert changed(said) > 0 or not until  # a switch may have come to its end on the host
 

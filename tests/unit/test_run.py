@@ -51,6 +51,18 @@ def test_what_failed_is_shown_last(
     assert len((reports / "lint-bad.log").read_text().splitlines()) == 100
 
 
+def test_the_first_part_on_hosts_fetches_the_packages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = """
+import pathlib, time
+pathlib.Path('fetched').touch()
+print('INFO     [upgrade > converge] Executed: Successful', flush=True)
+while not pathlib.Path('second').exists():
+    time.sleep(0.05)
+"""
+    second = "import pathlib; pathlib.Path('fetched').stat(); pathlib.Path('second').touch()"
+    assert ran(monkeypatch, part("a", first, on_hosts=True), part("b", second, on_hosts=True))
+
+
 def test_nothing_runs_on_hosts_without_their_image(
     reports: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
