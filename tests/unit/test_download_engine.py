@@ -655,12 +655,14 @@ def crooked(change: str) -> bytes:
         data[member + 8] = data[listed + 10] = 98
     elif change == "cut":
         del data[-40:]
+    elif change == "elsewhere":
+        data[data.rfind(b"PK\5\6") + 18] += 1
     else:
         data[member + 60 : member + 80] = b"\xff" * 20
     return bytes(data)
 
 
-@pytest.mark.parametrize("change", ["encrypted", "unknown", "deflated", "bzip2", "lzma", "cut"])
+@pytest.mark.parametrize("change", ["encrypted", "unknown", "deflated", "bzip2", "lzma", "cut", "elsewhere"])
 def test_a_zip_file_that_cannot_be_unpacked_is_its_own_failure(house: House, change: str) -> None:
     blob = lora(house, "pack.zip", crooked(change))
     other = house.blob("other.safetensors")

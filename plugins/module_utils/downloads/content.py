@@ -9,7 +9,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -165,16 +165,19 @@ def unpack(path: Path, folder: Path, found: Contents, *, hashed: bool) -> list[P
             draft.unlink(missing_ok=True)
 
 
+def _unpacked(opened: zipfile.ZipFile, member: str) -> Iterator[bytes]:
+    try:
+        with opened.open(member) as source:
+            while data := source.read(_CHUNK):
+                yield data
+    except Exception as error:  # each kind of compression has errors of its own, of no common class
+        raise Problem("content", f"{member} in the zip file cannot be unpacked, it is damaged ({error})") from error
+
+
 def _write(opened: zipfile.ZipFile, member: str, draft: Path) -> None:
     with draft.open("wb") as out:
         draft.chmod(0o644)
-        try:
-            with opened.open(member) as source:
-                while data := source.read(_CHUNK):
-                    out.write(data)
-        except Exception as error:  # each kind of compression has errors of its own, of no common class
-            if isinstance(error, OSError) and error.errno:
-                raise
-            raise Problem("content", f"{member} in the zip file cannot be unpacked, it is damaged ({error})") from error
+        for data in _unpacked(opened, member):
+            out.write(data)
         out.flush()
         os.fsync(out.fileno())

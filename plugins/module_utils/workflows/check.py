@@ -108,7 +108,7 @@ def _strange_inputs(known: NodeType, given: Mapping[str, Any]) -> Iterator[str]:
     # rgthree's nodes take inputs of any name
     strange = [] if known.name.endswith("(rgthree)") else [name for name in given if name not in names]
     if strange:
-        yield f"{known.name} has no input {', '.join(strange)}"
+        yield f"{known.name} has no input {', '.join(map(str, strange))}"
 
 
 def _input_problems(one: Input, value: Any, api: Mapping[str, Any], schemas: Schemas) -> Iterator[str]:
