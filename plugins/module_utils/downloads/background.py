@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils import downloads
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import progress
@@ -49,10 +49,15 @@ _OPTIONS = (
 _LONG_S = 7 * 24 * 3600
 
 
+def _say(text: str, stream: TextIO | None = None) -> None:
+    (stream or sys.stdout).write(f"{text}\n")
+    (stream or sys.stdout).flush()
+
+
 def main(arguments: list[str]) -> int:
     """Run one command; return the exit status."""
     if len(arguments) != 2 or arguments[0] not in {"run", "verify", "status"}:
-        print(USAGE, file=sys.stderr)
+        _say(USAGE, sys.stderr)
         return 2
     command, path = arguments[0], Path(arguments[1])
     if command == "run":
@@ -72,7 +77,7 @@ class Reporter:
         notify(f"STATUS={line}")
         if time.monotonic() >= self._next or state["phase"] == "done":
             self._next = time.monotonic() + _EVERY_S
-            print(line, flush=True)
+            _say(line)
 
 
 def run(path: Path) -> int:
@@ -88,16 +93,16 @@ def run(path: Path) -> int:
                 engine.read_again()
             outcome = engine.run()
     except BusyError as busy:
-        print(f"another download runs on this host ({busy})", file=sys.stderr)
+        _say(f"another download runs on this host ({busy})", sys.stderr)
         return 1
     for failure in outcome.failed:
-        print(f"{failure['file']}: {failure['problem']}", file=sys.stderr)
+        _say(f"{failure['file']}: {failure['problem']}", sys.stderr)
     if outcome.interrupted:
         return INTERRUPTED
     if not outcome.failed:
         # It holds the tokens, and is not needed any longer.
         path.unlink(missing_ok=True)
-        print(f"all {len(outcome.files)} files are there; {human(outcome.fetched_bytes)} were fetched", flush=True)
+        _say(f"all {len(outcome.files)} files are there; {human(outcome.fetched_bytes)} were fetched")
     return 1 if outcome.failed else 0
 
 
@@ -109,15 +114,15 @@ def verify(state_dir: Path) -> int:
         wrong = reread(record, None, lambda done, total: notify(f"STATUS={human(done)} of {human(total)} read"))
         for item in wrong:
             record.forget(Path(item["path"]))
-            print(f"{item['path']}: sha256 is {item['found']}, it was {item['expected']}", file=sys.stderr)
-    print(f"{len(record.proofs)} files are as they were; read in {duration(time.monotonic() - begun)}", flush=True)
+            _say(f"{item['path']}: sha256 is {item['found']}, it was {item['expected']}", sys.stderr)
+    _say(f"{len(record.proofs)} files are as they were; read in {duration(time.monotonic() - begun)}")
     return 1 if wrong else 0
 
 
 def status(state_dir: Path) -> int:
     """Show how far the download is."""
     state = progress.load(state_dir)
-    print(progress.line(state) if state else "no download has run here")
+    _say(progress.line(state) if state else "no download has run here")
     return 0
 
 
