@@ -110,6 +110,8 @@ def parts(step: str, full: bool) -> list[Part]:
             Part(step, name, ("molecule", "test", "--scenario-name", name), r"[A-Z]+ .*Execut(ing|ed: .*)$", True)
             for name in scenarios(full)
         ]
+    if step == "faults":
+        return [Part(step, "", (sys.executable, "-m", "tests.faults.deploys"), r"round |\| ", True)]
     shown = rf".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$|{left_out}"
     return [Part(step, "", (*pytest, "-vv", "tests/e2e"), shown, True)]
 
@@ -294,6 +296,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("steps", nargs="*", metavar="STEP", choices=[*STEPS, []], help=f"{', '.join(STEPS)}; default: all")
     top.add_argument("--full", action="store_true", help=f"with the slow tests, and the scenarios {', '.join(SLOW)}")
+    top.add_argument("--faults", action="store_true", help="deploys that are cut off at random, and nothing else")
     top.add_argument("--list", action="store_true", help="show what each step would run")
     top.add_argument("--jobs", type=int, default=min(max(CORES, 2), 4), help="parts at a time; default: %(default)s")
     return top
@@ -308,9 +311,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["NO_COLOR"] = "1"  # what is kept in a log is read without a terminal
     try:
-        need_programs(options.steps or STEPS)
+        steps = ("faults",) if options.faults else options.steps or STEPS
+        need_programs(steps)
         with lab_of_its_own():
-            return 0 if run(options.steps or STEPS, options.full, max(options.jobs, 1)) else 1
+            return 0 if run(steps, options.full, max(options.jobs, 1)) else 1
     except lab.LabError as error:
         print(f"test: {error}", file=sys.stderr)
         return 1

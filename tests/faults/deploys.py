@@ -1,0 +1,180 @@
+"""Deploys that are cut off at random: does the worker go on serving what was verified, and is the next deploy green?
+
+    ./test --faults                                          # 50 rounds
+    .venv/test/bin/python -m tests.faults.deploys --rounds 5 --seed 7
+
+A lab host with variant base and its services is deployed once. Each round then gives a deploy something to do, puts a
+fault into it at a random moment, looks at the worker, and deploys again. The table goes to reports/faults-deploys.json,
+too. It ends with 1 where a round was lost. Disks that fill and clocks that jump are not here: the hosts share the
+machine's; test_release_switch.py has a full disk from every action on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.worker import LAB, PROJECT, Worker, run
+
+HOST = Worker("faults1")
+ROOT = f"/srv/wanmetal/hosts/{HOST.name}"
+REPORT = PROJECT / "reports/faults-deploys.json"
+SERVES_S = 240
+LOOK = f"""
+curl --silent --fail --max-time 5 --output /dev/null http://127.0.0.1:8188/system_stats || exit 1
+echo served
+release=$(basename "$(readlink {ROOT}/current)")
+! grep -q "\\"release\\": *\\"$release\\"" {ROOT}/verified.json || echo verified
+"""
+LONGEST_S = 60.0
+"""Faults come within this time; a deploy that has ended by then has the fault after its end."""
+
+OTHERS = f"""
+cd {ROOT}; current=$(readlink -f current); environment=$(dirname "$(readlink -f current/venv)")
+for path in releases/* environments/comfyui-*; do
+  case $(readlink -f "$path") in "$current" | "$environment") ;; *) rm -rf "$path" ;; esac
+done
+"""
+"""Releases that do not run are removed, so that the next deploy has one to build."""
+
+FAULTS = {
+    "Ansible is killed": "",
+    "the connection is cut": "pkill -KILL -u ops sshd",
+    "a program of the deploy is killed": "kill -KILL $(pgrep -u root -f '/usr/bin/python3|/uv |git' | shuf -n 1)",
+    "the host loses power": "",
+    "a second deploy begins": "",
+    "sources are out of reach": "",
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was tried and what came of it."""
+
+    work: str
+    fault: str
+    after_s: float
+    status: int
+    served: bool
+    verified: bool
+    next_green: bool
+
+    @property
+    def lost(self) -> bool:
+        return not (self.served and self.next_green)
+
+
+def deploy(log: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            ["ansible-playbook", str(PROJECT / "site.yml"), *HOST.inventory, "-e", json.dumps(settings)],
+            cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def look(seconds: float) -> tuple[bool, bool]:
+    """Whether ComfyUI answers within a time, and whether what runs then is what was verified last."""
+    end = time.monotonic() + seconds
+    while True:
+        said = HOST.ssh(f"sudo sh -c {shlex.quote(LOOK)}", ok=False)
+        if "served" in said or time.monotonic() > end:
+            return "served" in said, "verified" in said
+        time.sleep(2)
+
+
+def play(number: int, luck: random.Random, folder: Path, settings: dict[str, object]) -> Round:
+    """One round. What is to be done stays in the settings, and the next deploy has it to do as well."""
+    work, fault = luck.choice(["a release", "settings"]), luck.choice(list(FAULTS))
+    if work == "settings":
+        settings["comfyui_extra_args"] = [] if settings["comfyui_extra_args"] else ["--dont-print-server"]
+    else:
+        settings["wanmetal_lane"] = "cu128" if settings["wanmetal_lane"] == "cu130" else "cu130"
+        HOST.ssh(f"sudo sh -c {shlex.quote(OTHERS)}")
+    broken = dict(settings)
+    if fault == "sources are out of reach":
+        nowhere = "http://127.0.0.1:9"
+        broken["wanmetal_environment"] = {"http_proxy": nowhere, "https_proxy": nowhere}
+    after = luck.uniform(1, LONGEST_S)
+    process = deploy(folder / f"{number}.log", broken)
+    second = None
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        if fault == "Ansible is killed":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif fault == "the host loses power":
+            run("docker", "kill", container(), ok=False)
+        elif fault == "a second deploy begins":
+            second = deploy(folder / f"{number}-second.log", settings)
+        elif FAULTS[fault]:
+            HOST.ssh(f"sudo sh -c {shlex.quote(FAULTS[fault])}", ok=False)
+    status = process.wait(1200)
+    if second:
+        second.wait(1200)
+    if fault == "the host loses power":
+        HOST.up()
+    served, verified = look(SERVES_S)
+    green = deploy(folder / f"{number}-next.log", settings).wait(1200) == 0
+    whole = look(SERVES_S)
+    return Round(work, fault, round(after, 1), status, served, verified, green and all(whole))
+
+
+def container() -> str:
+    names = run("docker", "ps", "--format", "{{.Names}}").stdout.split()
+    return next(name for name in names if name.endswith(f"-{HOST.name}"))
+
+
+def table(rounds: list[Round]) -> list[str]:
+    """Rows for Markdown."""
+    lines = ["| fault | tried | served meanwhile | next deploy green | lost |", "| --- | --- | --- | --- | --- |"]
+    by_fault: dict[str, list[Round]] = collections.defaultdict(list)
+    for one in rounds:
+        by_fault[one.fault].append(one)
+    for fault, some in [*sorted(by_fault.items()), ("all", rounds)]:
+        counts = [len(some), *(sum(getattr(one, name) for one in some) for name in ("served", "next_green", "lost"))]
+        lines.append(f"| {fault} | {' | '.join(map(str, counts))} |")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=3 * 3600, help="no round begins after; default: %(default)s")
+    options = parser.parse_args()
+    folder = PROJECT / "reports/faults"
+    folder.mkdir(parents=True, exist_ok=True)
+    luck = random.Random(options.seed)  # noqa: S311
+    rounds: list[Round] = []
+    settings: dict[str, object] = {"wanmetal_lane": "cu128", "comfyui_extra_args": []}
+    end = time.monotonic() + options.seconds
+    run(*LAB, "image")
+    HOST.up()
+    try:
+        HOST.playbook("site.yml")
+        for number in range(1, options.rounds + 1):
+            if time.monotonic() > end:
+                break
+            rounds.append(play(number, luck, folder, settings))
+            print(f"round {number}: {rounds[-1]}", flush=True)
+            REPORT.write_text(json.dumps([asdict(one) for one in rounds], indent=1) + "\n")
+    finally:
+        HOST.remove()
+    print("\n".join(table(rounds)))
+    lost = sum(one.lost for one in rounds)
+    print(f"{len(rounds) - lost} passed, {lost} failed")
+    return 1 if lost or not rounds else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
