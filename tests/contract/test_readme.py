@@ -114,7 +114,7 @@ def deploy(words: list[str]) -> None:
 
 
 def test(words: list[str]) -> None:
-    assert set(words) <= {*STEPS, "--full", "--list", "--help"}
+    assert set(words) <= {*STEPS, "--full", "--faults", "--list", "--help"}
 
 
 test.__test__ = False  # type: ignore[attr-defined]
