@@ -36,7 +36,7 @@ echo served
 release=$(basename "$(readlink {ROOT}/current)")
 ! grep -q "\\"release\\": *\\"$release\\"" {ROOT}/verified.json || echo verified
 """
-LONGEST_S = 60.0
+LONGEST_S = 30.0
 """Faults come within this time; a deploy that has ended by then has the fault after its end."""
 
 OTHERS = f"""
