@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 - name: Place the requirements file of a release
   ansible.builtin.copy:
-    src: "{{ lookup('wanmetal.comfyui.lock', 'python/base-cu128-py312.txt') }}"
+    src: "{{ lookup('wanmetal.comfyui.lock', 'python/base-cu128.txt') }}"
     dest: /opt/wanmetal/requirements.txt
     mode: "0644"
 """

@@ -71,13 +71,13 @@ options:
     type: bool
     default: false
   python_version:
-    description: The Python to resolve for, such as V(3.12). With every platform it is the lowest one.
+    description: The lowest Python to resolve for, such as V(3.12). The lock serves later ones, too.
     type: str
     required: true
-  platform:
-    description: The platform to resolve for, as uv names it. Empty means every one.
-    type: str
-    default: ""
+  linux:
+    description: Whether the lock is for Linux on x86_64 alone, rather than for every platform.
+    type: bool
+    default: false
   upgrade:
     description: Whether all packages move to their newest versions.
     type: bool
@@ -106,7 +106,7 @@ attributes:
 EXAMPLES = r"""
 - name: Lock the Python set of variant base
   wanmetal.comfyui.python_lock:
-    dest: "{{ playbook_dir }}/../files/locks/python/base-cu128-py312.txt"
+    dest: "{{ playbook_dir }}/../files/locks/python/base-cu128.txt"
     sources:
       - name: ComfyUI
         file: /tmp/ComfyUI/requirements.txt
@@ -114,8 +114,8 @@ EXAMPLES = r"""
         requirements: [requests]
     constraints: [torch==2.10.0]
     overrides: ['opencv-python; sys_platform == "never"']
-    python_version: "3.12"
-    platform: x86_64-manylinux_2_35
+    python_version: "3.11"
+    linux: true
 """
 
 RETURN = r"""
@@ -148,6 +148,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.python impo
     conflict,
     header,
     parse_lock,
+    plain,
     read_group,
     without,
     write_sources,
@@ -179,7 +180,7 @@ def main() -> None:
             "note": {"type": "str", "default": ""},
             "only_binary": {"type": "bool", "default": False},
             "python_version": {"type": "str", "required": True},
-            "platform": {"type": "str", "default": ""},
+            "linux": {"type": "bool", "default": False},
             "upgrade": {"type": "bool", "default": False},
             "upgrade_packages": {"type": "list", "elements": "str", "default": []},
             "uv": {"type": "str", "default": "uv"},
@@ -215,7 +216,7 @@ def _resolve(module: AnsibleModule, folder: Path, before: str) -> str:
     params = module.params
     target = Target(
         params["python_version"],
-        params["platform"],
+        params["linux"],
         tuple(params["constraints"]),
         tuple(params["overrides"]),
         params["upgrade"],
@@ -238,7 +239,8 @@ def _resolve(module: AnsibleModule, folder: Path, before: str) -> str:
     )
     if done.returncode:
         raise LockError(conflict(done.stderr, requirements))
-    return header(names, target, params["note"]) + lock.read_text(encoding="utf-8")
+    text = lock.read_text(encoding="utf-8")
+    return header(names, target, params["note"]) + (plain(text) if target.linux else text)
 
 
 def _text(source: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ class LockError(Exception):
 def find(name: str, own_dir: str = "") -> Path:
     """Return the file of a lock: the operator's own where there is one, else the shipped one."""
     if not _NAME.fullmatch(name) or ".." in name.split("/"):
-        raise LockError(f"{name!r} is no name of a lock. Name one like upstream or python/base-cu128-py312.txt")
+        raise LockError(f"{name!r} is no name of a lock. Name one like upstream or python/base-cu128.txt")
     file = name if name.endswith(".txt") else f"{name}.yml"
     folders = [SHIPPED]
     if own_dir:

@@ -480,8 +480,8 @@ def _packs_missing(enabled: bool, seen: Seen) -> str:
     index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
     wanted = [entry for entry in seen.settings["handler_workflows"] if isinstance(entry, str)]
     names = [entry for entry in wanted if index.get(entry, {}).get("packs")]
-    base = enabled and seen.settings["wanmetal_variant"] == "base"
-    return f"wanmetal_variant: base with {', '.join(names)}" if base and names else ""
+    variant = seen.settings["wanmetal_variant"]
+    return f"wanmetal_variant: {variant} with {', '.join(names)}" if enabled and variant != "wan" and names else ""
 
 
 def _half_a_bucket(endpoint: str, seen: Seen) -> str:

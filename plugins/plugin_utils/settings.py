@@ -121,6 +121,19 @@ def unrenderable(name: str, error: Exception, spec: Spec) -> Problem:
     )
 
 
+# -- names and values that there were once
+
+_GONE: dict[str, str] = {
+    "comfyui_source": "remove it: ComfyUI comes from its repository, or from a mirror in wanmetal_mirrors; for a lab "
+    "that reaches no git host, set wanmetal_variant: practice",
+}
+_GONE_VALUES: dict[tuple[str, str], str] = {
+    (
+        "comfyui_vram_mode",
+        "normalvram",
+    ): "remove the line: ComfyUI has no --normalvram any longer, and auto does the same",
+}
+
 # -- names
 
 
@@ -130,6 +143,7 @@ def _unknown(given: Iterable[str], specs: Specs) -> list[Problem]:
         close = difflib.get_close_matches(name, sorted(specs.known), n=1)
         if name.startswith(specs.prefixes) and name not in specs.known:
             fix = f"did you mean {close[0]}?" if close else "remove it, or give your own variable another prefix"
+            fix = _GONE.get(name, fix)
             whose = "of the roles' settings"
         elif old := meant(name):
             whose, fix = "of the Docker image's settings", f"did you mean {old}?"
@@ -233,6 +247,8 @@ def _type_fix(name: str, value: object, spec: Spec) -> str:
         example = [value] if spec["type"] == "list" and not spec.get("options") else spec.get("default", {})
         example = spec.get("default", []) if secret(name, spec) else example
         return f"write it as YAML in the inventory, or on the command line as -e '{json.dumps({name: example})}'"
+    if gone := _GONE_VALUES.get((name, str(value))):
+        return gone
     close = difflib.get_close_matches(str(value), map(str, spec.get("choices", ())), n=1)
     if close:
         return f"did you mean {name}: {close[0]}?"

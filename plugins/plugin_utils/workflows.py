@@ -243,13 +243,15 @@ def for_host(
 ) -> dict[str, Any]:
     """Return the files that a host gets, packed, what it does not get, with the reason, and what is wrong with them."""
     choices = [choose(entry, name, files, list(packs), catalogue) for name, entry in index().items()]
+    release = Release.of(packs, comfyui)
     given = {one.name: with_models(load(one.name), one.replaced) for one in choices if one.fits}
+    older = {name: kinds for name, workflow in given.items() if (kinds := release.lacks(workflow))}
+    given = {name: workflow for name, workflow in given.items() if name not in older}
     texts = {f"{name}.json": written(workflow) for name, workflow in given.items()}
     own = {Path(path).name: path for path in extra}
     texts |= {Path(path).name: _own(path, text) for path, text in extra.items()}
     problems: list[dict[str, str]] = []
     notes: list[str] = []
-    release = Release.of(packs, comfyui) if texts else Release({}, frozenset())
     for name, text in texts.items():
         api, found = _looked_at(text, release)
         problems += [
@@ -270,7 +272,8 @@ def for_host(
         placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((_FILES / "input").iterdir())}
     return {
         "names": list(given),
-        "left_out": {one.name: _why_not(one) for one in choices if not one.fits},
+        "left_out": {one.name: _why_not(one) for one in choices if not one.fits}
+        | {name: f"needs {', '.join(kinds)}, which this older ComfyUI does not have" for name, kinds in older.items()},
         "archive": pack(placed),
         "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
         "notes": [_plain(note) for note in notes],
@@ -316,26 +319,39 @@ class Release:
 
     schemas: Schemas
     trusted: frozenset[str]
-    silent: tuple[str, ...] = ()
+    silent: tuple[str, ...]
+    recorded: Schemas
+    """What is recorded, of packs that are not here, too."""
 
     @classmethod
     def of(cls, packs: Mapping[str, Mapping[str, Any]], comfyui: str) -> Release:
         """Take what is recorded of these commits. Of others it is known which types there are, and no more."""
-        recorded, commits = workflow_schemas.recorded(), workflow_schemas.commits()
+        folder = workflow_schemas.recorded_in(comfyui)
+        recorded, commits = workflow_schemas.recorded(folder), workflow_schemas.commits(folder)
         here = {CORE: comfyui, **{name: str(pack["commit"]) for name, pack in packs.items()}}
         same = {pack for pack, commit in here.items() if commits.get(pack) == commit}
         promised = {kind for pack, entry in packs.items() if pack not in same for kind in entry["node_types"]}
         others = {kind for kind, one in recorded.items() if one.pack in here.keys() - same}
         silent = tuple(pack for pack, entry in packs.items() if pack not in same and not entry["node_types"])
         schemas = {kind: one for kind, one in recorded.items() if one.pack in same}
-        return cls(schemas, frozenset(promised | others), silent)
+        return cls(schemas, frozenset(promised | others), silent, {**workflow_schemas.recorded(), **recorded})
+
+    def lacks(self, workflow: Mapping[str, Any]) -> list[str]:
+        """Node types of ComfyUI that a workflow needs, and that an older one does not have."""
+        known = {*self.schemas, *self.trusted}
+        api = workflow_check.read(workflow, self.recorded)
+        return [
+            kind
+            for kind in workflow_check.unknown_types(api, known)
+            if kind in self.recorded and self.recorded[kind].pack == CORE
+        ]
 
 
 def _looked_at(text: str, release: Release) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
     """A workflow in API format, and what is wrong with it: what is found, what is needed and how to fix it."""
     api: dict[str, Any] = {}
     try:
-        api = workflow_check.read(json.loads(text), workflow_schemas.recorded())
+        api = workflow_check.read(json.loads(text), release.recorded)
         found = list(_wrong(api, release))
     except (ValueError, ConversionError) as error:
         found = [(str(error), _NEEDED, _SAVE)]
@@ -347,7 +363,7 @@ def _looked_at(text: str, release: Release) -> tuple[dict[str, Any], list[tuple[
 
 def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str, str]]:
     """What is found, what is needed and how to fix it."""
-    recorded = workflow_schemas.recorded()
+    recorded = release.recorded
     strange: set[str] = set()
     packs: set[str] = set()
     for id_, node in api.items():
@@ -369,7 +385,7 @@ def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str,
 
 def _unknown(name: str, api: Mapping[str, Any], release: Release) -> Iterator[str]:
     """Node types that a pack may have which does not say what it has."""
-    known = {*workflow_schemas.recorded(), *release.trusted}
+    known = {*release.recorded, *release.trusted}
     if kinds := workflow_check.unknown_types(api, known):
         yield (
             f"{name} needs the node type {', '.join(kinds)}, which may be of {', '.join(release.silent)}: "

@@ -96,9 +96,9 @@ def test_the_lock_is_not_empty() -> None:
         (("comfyui", "commit"), "F" * 40, f"comfyui.commit is no commit: {'F' * 40}"),
         (("comfyui", "version"), "latest", "comfyui.version is no version: 'latest'"),
         (("comfyui", "version"), 0.3, "comfyui.version is no version: 0.3"),
-        (("comfyui", "package", "sha256"), "", "comfyui.package.sha256 is no sha256: "),
-        (("comfyui", "package", "tree_sha256"), "a" * 63, f"comfyui.package.tree_sha256 is no sha256: {'a' * 63}"),
-        (("comfyui", "package", "bytes"), "1 GB", "comfyui.package.bytes is no number of bytes: '1 GB'"),
+        (("practice", "package", "sha256"), "", "practice.package.sha256 is no sha256: "),
+        (("practice", "package", "tree_sha256"), "a" * 63, f"practice.package.tree_sha256 is no sha256: {'a' * 63}"),
+        (("practice", "package", "bytes"), "1 GB", "practice.package.bytes is no number of bytes: '1 GB'"),
         (("new",), {"repository": "https://example.com/x.git"}, "new has a repository and no commit"),
         (("new",), {"name": "a", "version": "1.0"}, "new has a package and no sha256"),
         (("new",), [{"url": "https://example.com/x"}], "new[0] has an address and no sha256"),
@@ -132,15 +132,30 @@ def test_a_bad_requirement_is_seen(text: str, problem: str) -> None:
 def test_there_is_a_lock_for_every_choice() -> None:
     options = house.role_file("wanmetal", "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
     upstream = house.read(LOCKS / "upstream.yml")
-    pythons = [version for version in options["wanmetal_python"]["choices"] if version != "auto"]
     assert set(upstream["lanes"]) == set(options["wanmetal_lane"]["choices"])
-    for variant in options["wanmetal_variant"]["choices"]:
-        for lane in options["wanmetal_lane"]["choices"]:
-            assert f"{variant}-{lane}" in upstream["environments"]
-            for version in pythons:
-                text = (LOCKS / f"python/{variant}-{lane}-py{version.replace('.', '')}.txt").read_text()
-                pins = dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
-                limits = [Requirement(line) for line in upstream["lanes"][lane]["python_constraints"]]
-                broken = [one for one in limits if one.name in pins and pins[one.name] not in one.specifier]
-                assert broken == [], f"{variant}, {lane}, {version}"
-                assert {"torch", "torchaudio", "torchvision", "triton"} <= pins.keys()
+    names = [
+        (f"{variant}-{lane}", lane)
+        for variant in options["wanmetal_variant"]["choices"]
+        if variant != "practice"
+        for lane in options["wanmetal_lane"]["choices"]
+    ]
+    for name, lane in [*names, ("practice", "cu128")]:
+        assert name in upstream["environments"]
+        text = (LOCKS / f"python/{name}.txt").read_text()
+        limits = [Requirement(line) for line in upstream["lanes"][lane]["python_constraints"]]
+        for version in [one for one in options["wanmetal_python"]["choices"] if one != "auto"]:
+            pins = dict(pinned(text, version))
+            broken = [one for one in limits if one.name in pins and pins[one.name] not in one.specifier]
+            assert broken == [], f"{name}, {version}"
+            assert {"torch", "torchaudio", "torchvision", "triton"} <= pins.keys()
+
+
+def pinned(text: str, python: str) -> Iterator[tuple[str, str]]:
+    """Packages of a lock that a Python gets, each once."""
+    found: set[str] = set()
+    for line in re.findall(r"^(\S+==\S+(?: ; [^\\]+)?)", text, re.MULTILINE):
+        one = Requirement(line)
+        if one.marker is None or one.marker.evaluate({"python_full_version": f"{python}.0"}):
+            assert one.name not in found, f"{one.name} is there twice for Python {python}"
+            found.add(one.name)
+            yield one.name, str(one.specifier).removeprefix("==")

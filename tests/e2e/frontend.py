@@ -62,7 +62,7 @@ _ANSWERS: dict[str, Any] = {
 
 def pinned_version() -> str:
     """The version of the frontend that the locks pin."""
-    found = re.search(rf"^{PACKAGE}==(\S+)", locks.find("python/base-cu128-py311.txt").read_text(), re.MULTILINE)
+    found = re.search(rf"^{PACKAGE}==(\S+)", locks.find("python/base-cu128.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
 

@@ -24,7 +24,7 @@ from tests.worker import PROJECT, STATE, Worker, run
 
 pytestmark = pytest.mark.slow
 worker = Worker("packs1")
-LOCK = "python/wan-cu128-py311.txt"
+LOCK = "python/wan-cu128.txt"
 GITHUB = "https://github.com/"
 
 

@@ -18,7 +18,7 @@ SIZE, FRAMES = 64, 5
 LEFT_OUT = {"SDXL-Helper-FirstFrame": "ComfyUI knows SDXL and its ControlNet by their full size, 10 GB together"}
 
 # What takes the place of a node whose pack is not there: the input that passes on.
-_PASSES_ON = {"RIFE VFI": "frames", "LineartStandardPreprocessor": "image"}
+_PASSES_ON = {"FrameInterpolate": "images", "LineartStandardPreprocessor": "image"}
 # The same for nodes whose networks have one size, and come as compiled programs.
 _NEVER_THERE = {"DepthAnythingV2Preprocessor": "image", "DWPreprocessor": "image"}
 
@@ -76,7 +76,7 @@ def small(name: str, known: Mapping[str, Any], seed: int = 1, prompt: str = "") 
                 node["inputs"][key] = seed
         if prompt and node["_meta"]["title"].startswith("Positive prompt"):
             node["inputs"]["value" if "value" in node["inputs"] else "text"] = prompt
-        if node["class_type"] == "RIFE VFI" and "RIFE VFI" in known:
+        if node["class_type"] == "FrameInterpolate" and "FrameInterpolate" in known:
             frames = (frames - 1) * node["inputs"]["multiplier"] + 1
         _replace(graph, id_, known)
     made = next(node["inputs"] for node in graph.values() if node["class_type"] in ("CreateVideo", "VHS_VideoCombine"))

@@ -14,21 +14,21 @@ def test_upstream_is_well_formed() -> None:
     upstream = load("upstream")
     comfyui = upstream["comfyui"]
     assert re.fullmatch(r"[0-9a-f]{40}", comfyui["commit"])
-    assert re.fullmatch(r"[0-9a-f]{64}", comfyui["package"]["sha256"])
+    assert re.fullmatch(r"[0-9a-f]{64}", upstream["practice"]["package"]["sha256"])
     assert all(re.search("[=<>]", item) for lane in upstream["lanes"].values() for item in lane["python_constraints"])
 
 
 def test_an_own_folder_comes_first(tmp_path: Path) -> None:
     (tmp_path / "upstream.yml").write_text("comfyui: {version: mine}\n")
     assert load("upstream", str(tmp_path)) == {"comfyui": {"version": "mine"}}
-    assert find("python/base-cu128-py312.txt", str(tmp_path)).parent == SHIPPED / "python"
+    assert find("python/base-cu128.txt", str(tmp_path)).parent == SHIPPED / "python"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("missing", None, "there is no lock missing.yml in"),
-        ("python/base-cu999-py312.txt", None, "there is no lock python/base-cu999-py312.txt in"),
+        ("python/base-cu999.txt", None, "there is no lock python/base-cu999.txt in"),
         ("broken", "a: [", "broken.yml is no valid YAML"),
         ("list", "[a]", "list.yml must hold a mapping, found list"),
         ("../galaxy", None, "is no name of a lock"),
@@ -50,7 +50,7 @@ def test_an_own_folder_that_is_none(tmp_path: Path) -> None:
 
 def test_the_lookup_in_ansible(tmp_path: Path) -> None:
     (tmp_path / "own.yml").write_text("answer: 42\n")
-    names = "'upstream', 'own', 'python/base-cu128-py312.txt'"
+    names = "'upstream', 'own', 'python/base-cu128.txt'"
     ansible = [sys.executable, "-m", "ansible", "adhoc", "localhost", "-i", "localhost,", "-c", "local"]
     variables = ["-e", json.dumps({"wanmetal_locks_dir": str(tmp_path)})]
     task = ["-m", "ansible.builtin.debug", "-a", f"msg={{{{ lookup('wanmetal.comfyui.lock', {names}) }}}}"]
@@ -64,4 +64,4 @@ def test_the_lookup_in_ansible(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     message = json.loads(done.stdout[done.stdout.index("{") : done.stdout.rindex("}") + 1])["msg"]
-    assert message == [load("upstream"), {"answer": 42}, str(SHIPPED / "python/base-cu128-py312.txt")]
+    assert message == [load("upstream"), {"answer": 42}, str(SHIPPED / "python/base-cu128.txt")]

@@ -18,6 +18,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.python impo
     header,
     parse_lock,
     parse_source,
+    plain,
     read_group,
     without,
     write_sources,
@@ -59,7 +60,7 @@ def test_parse_lock() -> None:
     assert pins["numpy", "python_full_version < '3.12'"].wanted_by == ("base.in", "scipy")
 
 
-@pytest.mark.parametrize("name", ["base-cu128-py311", "base-cu128-py312", "uv", "deploy", "test"])
+@pytest.mark.parametrize("name", ["base-cu128", "practice", "uv", "deploy", "test"])
 def test_each_shipped_lock_is_complete(name: str) -> None:
     text = (ROOT / f"files/locks/python/{name}.txt").read_text()
     pins = parse_lock(text)
@@ -149,8 +150,11 @@ def test_other_failures_are_told_as_they_are(said: str) -> None:
 @pytest.mark.parametrize(
     ("target", "has", "lacks"),
     [
-        (Target("3.12", "linux"), ["--python-platform=linux", "--python-version=3.12"], ["--universal", "--upgrade"]),
-        (Target("3.11"), ["--universal"], ["--constraints=constraints", "--overrides=overrides"]),
+        (
+            Target("3.12"),
+            ["--universal", "--python-version=3.12"],
+            ["--upgrade", "--constraints=constraints", "--overrides=overrides"],
+        ),
         (Target("3.11", constraints=("a<1",)), ["--constraints=constraints"], []),
         (Target("3.11", only_binary=True), ["--only-binary=:all:"], []),
         (Target("3.11", overrides=("a",)), ["--overrides=overrides"], []),
@@ -177,13 +181,22 @@ def test_write_sources(tmp_path: Path) -> None:
     assert (tmp_path / "constraints").read_text() == "torch==2.10.0\n"
 
 
-@pytest.mark.parametrize("names", [["a/b"], ["a", "a"], ["constraints"], ["lock.txt"], ["-r"], [""]])
+@pytest.mark.parametrize(
+    "names", [["a/b"], ["a", "a"], ["constraints"], ["lock.txt"], ["pyproject.toml"], ["-r"], [""]]
+)
 def test_names_of_sources(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(LockError, match="a source needs a name of its own"):
         write_sources(tmp_path, [(name, "x") for name in names], Target("3.12"))
 
 
+def test_what_goes_without_saying_on_linux_is_left_out() -> None:
+    mark = "platform_machine == 'x86_64' and sys_platform == 'linux'"
+    text = f"a==1 ; {mark} \\\nb==2 ; python_full_version < '3.12' and {mark} \\\n"
+    assert plain(text) == "a==1 \\\nb==2 ; python_full_version < '3.12' \\\n"
+
+
 def test_header() -> None:
+    assert header(["a"], Target("3.11", linux=True)).endswith("# Python 3.11, Linux on x86_64, from: a\n")
     assert header(["a", "b"], Target("3.12")).endswith("# Python 3.12, every platform, from: a, b\n")
     assert header(["a"], Target("3.12"), "Node packs: x 1").endswith("from: a\n# Node packs: x 1\n")
 
@@ -248,7 +261,7 @@ def test_with_uv(tmp_path: Path) -> None:
         arguments = {
             "dest": str(dest),
             "python_version": "3.11",
-            "platform": "x86_64-manylinux_2_35",
+            "linux": True,
             "sources": sources,
         }
         arguments["uv"] = str(Path(sys.executable).with_name("uv"))

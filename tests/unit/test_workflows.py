@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import pack, unpack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
 
@@ -207,8 +207,31 @@ def test_a_host_gets_what_it_has_the_models_and_packs_for() -> None:
 
 def test_without_packs_only_workflows_of_comfyuis_own_nodes() -> None:
     given = host(SETS, "fp8", {})
-    assert given["names"] == ["Native-TextToVideo", "Native-VideoToVideo"]
+    assert given["names"] == ["Native-SelfForcing-TextToVideo-60FPS", "Native-TextToVideo", "Native-VideoToVideo"]
     assert "lacks the node pack" in given["left_out"][FLAGSHIP]
+
+
+def test_the_practice_copy_gets_workflows_of_its_own_nodes() -> None:
+    given = host(SETS, "fp8", {}, comfyui=locks.load("upstream")["practice"]["commit"])
+    assert given["names"] == ["Native-TextToVideo", "Native-VideoToVideo"]
+    assert given["problems"] == []
+    why = given["left_out"]["Native-SelfForcing-TextToVideo-60FPS"]
+    assert why == "needs FrameInterpolationModelLoader, FrameInterpolate, which this older ComfyUI does not have"
+
+
+def test_the_practice_copy_has_schemas_of_its_own() -> None:
+    practice = locks.load("upstream")["practice"]["commit"]
+    folder = workflow_schemas.recorded_in(practice)
+    assert workflow_schemas.commits(folder) == {workflow_schemas.CORE: practice}
+    assert "FrameInterpolate" not in workflow_schemas.recorded(folder)
+    for name in given_names(practice):
+        api = to_api(workflows.load(name), workflow_schemas.recorded(folder))
+        assert workflow_check.problems(api, workflow_schemas.recorded(folder), strict=True) == [], name
+
+
+def given_names(comfyui: str) -> list[str]:
+    """What a host with every model gets."""
+    return list(host(list(CATALOGUE["sets"]), "fp8", {}, comfyui=comfyui)["names"])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ UMT5 = Model("umt5-xxl-fp8-e4m3fn-scaled", "umt5-xxl-fp16")
 VAE = Model("wan-2-1-vae")
 CLIP_VISION = Model("clip-vision-h")
 LIGHTX2V_T2V, LIGHTX2V_I2V = Model("kj-lightx2v-t2v-14b-lora-rank32"), Model("kj-lightx2v-i2v-14b-480p-rank64")
-RIFE = Model("rife49", "rife47")
+RIFE = Model("rife426")
 UPSCALER = Model("4x-lsdir")
 
 Source = Callable[[Workflow], None]
@@ -164,17 +164,8 @@ def save(w: Workflow, frames: Node | Output, fps: float = 16.0, audio: Output | 
 def interpolate(w: Workflow, frames: Node | Output, multiplier: int, title: str) -> Node:
     """Put new frames between those that there are."""
     w.sets("interpolation_multiplier", title, "multiplier")
-    return w.add(
-        "RIFE VFI",
-        title,
-        frames=frames,
-        ckpt_name=RIFE,
-        clear_cache_after_n_frames=10,
-        multiplier=multiplier,
-        fast_mode=True,
-        ensemble=True,
-        scale_factor=1.0,
-    )
+    model = w.add("FrameInterpolationModelLoader", "Interpolation model", model_name=RIFE)
+    return w.add("FrameInterpolate", title, interp_model=model, images=frames, multiplier=multiplier)
 
 
 def upscale(w: Workflow, frames: Node | Output, scale: float = 0.5) -> Node:

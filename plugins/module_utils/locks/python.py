@@ -21,6 +21,8 @@ else:
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _PIN = re.compile(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)(?: ; ([^\\]*?))?(?: \\)?$")
 _COMMENT = re.compile(r"(^|\s)#.*$")
+LINUX = "platform_machine == 'x86_64' and sys_platform == 'linux'"
+"""The marker of every package in a lock that is made for these hosts alone, where it goes without saying."""
 
 
 class LockError(Exception):
@@ -173,7 +175,7 @@ def command(uv: str, python: str, sources: Sequence[str], target: Target) -> lis
         *sources,
         *(["--constraints=constraints"] if target.constraints else []),
         *(["--overrides=overrides"] if target.overrides else []),
-        *([f"--python-platform={target.platform}"] if target.platform else ["--universal"]),
+        "--universal",
         *(["--upgrade"] if target.upgrade else [f"--upgrade-package={name}" for name in target.upgrade_packages]),
         f"--python-version={target.python_version}",
         f"--python={python}",
@@ -187,10 +189,10 @@ def command(uv: str, python: str, sources: Sequence[str], target: Target) -> lis
 
 @dataclass(frozen=True)
 class Target:
-    """What is resolved for; an empty platform means every one."""
+    """What is resolved for: a Python and all later ones, on every platform or on the hosts' alone."""
 
     python_version: str
-    platform: str = ""
+    linux: bool = False
     constraints: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     upgrade: bool = False
@@ -202,7 +204,11 @@ def write_sources(folder: Path, sources: Sequence[tuple[str, str]], target: Targ
     """Write the sources (name, text) as files of these names, and return all requirements."""
     requirements: list[Requirement] = []
     for name, text in sources:
-        if not _NAME.fullmatch(name) or (folder / name).exists() or name in {"constraints", "overrides", "lock.txt"}:
+        if (
+            not _NAME.fullmatch(name)
+            or (folder / name).exists()
+            or name in {"constraints", "overrides", "lock.txt", "pyproject.toml"}
+        ):
             raise LockError(f"a source needs a name of its own, of letters, digits, '.', '_' and '-', found {name!r}")
         found = parse_source(name, text)
         requirements += found
@@ -210,12 +216,20 @@ def write_sources(folder: Path, sources: Sequence[tuple[str, str]], target: Targ
     for name, lines in (("constraints", target.constraints), ("overrides", target.overrides)):
         requirements += parse_source(f"the {name}", "\n".join(lines))
         (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if target.linux:
+        (folder / "pyproject.toml").write_text(f'[tool.uv]\nenvironments = ["{LINUX}"]\n', encoding="utf-8")
     return requirements
+
+
+def plain(text: str) -> str:
+    """Return a lock of the hosts' platform without its markers."""
+    return text.replace(f" ; {LINUX}", "").replace(f" and {LINUX}", "")
 
 
 def header(names: Sequence[str], target: Target, note: str = "") -> str:
     """Return the first lines of a lock."""
     return (
         "# Made by playbooks/lock.yml: change its sources, not this file.\n"
-        f"# Python {target.python_version}, {target.platform or 'every platform'}, from: {', '.join(names)}\n"
+        f"# Python {target.python_version}, {'Linux on x86_64' if target.linux else 'every platform'}, "
+        f"from: {', '.join(names)}\n"
     ) + (f"# {note}\n" if note else "")

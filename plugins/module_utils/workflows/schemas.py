@@ -112,6 +112,12 @@ def recorded(folder: Path = FOLDER) -> Schemas:
     return found
 
 
+def recorded_in(comfyui: str) -> Path:
+    """Return the folder of the schemas that were recorded with a commit of ComfyUI: the practice copy has its own."""
+    practice = FOLDER / "practice"
+    return practice if commits(practice)[CORE] == comfyui else FOLDER
+
+
 def commits(folder: Path = FOLDER) -> dict[str, str]:
     """Return the commits that the schemas were recorded with, by pack."""
     return {file.stem: _commit(file) for file in sorted(folder.glob("*.json"))}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PACK = Path(__file__).resolve().parent
-RIFE = PACK.parent / "ComfyUI-Frame-Interpolation/vfi_models/rife/rife_arch.py"
+RIFE = PACK.parents[1] / "comfy_extras/frame_interpolation_models"
 PATTERNS = {
     "ti2v": "diffusion_models/[^/]*ti2v",
     "flf2v": "diffusion_models/[^/]*flf2v",
@@ -34,14 +34,14 @@ PATTERNS = {
     "text_encoder": "text_encoders/",
     "image_encoder": "clip_vision/clip_vision_h",
     "upscaler": "upscale_models/",
-    "rife": "node_ckpts/ComfyUI-Frame-Interpolation/rife/rife4[789]",
+    "rife": "frame_interpolation/rife",
 }
 
 
 def kind_of(file: str) -> str:
     """The kind of a file, or nothing where there is no recipe."""
     kind = next((kind for kind, pattern in PATTERNS.items() if re.search(f"/{pattern}", file, re.IGNORECASE)), "")
-    return "" if kind == "rife" and not RIFE.is_file() else kind
+    return "" if kind == "rife" and not RIFE.is_dir() else kind  # ComfyUI of other times has no such nodes
 
 
 missing = [file for file in sys.argv[1:] if kind_of(file) and not Path(file).exists()]
@@ -140,7 +140,9 @@ def image_encoder() -> Weights:
 
 def rife() -> Weights:
     """The network that RIFE draws frames with, at its size."""
-    return random(runpy.run_path(str(RIFE))["IFNet"](arch_ver="4.7").state_dict())
+    from comfy_extras.frame_interpolation_models.ifnet import IFNet
+
+    return random(IFNet().state_dict())
 
 
 def text_encoder() -> Weights:
