@@ -1,6 +1,6 @@
-"""Workflows on node packs, rendered with the real packs, which WANMETAL_MIRROR offers, such as file:///srv/mirror/.
+"""Every workflow on the pinned ComfyUI with the real packs, which WANMETAL_MIRROR offers, such as file:///srv/mirror/.
 
-A mirror may lack files that no test needs. So the packs are mirrored with what it has, and pinned at commits of that.
+A mirror may lack files that no test needs. So all are mirrored with what it has, and pinned at commits of that.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 worker = Worker("packs1")
 LOCK = "python/wan-cu128.txt"
 GITHUB = "https://github.com/"
+NAMES = [name for name in workflows.index() if name not in rendering.LEFT_OUT]
 
 
 def mirrored(mirror: str, pack: dict[str, Any], to: Path) -> str:
@@ -33,10 +34,11 @@ def mirrored(mirror: str, pack: dict[str, Any], to: Path) -> str:
     name = pack["repository"].removeprefix(GITHUB).removesuffix(".git")
     git = ["git", "--git-dir", f"{mirror.removeprefix('file://').rstrip('/')}/{name}.git"]
     listed = run(*git, "ls-tree", "-r", "--format=%(objectname) %(path)", pack["commit"]).stdout.splitlines()
-    files = dict(line.split(" ", 1) for line in listed)
-    ids = "\n".join(files) + "\n"
+    files = [line.split(" ", 1) for line in listed]  # several may be the same
+    ids = "".join(f"{id_}\n" for id_, _unused in files)
     found = subprocess.run([*git, "cat-file", "--batch-check"], input=ids, capture_output=True, text=True, check=True)
-    there = [files[line.split()[0]] for line in found.stdout.splitlines() if line.split()[1] == "blob"]
+    lines = zip(files, found.stdout.splitlines(), strict=True)
+    there = [path for (_unused, path), line in lines if line.split()[1] == "blob"]
     script = PROJECT / "molecule/shared/mirror_repository"
     return run(script, mirror.rstrip("/"), name, pack["commit"], to, *there).stdout.split()[-1]
 
@@ -52,10 +54,10 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """A worker of variant wan."""
+    """A worker of variant wan, with models for all workflows."""
     mirror = os.environ.get("WANMETAL_MIRROR", "")
     if not mirror:
-        pytest.skip("WANMETAL_MIRROR is not set: workflows on node packs are NOT rendered")
+        pytest.skip("WANMETAL_MIRROR is not set: workflows are NOT rendered on the pinned ComfyUI with its packs")
     own = tmp_path_factory.mktemp("locks")
     lock, text = locks.load("custom_nodes"), locks.find(LOCK).read_text(encoding="utf-8")
     for name in lock["variants"]["wan"]:
@@ -63,6 +65,9 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         made = mirrored(mirror, pack, STATE / "store/mirror")
         text = text.replace(custom_nodes.label(name, pack["commit"]), custom_nodes.label(name, made))
         pack["commit"] = made
+    upstream = locks.load("upstream")
+    upstream["comfyui"]["commit"] = mirrored(mirror, upstream["comfyui"], STATE / "store/mirror")
+    (own / "upstream.yml").write_text(yaml.safe_dump(upstream), encoding="utf-8")
     (own / "python").mkdir()
     (own / LOCK).write_text(text, encoding="utf-8")
     (own / "custom_nodes.yml").write_text(yaml.safe_dump(lock), encoding="utf-8")
@@ -70,28 +75,27 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         "wanmetal_variant": "wan",
         "wanmetal_locks_dir": str(own),
         "wanmetal_mirrors": [{"prefix": GITHUB, "replacement": "file:///srv/wanmetal/mirror/"}],
-        "comfyui_source": "package",
         "comfyui_start_timeout": 300,
         "jupyterlab_enabled": False,
     }
     worker.remove()
     worker.up()
     worker.playbook("site.yml", "-e", json.dumps(settings))
-    tiny_worker.equip(worker, [*rendering.names_with_packs(), "Native-TextToVideo"])
+    tiny_worker.equip(worker, NAMES)
     with tiny_worker.forward(worker) as address:
         client = ComfyUIClient(address, 60)
         yield Deployed(client, client.object_info(), json.dumps(settings))
     worker.remove()
 
 
-@pytest.mark.parametrize("name", rendering.names_with_packs())
-def test_workflow_renders_with_real_packs(name: str, deployed: Deployed) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_renders(name: str, deployed: Deployed) -> None:
     rendering.prove(deployed.client, deployed.known, name)
 
 
 def test_verification_renders_wan(deployed: Deployed, tmp_path: Path) -> None:
     said = worker.playbook("playbooks/verify.yml", "-e", deployed.settings, "-e", f"verify_output_dir={tmp_path}")
-    assert "Native-TextToVideo, 256x256, 9 frames at 16 fps" in said
+    assert "Native-TextToVideo-1.3B, 256x256, 9 frames at 16 fps" in said
 
 
 def test_browser_opens_every_workflow(deployed: Deployed) -> None:

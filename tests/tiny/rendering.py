@@ -14,6 +14,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.png impor
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 
 SIZE, FRAMES = 64, 5
+MIDDLE = 24
 
 LEFT_OUT = {"SDXL-Helper-FirstFrame": "ComfyUI knows SDXL and its ControlNet by their full size, 10 GB together"}
 
@@ -50,11 +51,6 @@ def few() -> list[str]:
     return found
 
 
-def names_with_packs() -> list[str]:
-    """Workflows that packs have a part in."""
-    return [name for name, entry in workflows.index().items() if entry["packs"] and name not in LEFT_OUT]
-
-
 def models(wanted: Sequence[str]) -> list[str]:
     """The model files of some workflows, by their paths below the folder of models."""
     catalogue = locks.load("models")["files"]
@@ -87,7 +83,8 @@ def small(name: str, known: Mapping[str, Any], seed: int = 1, prompt: str = "") 
         first = next(node for node in graph.values() if node["class_type"] == "ImageFromBatch")
         inputs = {"image": [opened, 0], "upscale_method": "area", "width": SIZE, "height": SIZE, "crop": "center"}
         graph["small"] = {"class_type": "ImageScale", "inputs": inputs}
-        first["inputs"]["image"] = ["small", 0]
+        # Frames of the middle: at its beginning, the example hardly moves.
+        first["inputs"] |= {"image": ["small", 0], "batch_index": MIDDLE}
     return Small(graph, frames, (SIZE * scale, SIZE * scale), 16.0 if isinstance(rate, list) else float(rate))
 
 
@@ -116,7 +113,9 @@ def _shrink(inputs: dict[str, Any], kind: str, outpaints: bool) -> None:
 def _replace(graph: Graph, id_: str, known: Mapping[str, Any]) -> None:
     node = graph[id_]
     kind = node["class_type"]
-    if kind in _NEVER_THERE or (kind in _PASSES_ON and kind not in known):
+    if kind == "FrameInterpolationModelLoader" and kind not in known:
+        del graph[id_]
+    elif kind in _NEVER_THERE or (kind in _PASSES_ON and kind not in known):
         _relink(graph, id_, node["inputs"][(_PASSES_ON | _NEVER_THERE)[kind]])
     elif kind == "LoadWanVideoT5TextEncoder":  # of one size; the wrapper takes what ComfyUI's own encoder says, too
         graph[id_] = {

@@ -21,7 +21,15 @@ from . import sizes
 WEB_DIRECTORY = "web"
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 
-for _kind in ("clip_vision", "diffusion_models", "loras", "text_encoders", "upscale_models", "vae"):
+for _kind in (
+    "clip_vision",
+    "diffusion_models",
+    "loras",
+    "text_encoders",
+    "upscale_models",
+    "frame_interpolation",
+    "vae",
+):
     _folder = Path(folder_paths.get_user_directory()).parent / "tiny-models" / _kind
     folder_paths.add_model_folder_path(_kind, str(_folder))
 
