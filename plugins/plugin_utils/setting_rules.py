@@ -497,6 +497,8 @@ def _too_little_memory(limit: str, seen: Seen) -> str:
     """Compare with what services/handler gives a process that decodes, and with what is held of a job beside it."""
     names = ("enabled", "concurrency", "image_megapixels", "image_mb", "inline_mb")
     enabled, jobs, pixels, image_mb, inline_mb = (seen.settings[f"handler_{name}"] for name in names)
+    instances = seen.settings["comfyui_instances"]
+    jobs = jobs or (instances if isinstance(instances, int) else 1)
     size = re.fullmatch(r"([0-9]+)([KMGT]?)", limit)  # systemd counts in powers of 1024, which leaves a little more
     needed = 300 + 16 * image_mb + jobs * (64 + 24 * pixels + 12 * image_mb + 6 * inline_mb)
     if not enabled or not size or int(size[1]) * _SCALE[size[2]] >= needed:
@@ -552,7 +554,7 @@ _HANDLER: Rules = {
             "use the setting handler_… of that name",
         )
     ],
-    "handler_concurrency": [between(1, 16, "jobs")],
+    "handler_concurrency": [between(0, 16, "jobs")],
     "handler_queue": [between(1, 10_000, "jobs")],
     "handler_job_timeout": [between(10, 86_400, "seconds")],
     "handler_image_timeout": [between(1, 600, "seconds")],
@@ -576,6 +578,8 @@ _HANDLER: Rules = {
         Rule(_small_record, "room for a job: 4 times handler_image_mb and 2 times handler_inline_mb", "set more")
     ],
     "handler_inline_mb": [between(1, 200, "MB")],
+    "handler_video_mb": [between(1, 500, "MB")],
+    "handler_media_seconds": [between(1, 3600, "seconds")],
     "handler_bucket_link_hours": [between(1, 168, "hours")],
 }
 

@@ -53,7 +53,7 @@ def deliver(video: bytes, filename: str, job: str, settings: Settings) -> str:
     with closing(Limit(60)) as limit, TemporaryFile() as file:
         file.write(video)
         file.flush()
-        return output.deliver(file, filename, job, settings, limit)
+        return output.deliver(file, f"{job}.{filename.rpartition('.')[2]}", settings, limit, {}, 1e7)
 
 
 @pytest.mark.parametrize(("size", "parts"), [(1000, 1), (20_000_000, 3)])
@@ -68,7 +68,7 @@ def test_a_link_gives_the_video_that_was_put(bucket: Settings, size: int, parts:
 
 def test_a_bucket_that_is_not_there(bucket: Settings) -> None:
     other = Settings(**{**vars(bucket), "bucket_name": "other"})
-    with pytest.raises(JobError, match="the bucket did not take the video: NoSuchBucket"):
+    with pytest.raises(JobError, match="the bucket did not take the file: NoSuchBucket"):
         deliver(b"video", "x.mp4", "job", other)
 
 

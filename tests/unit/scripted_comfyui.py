@@ -23,8 +23,7 @@ GRAPH: dict[str, dict[str, Any]] = json.loads((HOME / "still.json").read_text(en
 WORKFLOW: dict[str, Any] = {
     "name": "still",
     "graph": GRAPH,
-    "settings": json.loads((HOME / "still-settings.json").read_text(encoding="utf-8"))
-    | {"video": ["Start image", "x"]},
+    "settings": json.loads((HOME / "still-settings.json").read_text(encoding="utf-8")),
 }
 
 

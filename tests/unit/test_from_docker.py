@@ -7,7 +7,8 @@ import pytest
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.legacy_env import TABLE
-from wanmetal_handler.request import FIELDS, OLD_NAMES
+from wanmetal_handler.inputs import KNOWN as INPUTS
+from wanmetal_handler.inputs import OLD_NAMES
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROWS = dict(
@@ -39,4 +40,6 @@ def test_the_task_takes_each_setting() -> None:
 
 def test_the_handler_s_document_has_each_field() -> None:
     text = (PROJECT / "docs/handler.md").read_text()
-    assert [name for name in [*FIELDS, *OLD_NAMES] if f"`{name}`" not in text] == []
+    named = [name for name in INPUTS if not name.startswith(("lora_1", "lora_2", "lora_3", "lora_4", "num_masks"))]
+    fields = ["image", "end_image", "positive_prompt", "positive_prompt_2", "negative_prompt", *named, *OLD_NAMES]
+    assert [name for name in fields if f"`{name}`" not in text] == []

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from wanmetal_handler import images, isolated
+from wanmetal_handler import isolated, media
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.limit import Limit
 from wanmetal_handler.settings import Networks, Settings
@@ -36,7 +36,7 @@ def picture(kind: str = "PNG", size: tuple[int, int] = (8, 4), mode: str = "RGB"
 def load(text: str, **settings: Any) -> Image.Image:
     given: dict[str, Any] = {"image_mb": 0.1, "image_megapixels": 0.01, "image_timeout": 30.0, "image_allow": LOOPBACK}
     with closing(Limit(60)) as limit:
-        result = Image.open(io.BytesIO(images.load(text, Settings(**(given | settings)), limit)))
+        result = Image.open(io.BytesIO(media.load("image", text, Settings(**(given | settings)), limit)[1]))
     assert result.format == "PNG"
     return result
 
@@ -112,7 +112,7 @@ def test_a_turned_image_is_made_upright_and_loses_its_metadata() -> None:
     upright = load(b64(picture("JPEG", exif=exif)))
     assert upright.size == (4, 8)
     assert not dict(upright.getexif())
-    assert b"where I live" not in images.upright(picture("JPEG", exif=exif), 1000)
+    assert b"where I live" not in media.upright(picture("JPEG", exif=exif), 1000)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(0, 0), (0x4000, 0x40), (0x8000, 0x80), (0xFFFF, 0xFF)])
@@ -250,7 +250,7 @@ def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(JobError, match="cannot be fetched: OSError"):
-        images.read("https://rebind.example/a.png", 1000, 1000, ())
+        media.read("image", "https://rebind.example/a.png", 1000, 1000, 60.0, ())
     assert (asked, went) == (["rebind.example"], [("93.184.216.34", 443)])
 
 
@@ -258,7 +258,7 @@ def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.Mon
     both = [(2, 1, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
     with pytest.raises(JobError, match="not on the public internet"):
-        images.read("http://both.example/", 1000, 1000, ())
+        media.read("image", "http://both.example/", 1000, 1000, 60.0, ())
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "168.63.129.16", "192.0.0.192", "100.100.100.200"])
@@ -281,7 +281,7 @@ def test_what_would_take_long_is_ended(what: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_decoder_that_wants_too_much_memory_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_PIXEL_BYTES", 0)
+    monkeypatch.setattr(media, "_PIXEL_BYTES", 0)
     with pytest.raises(JobError, match="needs more memory"):
         load(b64(picture(size=(6000, 6000))), image_mb=20, image_megapixels=40)
     assert load(b64(picture())).size == (8, 4)
@@ -377,4 +377,4 @@ def test_processes_with_strangers_data_have_no_secrets(monkeypatch: pytest.Monke
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert images.is_public(ipaddress.ip_address(address)) is public
+    assert media.is_public(ipaddress.ip_address(address)) is public

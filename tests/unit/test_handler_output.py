@@ -19,7 +19,8 @@ def deliver(data: bytes, filename: str, job: str, settings: Settings) -> str:
     with closing(Limit(60)) as limit, TemporaryFile() as video:
         video.write(data)
         video.flush()
-        return deliver_within(video, filename, job, settings, limit)
+        name = f"{job}.{filename.rpartition('.')[2].lower()}"
+        return deliver_within(video, name, settings, limit, {}, settings.inline_mb * 1e6)
 
 
 REFUSAL = b"<Error><Code>%s</Code><Message>no, s3cret</Message></Error>"
@@ -109,14 +110,14 @@ def test_a_refusal_that_passes_is_tried_again() -> None:
 def test_a_refusal_is_told_by_its_code_alone(refusal: tuple[int, bytes], code: str) -> None:
     with storage(*[refusal] * 9) as (bucket, _), pytest.raises(JobError) as caught:
         deliver(b"video", "x.mp4", "job-1", bucket)
-    assert str(caught.value) == f"the bucket did not take the video: {code}"
+    assert str(caught.value) == f"the bucket did not take the file: {code}"
     assert caught.value.kind == "bucket"
 
 
 def test_a_service_that_is_not_there() -> None:
     with storage() as (bucket, _):
         pass
-    with pytest.raises(JobError, match="the bucket did not take the video: "):
+    with pytest.raises(JobError, match="the bucket did not take the file: "):
         deliver(b"video", "x.mp4", "job-1", bucket)
 
 
@@ -127,5 +128,5 @@ def test_without_a_bucket_the_video_is_in_the_answer() -> None:
 
 
 def test_a_video_that_is_too_large_for_an_answer() -> None:
-    with pytest.raises(JobError, match=r"the video has 2\.0 MB, and an answer holds at most 1 MB: set up a bucket"):
+    with pytest.raises(JobError, match=r"the output has 2\.0 MB, and an answer holds at most 1 MB: set up a bucket"):
         deliver(bytes(2_000_000), "x.mp4", "job-1", Settings(inline_mb=1))

@@ -2,20 +2,33 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wanmetal_handler.failure import JobError, harmless
-from wanmetal_handler.request import (
-    FIELDS,
-    RequestError,
-    check,
-    shown,
-)
+from wanmetal_handler.inputs import KNOWN, Input, RequestError, shown
+from wanmetal_handler.inputs import check as check_inputs
 
+TEXT = Input("text", high=10_000)
+FIELDS = {
+    **{name: Input("image") for name in ("image", "end_image")},
+    **dict.fromkeys(("positive_prompt", "positive_prompt_2", "negative_prompt"), TEXT),
+    **{
+        name: KNOWN[name]
+        for name in KNOWN
+        if name[-1].isalpha() and not name.startswith(("lora_1", "lora_2", "lora_3", "lora_4", "num_m"))
+    },
+}
 ALL = [name for name in FIELDS if name != "end_image"]
+
+
+def check(request: object, fields: Collection[str]) -> dict[str, Any]:
+    return check_inputs(request, {name: FIELDS[name] for name in FIELDS if name in fields})
+
+
 GOOD = {"image": "https://example.com/a.png"}
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

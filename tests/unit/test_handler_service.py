@@ -24,8 +24,7 @@ from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WOR
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import many_scans
 from PIL import Image
 from wanmetal_handler import __main__ as program
-from wanmetal_handler import comfyui_client, images, isolated, render
-from wanmetal_handler import job as job_module
+from wanmetal_handler import comfyui_client, comfyuis, isolated, media, render
 from wanmetal_handler import jobs as jobs_module
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.job import Worker
@@ -240,7 +239,6 @@ def test_a_poll_that_is_not_answered_ends_no_job(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(render, "_GONE_AFTER_S", 0.8)
     monkeypatch.setattr(render, "_POLL_S", 0.2, raising=False)
     with scripted(takes_s=1.2, no_socket=True) as (fake, url), serving(tmp_path, url) as service:
-        service.worker.client.timeout_s = 1.0
 
         def hang(_: Any) -> None:
             fake.special.clear()
@@ -290,13 +288,13 @@ def test_a_job_waits_for_comfyui_as_long_as_it_may_take(tmp_path: Path, monkeypa
     asked: list[float] = []
     with scripted() as (fake, url), serving(tmp_path, url, job_timeout=500.0) as service:
         fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
-        machine = job_module._machine
+        look = comfyuis.ComfyUI.look
 
-        def noted(client: Any, tell: Any, limit: Limit) -> dict[str, Any]:
+        def noted(one: comfyuis.ComfyUI, limit: Limit) -> int:
             asked.append(limit.left())
-            return machine(client, tell, limit)
+            return look(one, limit)
 
-        monkeypatch.setattr(job_module, "_machine", noted)
+        monkeypatch.setattr(comfyuis.ComfyUI, "look", noted)
         service.accept("one", GOOD)
         until(lambda: asked)
     assert asked[0] == pytest.approx(500, abs=5)
@@ -498,7 +496,7 @@ def test_what_the_sdk_gives_again_is_done_again(status: str, tmp_path: Path) -> 
     with scripted() as (fake, url), serving(tmp_path, url) as service:
         done(service)
         record(tmp_path, f"UPDATE jobs SET status = '{status}', output = '{{}}'")  # noqa: S608 (the test's own)
-        handle = program.handler(service)
+        handle = service.run_job
         assert asyncio.run(handle({"id": "one", "input": GOOD, "attempt": 0})) == {}
         assert "video_url" in asyncio.run(handle({"id": "one", "input": GOOD, "attempt": 1}))
         record(tmp_path, f"UPDATE jobs SET status = '{status}', output = '{{}}'")  # noqa: S608 (the test's own)
@@ -546,7 +544,7 @@ def test_an_unforeseen_error_shows_nothing_of_the_job(
     def broken(*_: object, **__: object) -> bytes:
         raise KeyError("s3cret")
 
-    monkeypatch.setattr(images, "load", broken)
+    monkeypatch.setattr(media, "load", broken)
     caplog.set_level(logging.INFO)
     with scripted() as (_, url), serving(tmp_path, url) as service:
         job = done(service)
@@ -650,7 +648,7 @@ def test_old_jobs_are_forgotten(tmp_path: Path) -> None:
 
 def test_the_sdk_s_worker_does_the_same_jobs(tmp_path: Path) -> None:
     with scripted() as (_, url), serving(tmp_path, url) as service:
-        handle = program.handler(service)
+        handle = service.run_job
         result = asyncio.run(handle({"id": "one", "input": GOOD}))
         assert result["metadata"]["num_frames"] == 5
         assert asyncio.run(handle({"id": "one", "input": GOOD})) == result
@@ -660,8 +658,8 @@ def test_the_sdk_s_worker_does_the_same_jobs(tmp_path: Path) -> None:
 
 def test_a_job_that_the_record_has_lost_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scripted() as (_, url), serving(tmp_path, url) as service:
-        monkeypatch.setattr(service, "wait", lambda *_: None)
-        limited = asyncio.wait_for(program.handler(service)({"id": "one", "input": GOOD}), 2.0)
+        monkeypatch.setattr(service, "ended", lambda *_: asyncio.sleep(0))
+        limited = asyncio.wait_for(service.run_job({"id": "one", "input": GOOD}), 2.0)
         assert "the record has lost the job" in asyncio.run(limited)["error"]
 
 
@@ -669,7 +667,7 @@ def test_the_sdk_can_stop_a_job(tmp_path: Path) -> None:
     with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
 
         async def stopped() -> None:
-            task = asyncio.create_task(program.handler(service)({"id": "one", "input": GOOD}))
+            task = asyncio.create_task(service.run_job({"id": "one", "input": GOOD}))
             while not fake.queue["queue_running"]:
                 await asyncio.sleep(0.01)
             task.cancel()

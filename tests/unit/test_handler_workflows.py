@@ -10,10 +10,10 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, WORKFLOW
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wanmetal_handler.failure import JobError
 from wanmetal_handler.workflows import (
     Workflow,
     WorkflowError,
+    listed,
     load,
     models,
 )
@@ -35,7 +35,6 @@ def test_a_workflow_that_fits(still: Workflow) -> None:
     assert still.output == "6"
     assert still.fields["num_frames"] == ("4", "amount")
     assert still.fields["frame_rate"] is None
-    assert "video" not in still.fields
 
 
 @pytest.mark.parametrize(
@@ -70,7 +69,14 @@ def test_all_shipped_workflows_with_a_video_fit_and_the_flagship_has_the_image_s
     defaults = {"width": 720, "height": 1280, "num_frames": 81, "steps": 5, "cfg_scale": 1.0, "shift": 8.0}
     defaults |= {"lora_strength": 0.7, "interpolation_multiplier": 5, "final_frame_rate": 60}
     assert defaults.items() <= flagship.values(flagship.graph).items()
-    assert set(flagship.fields) - set(defaults) == {"image", "positive_prompt", "negative_prompt", "seed", "frame_rate"}
+    assert set(flagship.fields) - set(defaults) >= {"image", "positive_prompt", "negative_prompt", "seed", "frame_rate"}
+    assert {name for name, one in found.items() if "video" in one.inputs} == {
+        name for name, entry in shipped if "video" in entry["settings"]
+    }
+    for name, one in found.items():
+        example = one.described()["example"]["input"]
+        assert example.pop("workflow") == name
+        assert one.task(example).graph.keys() == one.graph.keys()
 
 
 def test_no_workflow_at_all(tmp_path: Path) -> None:
@@ -85,28 +91,25 @@ def test_values_reach_their_places_and_nothing_else_changes(
 ) -> None:
     before = copy.deepcopy(GRAPH)
     values = {"frame_rate": 16, "positive_prompt": prompt, "width": by_16 * 16, "num_frames": by_4 * 4 + 1}
-    graph = still.fill(values, "handler/one")
+    graph = still.task(values | {"image": "A"}).filled({"image": ""}, "handler/one")
     assert before == GRAPH
     assert graph["2"]["inputs"]["value"] == prompt
     assert graph["3"]["inputs"] == GRAPH["3"]["inputs"] | {"width": by_16 * 16}
     assert graph["4"]["inputs"]["amount"] == by_4 * 4 + 1
     assert graph["6"]["inputs"]["filename_prefix"] == f"handler/one-{list(GRAPH).index('6')}"
-    assert {key: graph[key] for key in ("1", "5", "7")} == {key: GRAPH[key] for key in ("1", "5", "7")}
+    assert {key: graph[key] for key in ("1", "5")} == {key: GRAPH[key] for key in ("1", "5")}
 
 
-@pytest.mark.parametrize("key", ["images", "gifs"])
-def test_the_video_is_found_in_both_shapes(still: Workflow, key: str) -> None:
-    listed = [
-        {"filename": "a.png"},
-        {"filename": "a.mp4", "subfolder": "x", "type": "temp", "format": "video/h264-mp4"},
+@pytest.mark.parametrize("key", ["images", "gifs", "audio"])
+def test_files_are_found_in_all_shapes(key: str) -> None:
+    found = {"filename": "a.mp4", "subfolder": "x", "type": "temp", "format": "video/h264-mp4"}
+    outputs = {"6": {key: [{"filename": "a.png"}, found, found], "text": ["x"], "n": 3}, "7": None}
+    expected = [
+        {"filename": "a.png", "subfolder": "", "type": "output"},
+        {"filename": "a.mp4", "subfolder": "x", "type": "temp"},
     ]
-    assert still.video({"6": {key: listed}}) == {"filename": "a.mp4", "subfolder": "x", "type": "temp"}
-
-
-@pytest.mark.parametrize("outputs", [{}, {"6": {}}, {"6": {"images": [{"filename": "a.png"}]}}, {"5": {"gifs": ["x"]}}])
-def test_no_video(still: Workflow, outputs: dict[str, Any]) -> None:
-    with pytest.raises(JobError, match="node 'Save' gave no video"):
-        still.video(outputs)
+    assert listed(outputs) == listed(outputs, "6") == expected
+    assert listed(outputs, "7") == listed(outputs, "8") == listed({}) == []
 
 
 def test_models_of_a_graph() -> None:

@@ -97,7 +97,7 @@ def test_comfyui_dies_in_the_middle_of_a_job(host: Host) -> None:
         assert time.monotonic() < deadline
     host.check_output("systemctl kill --signal=KILL comfyui")
     job = ended(host, hit)
-    assert (job["status"], job["failure"]["kind"]) == ("FAILED", "comfyui"), job
+    assert job["status"] == "COMPLETED", job  # rendered once more
     assert ended(host, next_)["status"] == "COMPLETED"
     assert left_behind(host) == ""
 

@@ -48,6 +48,10 @@ class PromptFailedError(ComfyUIError):
         self.node = node or {}
 
 
+class PromptLostError(PromptFailedError):
+    """ComfyUI has forgotten a graph, as it does when it is restarted."""
+
+
 class PromptTimeoutError(ComfyUIError):
     """A graph was not finished in time."""
 
@@ -90,11 +94,11 @@ class ComfyUIClient:
                 raise BadAnswerError(f"{self.url}/queue answered without {key}. Is this ComfyUI?")
         return found
 
-    def submit(self, graph: Graph, front: bool = False, **further: str) -> str:
+    def submit(self, graph: Graph, front: bool = False, **further: Any) -> str:
         """Queue a graph in API format, before all others with ``front``, and return its id.
 
-        Further are ``prompt_id``, the id that it is to have, and ``client_id``, that of the websocket which is told how
-        it goes.
+        Further are ``prompt_id``, the id that it is to have, ``client_id``, that of the websocket which is told how it
+        goes, and ``extra_data``.
         """
         status, answer = self._json("POST", "/prompt", {"prompt": graph, "front": front, **further})
         errors = answer.get("node_errors")
@@ -177,7 +181,7 @@ class ComfyUIClient:
     def assert_known(self, prompt_id: str) -> None:
         """Fail where a graph is neither waiting nor running nor finished."""
         if self._state(prompt_id) is None and self.history(prompt_id) is None:
-            raise PromptFailedError("ComfyUI knows nothing of the graph any longer. Was it restarted?")
+            raise PromptLostError("ComfyUI knows nothing of the graph any longer. Was it restarted?")
 
     def _state(self, prompt_id: str) -> str | None:
         queue = self.queue()

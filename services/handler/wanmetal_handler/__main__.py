@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from . import api, isolated
-from .failure import JobError
 from .job import Worker
-from .jobs import OPEN, Job, Jobs
-from .request import IMAGES
+from .jobs import Jobs
 from .settings import Settings
 from .workflows import WorkflowError
 
@@ -39,7 +36,8 @@ def main() -> int:
     except (OSError, ValueError, KeyError, WorkflowError) as error:
         sys.exit(f"the handler cannot start: {error}")
     if local:
-        serve(Jobs(worker), arguments.rp_api_port, int(len(IMAGES) * settings.image_mb * 4e6 / 3) + 1_000_000)
+        mb = 2 * settings.image_mb + 2 * settings.video_mb
+        serve(Jobs(worker), arguments.rp_api_port, int(mb * 4e6 / 3) + 1_000_000)
     else:
         work_for_runpod(worker)
     return 0
@@ -47,10 +45,10 @@ def main() -> int:
 
 def serve(jobs: Jobs, port: int, most_body: int) -> None:
     """Serve the local API."""
-    server = api.Server(("127.0.0.1", port), jobs, most_body)
-    signal.signal(signal.SIGTERM, lambda *_unused: threading.Thread(target=server.shutdown).start())
-    print(f"listening on http://127.0.0.1:{server.server_port}", file=sys.stderr, flush=True)
-    server.serve_forever(0.1)
+    signal.signal(signal.SIGTERM, lambda *_unused: None)  # what is left of it when the server has ended by it
+    with socket.create_server(("127.0.0.1", port), backlog=256) as listening:
+        print(f"listening on http://127.0.0.1:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
+        api.Server(jobs, most_body).run([listening])
     jobs.close()
 
 
@@ -61,32 +59,9 @@ def work_for_runpod(worker: Worker) -> None:
     # A job that a restart cuts off is RunPod's to give again, here or elsewhere.
     jobs = Jobs(worker, teller(runpod.serverless.progress_update), resume=False)
     runpod.serverless.start(
-        {"handler": handler(jobs), "concurrency_modifier": lambda _unused: worker.settings.concurrency}
+        {"handler": jobs.run_job, "concurrency_modifier": lambda _unused: worker.settings.concurrency}
     )
     jobs.close()
-
-
-def handler(jobs: Jobs) -> Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]:
-    """Return the function that the SDK calls with each job."""
-
-    async def handle(job: dict[str, Any]) -> dict[str, Any]:
-        id_ = str(job["id"])
-        found: Job | None = None
-        try:
-            attempt = job.get("attempt")  # a queue that does not count gives a job again when it is to be done again
-            await asyncio.to_thread(jobs.accept, id_, job.get("input"), attempt if isinstance(attempt, int) else None)
-            while not found or found["status"] in OPEN:
-                found = await asyncio.to_thread(jobs.wait, id_, 5.0)
-                if not found:
-                    raise JobError("internal", "the record has lost the job")  # noqa: TRY301
-        except asyncio.CancelledError:
-            await asyncio.to_thread(jobs.cancel, id_)
-            raise
-        except JobError as error:
-            return error.output()
-        return dict(found["output"])
-
-    return handle
 
 
 def teller(send: Callable[[dict[str, Any], Any], Any], every_s: float = 2.0) -> Callable[[str, dict[str, Any]], None]:

@@ -1,160 +1,295 @@
-"""The local API: /run, /runsync, /status, /cancel and /health, as RunPod's, for programs on this machine."""
+"""The local API: /run, /runsync, /status, /cancel and /health, as RunPod's, and /workflows, for this machine."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
 import logging
 import re
-import socket
 import sqlite3
 import threading
 import time
 import uuid
-from contextlib import nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from .failure import JobError
-from .jobs import RUNNING, Job, Jobs
+from .jobs import Job, Jobs, told
 
 _log = logging.getLogger("handler")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_WAIT_MS, _MOST_WAIT_MS = 90_000, 300_000
-_LINGER_S, _BODY_S = 5, 60
+_MOST_WAIT_MS = 300_000
+_DRAIN_S, _BODY_S, _HEALTH_S = 5, 60, 1.0
 _LARGE = 1_000_000
+_THERE_ARE = (
+    "there are: POST /run, POST /runsync, GET /status/ID, POST /cancel/ID, GET /health, GET /workflows, GET /docs"
+)
+_MUST = {
+    "id": "id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit",
+    "attempt": "attempt has to be a whole number, 0 or more",
+    "webhook": "webhook has to be an http(s) address without a user name",
+}
+Address = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$", max_length=2000)]
 
 
-class Server(ThreadingHTTPServer):
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Policy(_Strict):
+    """How long a job may take, in milliseconds."""
+
+    executionTimeout: int | None = Field(None, gt=5000, le=604_800_000)  # noqa: N815 (RunPod's name, as below)
+    ttl: int | None = Field(None, ge=10_000, le=604_800_000)
+    lowPriority: bool = False  # noqa: N815
+
+
+class Bucket(_Strict):
+    """Where the results of this job go."""
+
+    accessId: str = Field(max_length=200)  # noqa: N815
+    accessSecret: str = Field(max_length=200)  # noqa: N815
+    bucketName: str = Field(max_length=200)  # noqa: N815
+    endpointUrl: Address  # noqa: N815
+    region: str | None = Field(None, max_length=50)
+
+
+class JobRequest(_Strict):
+    """A job."""
+
+    input: Any = Field(description="What the workflow is given; /workflows tells what it may be")
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    attempt: int = Field(0, ge=0, lt=2**31)
+    webhook: Address | None = None
+    policy: Policy | None = None
+    s3Config: Bucket | None = None  # noqa: N815
+
+
+class JobAnswer(BaseModel):
+    """A job as it stands."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    status: str
+    output: Any = None
+    error: str | None = None
+    failure: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
+    delayTime: int | None = None  # noqa: N815
+    executionTime: int | None = None  # noqa: N815
+
+
+class Refusal(BaseModel):
+    """Why a request is refused."""
+
+    model_config = ConfigDict(extra="allow")
+    error: str
+
+
+class Server(uvicorn.Server):
     """Serves the jobs."""
 
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 256
+    def __init__(self, jobs: Jobs, most_body: int) -> None:
+        settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
+        settings |= {
+            "timeout_keep_alive": 60,
+            "timeout_graceful_shutdown": 5,
+            "lifespan": "off",
+            "proxy_headers": False,
+        }
+        app = application(jobs, most_body)
+        self.large = app.state.large
+        super().__init__(uvicorn.Config(_Local(app), **settings))
+        self._jobs = jobs
 
-    def __init__(self, address: tuple[str, int], jobs: Jobs, most_body: int) -> None:
-        self.jobs, self.most_body = jobs, most_body
-        self.large = threading.BoundedSemaphore(2)  # more at a time could fill the memory
-        super().__init__(address, Endpoint)
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection after its caller: closed while a refused body is on its way, it would lose the answer."""
-        until = time.monotonic() + _LINGER_S
-        with contextlib.suppress(OSError):
-            request.shutdown(socket.SHUT_WR)
-            request.settimeout(1)
-            while request.recv(65_536) and time.monotonic() < until:
-                pass
-        self.close_request(request)
-
-    def handle_error(self, *_unused: object) -> None:
-        """Say nothing: a caller that went away is no news."""
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Answer those who wait, and end."""
+        threading.Thread(target=self._jobs.release).start()  # not here: this thread may hold the lock
+        super().handle_exit(sig, frame)
 
 
-class Endpoint(BaseHTTPRequestHandler):
-    """One connection."""
+class _Local:
+    """Refuses what a web page makes a browser send here."""
 
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "wanmetal-handler", ""
-    error_content_type, error_message_format = "application/json", '{"error": "this is no request that is understood"}'
-    timeout = 60
-    disable_nagle_algorithm = True
-    server: Server
+    def __init__(self, app: Any) -> None:
+        self._app = app
 
-    def do_GET(self) -> None:
-        """Answer everything."""
-        try:
-            status, answer = self._answer()
-        except JobError as error:
-            status, answer = error.details.get("status", 400), {**error.output(), "status": "REFUSED"}
-        except sqlite3.Error as error:
-            _log.error("the record cannot be used: %s", error)
-            status, answer = 503, {"error": "the record of the jobs cannot be written; is the disk full?"}
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(data)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            named = headers.get("host", "")
+            try:
+                host = urlsplit(f"//{named}").hostname
+            except ValueError:
+                host = None
+            # The page at /docs asks, too.
+            own = headers.get("origin", f"http://{named}") == f"http://{named}"
+            site = headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
+            if host not in {"127.0.0.1", "localhost", "::1"} or not own or not site:
+                error = _refused("only programs on this machine are answered, by the name 127.0.0.1 or localhost", 403)
+                await _drain(receive)
+                await _answer(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
-    do_POST = do_GET  # noqa: N815 (the name is the library's)
 
-    def log_message(self, *_unused: object) -> None:
-        """Say nothing: requests hold what is nobody else's business."""
+async def _drain(receive: Receive) -> None:
+    """Take what is on its way: a caller whose connection is closed before loses the answer."""
 
-    def _answer(self) -> tuple[int, dict[str, Any]]:
-        self.close_connection, self._keep = True, self.close_connection  # unless the body is read
-        self._assert_local()
-        parts, jobs = urlsplit(self.path), self.server.jobs
-        job: Job | None
-        match (self.command, *parts.path.split("/")[1:]):
-            case ("POST", "run"):
-                job = self._accepted("")
-                return 200, {"id": job["id"], "status": job["status"]}
-            case ("POST", "runsync"):
-                seconds = _wait_s(parts.query)
-                job = jobs.wait(self._accepted("sync-")["id"], seconds)
-            case ("GET" | "POST", "status", id_):
-                self._body()
-                job = jobs.get(id_)
-            case ("POST", "cancel", id_):
-                self._body()
-                job = jobs.cancel(id_)
-            case ("GET" | "POST", "health"):
-                self._body()
-                good, health = jobs.health()
-                return 200 if good else 503, health
-            case _:
-                raise _refused("there are: POST /run, POST /runsync, GET /status/ID, POST /cancel/ID, GET /health", 404)
-        if job is None:
-            raise _refused("there is no job of this id", 404)
-        return 200, told(job)
+    async def rest() -> None:
+        while (await receive()).get("more_body"):
+            pass
 
-    def _accepted(self, prefix: str) -> Job:
-        """Read a request and take it on. Nothing of it is held while somebody waits for its end."""
-        with self.server.large if self._length() > _LARGE else nullcontext():
-            given = _request(self._body())
-            id_ = given.get("id") or f"{prefix}{uuid.uuid4()}"
-            return self.server.jobs.accept(id_, given["input"], given.get("attempt", 0))
-
-    def _body(self) -> bytes:
-        length = self._length()
-        data, deadline = bytearray(), time.monotonic() + _BODY_S
-        while len(data) < length:
-            part = self.rfile.read1(min(length - len(data), 1 << 20))
-            if not part or time.monotonic() > deadline:
-                raise _refused("the request was cut off")
-            data += part
-        self.close_connection = self._keep
-        return bytes(data)
-
-    def _length(self) -> int:
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdigit()):
-            raise _refused("the request needs a Content-Length, as a number", 411)
-        if int(length) > self.server.most_body:
-            raise _refused(f"the request has {length} bytes; at most {self.server.most_body} are taken", 413)
-        return int(length)
-
-    def _assert_local(self) -> None:
-        """Refuse what a web page makes a browser send here."""
-        try:
-            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        except ValueError:
-            host = None
-        site = self.headers.get("Sec-Fetch-Site", "none")
-        if host not in {"127.0.0.1", "localhost", "::1"} or "Origin" in self.headers or site != "none":
-            raise _refused("only programs on this machine are answered, by the name 127.0.0.1 or localhost", 403)
+    try:
+        await asyncio.wait_for(rest(), _DRAIN_S)
+    except (TimeoutError, asyncio.TimeoutError):
+        return
 
 
 def _refused(why: str, status: int = 400) -> JobError:
     return JobError("request", why, status=status)
 
 
-def _request(body: bytes) -> dict[str, Any]:
+def _answer(error: JobError) -> JSONResponse:
+    return JSONResponse({**error.output(), "status": "REFUSED"}, error.details.get("status", 400))
+
+
+def application(jobs: Jobs, most_body: int) -> FastAPI:
+    """The API, described at /docs."""
+    refusals: dict[int | str, Any] = {status: {"model": Refusal} for status in (400, 403, 404, 411, 413, 429, 503)}
+    app = FastAPI(title="wanmetal handler", version="1", redoc_url=None, responses=refusals)
+    app.state.large = large = asyncio.Semaphore(2)  # more large ones at a time could fill the memory
+    asked = asyncio.Lock()
+    health: dict[str, Any] = {"at": 0.0}
+    body = {"required": True, "content": {"application/json": {"schema": _schema(jobs)}}}
+    told_job: dict[str, Any] = {"response_model": JobAnswer}
+
+    @app.exception_handler(JobError)
+    async def refused(_request: Request, error: JobError) -> JSONResponse:
+        return _answer(error)
+
+    @app.exception_handler(sqlite3.Error)
+    async def full(_request: Request, error: sqlite3.Error) -> JSONResponse:
+        _log.error("the record cannot be used: %s", error)
+        return JSONResponse({"error": "the record of the jobs cannot be written; is the disk full?"}, 503)
+
+    @app.exception_handler(HTTPException)
+    async def strange(request: Request, error: HTTPException) -> JSONResponse:
+        await _drain(request.receive)
+        return JSONResponse({"error": _THERE_ARE}, error.status_code, error.headers)
+
+    async def accepted(request: Request, prefix: str) -> Job:
+        """Read a request and take it on. Nothing of it is held while somebody waits for its end."""
+        async with AsyncExitStack() as held:
+            length = request.headers.get("content-length", "")
+            if not length and "transfer-encoding" not in request.headers:
+                raise _refused("the request needs a body, with its Content-Length", 411)
+            if not length or int(length) > _LARGE:
+                await held.enter_async_context(large)
+            data = bytearray()
+
+            async def read() -> None:
+                async for part in request.stream():
+                    if len(data) <= most_body:
+                        data.extend(part)
+
+            if length and int(length) > most_body:
+                await _drain(request.receive)
+                raise _refused(f"the request has {length} bytes; at most {most_body} are taken", 413)
+            try:
+                await asyncio.wait_for(read(), _BODY_S)
+            except (TimeoutError, asyncio.TimeoutError, ClientDisconnect) as error:
+                raise _refused("the request was cut off") from error
+            if len(data) > most_body:
+                raise _refused(f"the request is too large; at most {most_body} bytes are taken", 413)
+            return await asyncio.to_thread(_accepted, jobs, bytes(data), prefix)
+
+    @app.post("/run", openapi_extra={"requestBody": body}, **told_job)
+    async def run(request: Request) -> Any:
+        """Accept a job."""
+        job = await accepted(request, "")
+        return JSONResponse({"id": job["id"], "status": job["status"]})
+
+    @app.post("/runsync", openapi_extra={"requestBody": body}, **told_job)
+    async def runsync(request: Request, wait: str = "90000") -> Any:
+        """Accept a job, and wait so many milliseconds for its end."""
+        if not (wait.isascii() and wait.isdigit() and len(wait) < 8 and int(wait) <= _MOST_WAIT_MS):
+            raise _refused(f"wait has to be milliseconds, at most {_MOST_WAIT_MS}")
+        job = await accepted(request, "sync-")
+        return _told(await jobs.ended(job["id"], int(wait) / 1000))
+
+    @app.api_route("/status/{id}", methods=["GET", "POST"], **told_job)
+    def status(id: str) -> Any:
+        """Tell how a job stands."""
+        return _told(jobs.get(id))
+
+    @app.post("/cancel/{id}", **told_job)
+    async def cancel(id: str) -> Any:
+        """Take a job out of the queue, or stop it."""
+        await asyncio.to_thread(jobs.stop, id)
+        return _told(await jobs.ended(id, 10.0))
+
+    @app.api_route("/health", methods=["GET", "POST"])
+    async def healthy() -> Any:
+        """Tell how the handler and each ComfyUI are."""
+        async with asked:
+            if time.monotonic() - health["at"] > _HEALTH_S:
+                health.update(found=await asyncio.to_thread(jobs.health), at=time.monotonic())
+            good, found = health["found"]
+        return JSONResponse(found, 200 if good else 503)
+
+    @app.get("/workflows")
+    def listed() -> Any:
+        """Tell the inputs of each workflow, their ranges and defaults, with an example."""
+        return JSONResponse(jobs.worker.described())
+
+    return app
+
+
+def _told(job: Job | None) -> JSONResponse:
+    if job is None:
+        raise _refused("there is no job of this id", 404)
+    return JSONResponse(told(job))
+
+
+def _schema(jobs: Jobs) -> dict[str, Any]:
+    """What a request may be: a job whose input fits one of the workflows."""
+    found: dict[str, Any] = JobRequest.model_json_schema()
+    # Links into itself would lead out of the document that it becomes a part of.
+    text = json.dumps(found)
+    for name, inner in found.pop("$defs").items():
+        text = text.replace(json.dumps({"$ref": f"#/$defs/{name}"}), json.dumps(inner))
+    schema = json.loads(text)
+    schema.pop("$defs", None)
+    inputs = []
+    for number, (name, workflow) in enumerate(jobs.worker.workflows.items()):
+        one = workflow.described()["inputs"]
+        one["properties"]["workflow"] = {"const": name}
+        if number:
+            one["required"] = [*one["required"], "workflow"]
+        inputs.append({"title": name, **one})
+    if jobs.worker.settings.raw_workflows:
+        files = {"type": "array", "items": {"type": "object"}}
+        inner = {
+            "workflow": {"type": "object"},
+            "images": files,
+            "files": files,
+            "comfy_org_api_key": {"type": "string"},
+        }
+        inputs.append({"title": "a graph", "type": "object", "properties": inner, "required": ["workflow"]})
+    schema["properties"]["input"] = {"anyOf": inputs}
+    return dict(schema)
+
+
+def _accepted(jobs: Jobs, body: bytes, prefix: str) -> Job:
     def no_number(name: str) -> float:
         raise ValueError(name)
 
@@ -164,33 +299,13 @@ def _request(body: bytes) -> dict[str, Any]:
         raise _refused('the request is no JSON of the form {"input": {…}}') from error
     if not isinstance(given, dict) or "input" not in given:
         raise _refused('the request has to be of the form {"input": {…}}')
-    if strange := sorted(given.keys() - {"attempt", "id", "input"}):
-        names = ", ".join(ascii(name)[:40] for name in strange[:5])
-        raise _refused(f"beside input there may be id and attempt, found: {names}")
-    attempt = given.get("attempt", 0)
-    if not isinstance(attempt, int) or isinstance(attempt, bool) or not 0 <= attempt < 2**31:
-        raise _refused("attempt has to be a whole number, 0 or more")
-    if "id" in given and not (isinstance(given["id"], str) and _ID.fullmatch(given["id"])):
-        raise _refused("id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit")
-    return given
-
-
-def _wait_s(query: str) -> float:
-    text = parse_qs(query).get("wait", [str(_WAIT_MS)])[0]
-    if not (text.isascii() and text.isdigit() and len(text) < 8 and int(text) <= _MOST_WAIT_MS):
-        raise _refused(f"wait has to be milliseconds, at most {_MOST_WAIT_MS}")
-    return int(text) / 1000
-
-
-def told(job: Job) -> dict[str, Any]:
-    """A job as RunPod tells it."""
-    answer: dict[str, Any] = {"id": job["id"], "status": job["status"]}
-    if result := job["output"]:
-        answer |= result if "error" in result else {"output": result}
-    elif job["status"] == RUNNING and job["progress"]:
-        answer["progress"] = job["progress"]
-    if job["started"]:
-        answer["delayTime"] = round((job["started"] - job["created"]) * 1000)
-        if job["finished"]:
-            answer["executionTime"] = round((job["finished"] - job["started"]) * 1000)
-    return answer
+    try:
+        asked = JobRequest.model_validate(
+            {name: value for name, value in given.items() if name != "input"} | {"input": 0}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field, why = ascii(".".join(map(str, first["loc"])))[1:-1][:80], re.sub(r"[^ -~]", "?", first["msg"])
+        raise _refused(_MUST.get(field) or f"{field}: {why}") from error
+    options = asked.model_dump(include={"webhook", "policy", "s3Config"}, exclude_none=True)
+    return jobs.accept(asked.id or f"{prefix}{uuid.uuid4()}", given["input"], asked.attempt, options)

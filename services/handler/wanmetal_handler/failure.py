@@ -1,4 +1,4 @@
-"""Why a job gave no video, in words that anybody may read."""
+"""Why a job gave nothing, in words that anybody may read."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class JobError(Exception):
         message = harmless(str(self), secrets)
         details = {key: harmless(value, secrets) for key, value in self.details.items()}
         return {"error": message, "failure": {"kind": self.kind, "message": message, **details}}
+
+
+class LostError(JobError):
+    """A ComfyUI that has ended while it had the job, which another may do."""
 
 
 def cancelled() -> JobError:

@@ -121,10 +121,15 @@ def run(limit: Limit, seconds: float, memory: int, task: str, *arguments: Any) -
 
 def serve() -> None:
     """Fork a process for each connection that comes, until the service ends."""
-    from . import images, output
+    from . import convert, media, output
 
-    tasks: dict[str, Callable[..., bytes]] = {"image": images.read, "put": output.put}
-    images.prepare()
+    tasks: dict[str, Callable[..., bytes]] = {
+        "read": media.read,
+        "put": output.put,
+        "post": media.post,
+        "convert": convert.convert,
+    }
+    media.prepare()
     if os.environ.get("BUCKET_ENDPOINT_URL"):
         output.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

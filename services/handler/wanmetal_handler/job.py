@@ -1,4 +1,4 @@
-"""One job from its request to its video and its receipt."""
+"""One job from its request to what it makes and its receipt."""
 
 from __future__ import annotations
 
@@ -9,113 +9,130 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from . import images, output, request, workflows
+from . import isolated, media, output, workflows
 from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
-from .failure import JobError
+from .comfyuis import ComfyUI, ComfyUIs
+from .failure import JobError, LostError
+from .inputs import RequestError
 from .limit import Limit
 from .render import Listener, Tell, render
 from .settings import Settings
+from .workflows import Task
 
 FOLDER = "handler"
 """The folder in ComfyUI's input and output that is the handler's own."""
+_TRIES = 2
+_CONVERT_S, _CONVERT_BYTES = 30.0, 800_000_000
 _log = logging.getLogger("handler")
+Options = Mapping[str, Any]
 
 
 class Worker:
-    """Does jobs, with one ComfyUI."""
+    """Does jobs, with the host's ComfyUIs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.client = ComfyUIClient(settings.comfyui_url, timeout_s=60)
+        self.comfyuis = ComfyUIs(settings.comfyui_url, settings.concurrency)
         self.workflows = workflows.load(Path(settings.workflows))
 
-    def check(self, given: object) -> tuple[workflows.Workflow, dict[str, Any]]:
-        """Return the workflow and the values that a request asks for; raise RequestError where it is refused."""
+    def check(self, given: object) -> Task | None:
+        """Return what a request asks for, or nothing where its graph has to be converted first.
+
+        Raises RequestError where it is refused.
+        """
         name = next(iter(self.workflows))
         if isinstance(given, Mapping) and "workflow" in given:
             name = given["workflow"]
+            if isinstance(name, Mapping) and self.settings.raw_workflows:
+                browsers = isinstance(name.get("nodes"), list)
+                return None if browsers else workflows.brought(given, self.settings.raw_nodes.split())
             if not isinstance(name, str) or name not in self.workflows:
-                raise request.RequestError(("workflow", name, f"one of {', '.join(self.workflows)}"))
+                also = " or a graph in API format" if self.settings.raw_workflows else ""
+                off = "; graphs of your own need handler_raw_workflows: true" if isinstance(name, Mapping) else ""
+                raise RequestError(("workflow", name, f"one of {', '.join(self.workflows)}{also}{off}"))
             given = {key: value for key, value in given.items() if key != "workflow"}
-        return self.workflows[name], request.check(given, self.workflows[name].fields)
+        return self.workflows[name].task(given)
 
     def do(
-        self, job: str, given: object, waited_s: float, tell: Tell, limit: Limit, after: ExitStack
+        self,
+        job: str,
+        given: Any,
+        waited_s: float,
+        tell: Tell,
+        limit: Limit,
+        after: ExitStack,
+        options: Options | None = None,
     ) -> dict[str, Any]:
-        """Return the answer to a request: the video, what it is like, and its receipt.
+        """Return the answer to a request: what was made, what it is like, and its receipt.
 
-        What is to be removed ``after`` the answer costs its caller no time.
+        What is to be removed ``after`` the answer costs its caller no time. Where a ComfyUI ends, another renders it.
         """
+        task, last = self.check(given), None
+        files: dict[str, tuple[str, bytes]] = {}
         seconds = {"queue": round(waited_s, 3)}
-        name = f"{job}-{secrets.token_hex(4)}"  # another at each attempt
-        client = ComfyUIClient(self.client.url, self.client.timeout_s)
+        for tries in range(1, _TRIES + 1):
+            run = _Run(self, job, tell, limit, after, seconds)
+            after.callback(self.clean, run.name)
+            with ExitStack() as held:
+                # A ComfyUI is asked while the media are read.
+                found = held.enter_context(ThreadPoolExecutor(1)).submit(run.ready, held, last)
+                held.callback(run.asking.end)
+                try:
+                    if task is None:
+                        task = self._converted(given, run.found(found)[0], limit)
+                    run.read(task, files)
+                    last, listener = run.found(found)
+                    return run.made(task, last, listener, files, options or {})
+                except LostError:
+                    if tries == _TRIES:
+                        raise
+                    _log.info("job %s: its ComfyUI has ended; another renders it", job)
+        raise AssertionError
 
-        @contextmanager
-        def stage(title: str) -> Iterator[None]:
-            limit.check()
-            tell({"stage": title})
-            started = time.monotonic()
-            try:
-                yield
-            except ComfyUIError as error:
-                limit.check()
-                raise JobError("comfyui", str(error)) from error
-            seconds[title] = round(seconds.get(title, 0.0) + time.monotonic() - started, 3)
+    def _converted(self, given: Mapping[str, Any], comfyui: ComfyUI, limit: Limit) -> Task:
+        try:
+            known = json.dumps(comfyui.client.object_info())
+        except ComfyUIError as error:
+            raise JobError("comfyui", str(error)) from error
+        try:
+            text = json.dumps(given["workflow"])
+            graph = json.loads(isolated.run(limit, _CONVERT_S, _CONVERT_BYTES, "convert", text, known))
+        except (TimeoutError, ChildProcessError) as error:
+            raise JobError("request", "the workflow needs too much time or memory to be converted") from error
+        return workflows.brought({**given, "workflow": graph}, self.settings.raw_nodes.split())
 
-        workflow, values = self.check(given)
-        hashes = {}
-        after.callback(self.clean, name)
-        with ExitStack() as opened:
-            opened.enter_context(limit.ending(client.abort))
-            video = opened.enter_context(TemporaryFile(dir=Path(self.settings.record).parent))
-            # ComfyUI is asked while the image is read.
-            asked = opened.enter_context(ThreadPoolExecutor(1)).submit(_ready, client, tell, limit, opened)
-            opened.callback(client.abort)
-            for which in [name for name in request.IMAGES if name in values]:
-                with stage("image"):
-                    picture = images.load(values[which], self.settings, limit)
-                asked.result()
-                with stage("upload"):
-                    values[which] = client.upload(f"{name}-{which}.png", picture, FOLDER)
-                hashes[which] = hashlib.sha256(picture).hexdigest()
-            machine, listener = asked.result()
-            with stage("render"):
-                graph = workflow.fill(values, f"{FOLDER}/{name}")
-                place = workflow.video(render(client, listener, workflow, graph, tell, limit, after))
-            with stage("fetch"):
-                client.view(place["filename"], place["subfolder"], place["type"], into=video)
-                video.flush()
-            data = output.content(video)
-            metadata = output.measured(data, place["filename"])
-            with stage("deliver"):
-                address = output.deliver(video, place["filename"], name, self.settings, limit)
-        parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
-        receipt = {
-            "workflow": workflow.name,
-            "workflow_sha256": hashlib.sha256(json.dumps(workflow.graph, sort_keys=True).encode()).hexdigest(),
-            "release": _read(self.settings.release).get("id"),
-            **machine,
-            "models": self.hashes(workflows.models(graph)),
-            "seed": parameters.get("seed"),
-            "parameters": parameters,
-            "images_sha256": hashes,
-            "video_sha256": hashlib.sha256(data).hexdigest(),
-            "video_bytes": len(data),
-            "seconds": seconds,
-        }
-        return {"video_url": address, "metadata": metadata, "receipt": receipt}
+    def described(self) -> dict[str, Any]:
+        """All workflows with their inputs, ranges, defaults and an example; choices are ComfyUI's own."""
+        found = {name: workflow.described() for name, workflow in self.workflows.items()}
+        schemas: dict[str, Any] = {}
+        for name, workflow in self.workflows.items():
+            for field, known in found[name]["inputs"]["properties"].items():
+                place = workflow.fields[field]
+                if not place or known["type"] != "string" or "x-kind" in known or "prompt" in field:
+                    continue
+                kind = workflow.graph[place[0]]["class_type"]
+                if kind not in schemas:
+                    with suppress(ComfyUIError):
+                        client = ComfyUIClient(self.comfyuis.all[0].client.url, 2.0)
+                        schemas[kind] = client.object_info(kind).get(kind, {}).get("input", {})
+                sections = schemas.get(kind, {})
+                entry = next((part[place[1]] for part in sections.values() if place[1] in part), [None])
+                choices = entry[0] if isinstance(entry[0], list) else dict(*entry[1:2]).get("options")
+                if isinstance(choices, list):
+                    known["enum"] = choices
+        return found
 
     def hashes(self, names: Sequence[str]) -> dict[str, str | None]:
-        """Hashes of model files by the names that a graph has for them; None where nobody proved one."""
-        proven = _read(self.settings.models).get("files", {}) if names else {}
+        """Hashes of model files by the names that a graph has for them; None where nobody verified one."""
+        verified = _read(self.settings.models).get("files", {}) if names else {}
         return {
-            name: next((proof.get("sha256") for path, proof in proven.items() if path.endswith(f"/{name}")), None)
+            name: next((proof.get("sha256") for path, proof in verified.items() if path.endswith(f"/{name}")), None)
             for name in names
         }
 
@@ -132,6 +149,166 @@ class Worker:
                 _log.warning("nothing is removed from %s: %s", folder, error.strerror)
 
 
+class _Run:
+    """One try of a job with one ComfyUI."""
+
+    def __init__(
+        self, worker: Worker, job: str, tell: Tell, limit: Limit, after: ExitStack, seconds: dict[str, float]
+    ) -> None:
+        self.worker, self.settings, self.job = worker, worker.settings, job
+        self.tell, self.limit, self.after, self.seconds = tell, limit, after, seconds
+        self.name = f"{job}-{secrets.token_hex(4)}"  # another at each try
+        self._inline = 0  # bytes that the answer holds
+        self.asking = Limit(limit.left() + 0.1)
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[None]:
+        """Tell of a part of the work, and measure it."""
+        self.limit.check()
+        self.tell({"stage": title})
+        started = time.monotonic()
+        try:
+            yield
+        except ComfyUIError as error:
+            self.limit.check()
+            raise (LostError if isinstance(error, NoAnswerError) else JobError)("comfyui", str(error)) from error
+        self.seconds[title] = round(self.seconds.get(title, 0.0) + time.monotonic() - started, 3)
+
+    def ready(self, held: ExitStack, last: ComfyUI | None) -> tuple[ComfyUI, Listener]:
+        """Wait for a ComfyUI, and listen to it."""
+        held.callback(self.asking.close)
+        with self.limit.ending(self.asking.end):
+            found = held.enter_context(
+                self.worker.comfyuis.one(self.asking, lambda: self.tell({"stage": "comfyui"}), last)
+            )
+            return found, Listener(found.client.url, self.limit, held)
+
+    def found(self, asked: Future[tuple[ComfyUI, Listener]]) -> tuple[ComfyUI, Listener]:
+        """Return what ``ready`` does."""
+        try:
+            return asked.result()
+        except JobError:
+            if self.limit.cancelled:
+                self.limit.check()
+            raise
+
+    def read(self, task: Task, files: dict[str, tuple[str, bytes]]) -> None:
+        """Read all media, unless an earlier try has."""
+        for name, one in task.media.items():
+            if name not in files:
+                with self.stage("image" if one.kind == "mask" else one.kind):
+                    files[name] = media.load(one.kind, one.text, self.settings, self.limit)
+
+    def made(
+        self,
+        task: Task,
+        comfyui: ComfyUI,
+        listener: Listener,
+        files: Mapping[str, tuple[str, bytes]],
+        options: Options,
+    ) -> dict[str, Any]:
+        """Render, and return the answer."""
+        comfyui.last = {"id": self.job, "status": "IN_PROGRESS"}
+        try:
+            answer = self._made(task, comfyui, listener, files, options)
+        except JobError:
+            comfyui.last = {"id": self.job, "status": "FAILED", "finished": time.time()}
+            raise
+        comfyui.last = {"id": self.job, "status": "COMPLETED", "finished": time.time()}
+        return answer
+
+    def _made(
+        self,
+        task: Task,
+        comfyui: ComfyUI,
+        listener: Listener,
+        files: Mapping[str, tuple[str, bytes]],
+        options: Options,
+    ) -> dict[str, Any]:
+        client, workflow, prefix = ComfyUIClient(comfyui.client.url, 60), task.workflow, f"{FOLDER}/{self.name}"
+        with self.limit.ending(client.abort):
+            names = {}
+            for number, (name, (suffix, data)) in enumerate(files.items()):
+                with self.stage("upload"):
+                    names[name] = client.upload(f"{self.name}-{number}.{suffix}", data, FOLDER)
+            with self.stage("render"):
+                graph = task.filled(names, prefix)
+                extra = {"extra_data": {"api_key_comfy_org": task.api_key}} if task.api_key else {}
+                shown = workflow if workflow.name else workflows.Workflow("", graph, {}, "")
+                outputs = render(client, listener, shown, graph, self.tell, self.limit, self.after, extra)
+            answer: dict[str, Any] = {}
+            if workflow.name:
+                places = [at for at in workflows.listed(outputs, workflow.output) if _is_video(at["filename"])][:1]
+                if not places:
+                    node = workflow.title(workflow.output)
+                    raise JobError("output", f"the graph came to its end, and node {node!r} gave no video")
+            else:
+                places = [at for at in workflows.listed(outputs) if at["type"] != "temp"]
+                answer = {} if places else {"status": "success_no_images", "images": []}
+            made = [self._delivered(task, client, place, number, options) for number, place in enumerate(places)]
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, (_unused, data) in files.items()}
+        receipt = {
+            "workflow": workflow.name or None,
+            "workflow_sha256": workflows.digest(workflow.graph if workflow.name else task.graph),
+            "release": _read(self.settings.release).get("id"),
+            **comfyui.machine,
+            "models": self.worker.hashes(workflows.models(graph)),
+        }
+        if not workflow.name:
+            for _address, _metadata, entry, _facts in made:
+                answer.setdefault(entry.pop("list"), []).append(entry)
+            receipt |= {"files_sha256": hashes, "outputs": [facts for *_unused, facts in made], "seconds": self.seconds}
+            return {**answer, "receipt": receipt}
+        [(address, metadata, _entry, facts)] = made
+        parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
+        receipt |= {
+            "seed": parameters.get("seed"),
+            "parameters": parameters,
+            "images_sha256": hashes,
+            "video_sha256": facts["sha256"],
+            "video_bytes": facts["bytes"],
+            "seconds": self.seconds,
+        }
+        return {"video_url": address, "metadata": metadata, "receipt": receipt}
+
+    def _delivered(
+        self, task: Task, client: ComfyUIClient, place: Mapping[str, str], number: int, options: Options
+    ) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Return where a file is, what a video is like, its entry among several, and facts for the receipt."""
+        named, filename = task.workflow.name, task.original(place["filename"], f"{FOLDER}/{self.name}")
+        suffix, kind = filename.rpartition(".")[2].lower(), workflows.kind_of(filename)
+        with TemporaryFile(dir=Path(self.settings.record).parent) as file:
+            with self.stage("fetch"):
+                client.view(place["filename"], place["subfolder"], place["type"], into=file)
+                file.flush()
+            data = output.content(file)
+            metadata = output.measured(data, filename) if named else {}
+            room = self.settings.inline_mb * 1e6 - self._inline
+            with self.stage("deliver"):
+                key = f"{self.name}.{suffix}" if named else f"{self.name}/{number}-{filename}"
+                bucket = _bucket(options.get("s3Config"))
+                address = output.deliver(file, key, self.settings, self.limit, bucket, room)
+            facts = {"filename": filename, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        entry = {"list": "audio" if kind == "audio" else f"{kind}s", "filename": filename}
+        if address.startswith("data:"):
+            self._inline += len(data)
+            entry |= {"type": "base64", "data": address.partition(",")[2]}
+        else:
+            entry |= {"type": "s3_url", "data": address}
+        return ("" if not named else address), metadata, entry, facts
+
+
+def _is_video(filename: str) -> bool:
+    return workflows.kind_of(filename) == "video" or filename.lower().endswith(".webp")
+
+
+def _bucket(given: Mapping[str, str] | None) -> dict[str, str]:
+    """What a job says of the bucket that it wants, in the names of the settings."""
+    names = {"endpointUrl": "endpoint_url", "accessId": "access_key_id", "accessSecret": "secret_access_key"}
+    names |= {"bucketName": "name", "region": "region"}
+    return {f"bucket_{names[name]}": value for name, value in (given or {}).items() if value}
+
+
 @contextmanager
 def _opened(root: str, folder: str) -> Iterator[int]:
     """Open a folder below another. Node packs may change all that lies between, so no link is followed."""
@@ -145,28 +322,6 @@ def _opened(root: str, folder: str) -> Iterator[int]:
         yield at
     finally:
         os.close(at)
-
-
-def _ready(client: ComfyUIClient, tell: Tell, limit: Limit, opened: ExitStack) -> tuple[dict[str, Any], Listener]:
-    return _machine(client, tell, limit), Listener(client.url, limit, opened)
-
-
-def _machine(client: ComfyUIClient, tell: Tell, limit: Limit) -> dict[str, Any]:
-    """What ComfyUI says that it runs on. Its restart delays jobs, and fails none that has not begun."""
-    while True:
-        try:
-            stats = client.system_stats()
-        except NoAnswerError as error:
-            tell({"stage": "comfyui"})
-            if client.aborted or limit.over.wait(0.5):
-                if limit.cancelled:
-                    limit.check()
-                raise JobError("comfyui", str(error)) from error
-        except ComfyUIError as error:
-            raise JobError("comfyui", str(error)) from error
-        else:
-            gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
-            return {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
 
 
 def _read(path: str) -> dict[str, Any]:

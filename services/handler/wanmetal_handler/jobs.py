@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hmac
 import json
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
-from .comfyui_client import ComfyUIClient, ComfyUIError
+from . import isolated
 from .failure import JobError, cancelled
 from .job import Worker
 from .limit import Limit
@@ -35,13 +39,14 @@ ALTER TABLE jobs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 UPDATE jobs SET bytes = COALESCE(LENGTH(input), 0) + COALESCE(LENGTH(output), 0);
 CREATE INDEX jobs_bytes ON jobs (bytes);
 """
+_OPTIONS = "ALTER TABLE jobs ADD COLUMN options TEXT"
 _ONE = "SELECT id, status, attempt, created, started, finished, output FROM jobs WHERE id = ?"
 _FORGET_ONE = """
 DELETE FROM jobs WHERE number = (SELECT number FROM jobs WHERE finished IS NOT NULL ORDER BY finished LIMIT 1)
 RETURNING 1
 """
 _STARTS, _MOST_JOBS = 2, 10_000
-_HEALTH_S = 2.0
+_WEBHOOK_PAUSES_S = (10.0, 10.0)
 _CUT_OFF = JobError("restart", "the service was restarted while the job ran, twice; it was not tried again")
 _FULL = JobError("storage", "the job's end could not be written down, since the disk is full")
 _log = logging.getLogger("handler")
@@ -59,6 +64,7 @@ class Jobs:
         self._limits: dict[str, Limit] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._unwritten: dict[str, Job] = {}
+        self._ends: dict[str, Future[None]] = {}
         self._closing = False
         # Each statement is a transaction of its own.
         self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
@@ -66,6 +72,8 @@ class Jobs:
         self._base.executescript(f"PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 0; {_TABLE}")
         if "bytes" not in [column["name"] for column in self._sql("PRAGMA table_info(jobs)")]:
             self._base.executescript(_MORE)
+        if "options" not in [column["name"] for column in self._sql("PRAGMA table_info(jobs)")]:
+            self._sql(_OPTIONS)
         if not resume:
             for row in self._sql("DELETE FROM jobs WHERE status IN (?, ?) RETURNING id", *OPEN):
                 _log.info("job %s: cut off by a restart", row["id"])
@@ -80,11 +88,48 @@ class Jobs:
         ]
         for thread in self._threads:
             thread.start()
+        self._hooks = ThreadPoolExecutor(4)
+        for row in self._sql("SELECT id, options FROM jobs WHERE finished IS NOT NULL AND options IS NOT NULL"):
+            self._hooks.submit(self._report, row["id"], json.loads(row["options"])["webhook"])
 
-    def accept(self, id_: str, given: Any, attempt: int | None = 0) -> Job:
+    async def run_job(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """Do a job that a queue gives, and return its output, or error and failure.
+
+        A known id is answered from the record, unless it ended badly and ``attempt`` is a later one, or is not there.
+        """
+        id_, attempt = str(job["id"]), job.get("attempt")
+        options = {name: job[name] for name in ("policy", "s3Config") if job.get(name)}
+        try:
+            attempt = attempt if isinstance(attempt, int) else None
+            await asyncio.to_thread(self.accept, id_, job.get("input"), attempt, options)
+            found = await self.ended(id_)
+            if not found:
+                raise JobError("internal", "the record has lost the job")  # noqa: TRY301
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self.cancel, id_)
+            raise
+        except JobError as error:
+            return error.output()
+        return dict(found["output"]) if found["status"] not in OPEN else cancelled().output()
+
+    async def ended(self, id_: str, seconds: float | None = None) -> Job | None:
+        """Return a job when it has ended, or as it stands when the time is over."""
+        if end := self._end(id_):
+            await asyncio.wait([asyncio.wrap_future(end)], timeout=seconds)
+        return await asyncio.to_thread(self.get, id_)
+
+    def _end(self, id_: str) -> Future[None] | None:
+        """What is done when a job ends; nothing, where it has."""
+        with self._news:
+            job = self.get(id_)
+            if not job or job["status"] not in OPEN or self._closing:
+                return None
+            return self._ends.setdefault(id_, Future())
+
+    def accept(self, id_: str, given: Any, attempt: int | None = 0, options: Mapping[str, Any] | None = None) -> Job:
         """Check a request and take it on. A repeated id is answered from the record.
 
-        A job without a video is done again for a later ``attempt``; None is always a later one.
+        A job that has made nothing is done again for a later ``attempt``; None is always a later one.
         """
         if (limit := self._limits.get(id_)) and limit.cancelled:
             self.wait(id_, 30.0)  # it is about to end
@@ -100,10 +145,10 @@ class Jobs:
                 if attempt is None:
                     attempt = (self.get(id_) or {"attempt": -1})["attempt"] + 1
                 self._unwritten.pop(id_, None)
-                new = (id_, QUEUED, time.time(), text, len(text), attempt)
+                new = (id_, QUEUED, time.time(), text, len(text), attempt, json.dumps(options) if options else None)
                 # A job outlives a loss of power from here on. Its progress need not: it would only run again.
                 self._sql("PRAGMA synchronous = FULL")
-                columns = "(id, status, created, input, bytes, attempt) VALUES (?, ?, ?, ?, ?, ?)"
+                columns = "(id, status, created, input, bytes, attempt, options) VALUES (?, ?, ?, ?, ?, ?, ?)"
                 self._sql(f"INSERT OR REPLACE INTO jobs {columns}", *new)
                 self._sql("PRAGMA synchronous = NORMAL")
                 self._news.notify_all()
@@ -137,37 +182,39 @@ class Jobs:
             return {**job, "progress": self._progress.get(id_)}
 
     def wait(self, id_: str, seconds: float) -> Job | None:
-        """Return a job when it has ended, or as it stands when the time is over."""
-        deadline = time.monotonic() + seconds
+        """Do as ``ended`` does, for threads."""
+        if end := self._end(id_):
+            wait([end], seconds)
+        return self.get(id_)
+
+    def stop(self, id_: str) -> None:
+        """Take a job out of the queue, or begin to stop it."""
         with self._news:
-            while True:
-                job, left = self.get(id_), deadline - time.monotonic()
-                if not job or job["status"] not in OPEN or left <= 0 or self._closing:
-                    return job
-                self._news.wait(min(left, 5.0))
+            if not self._finish(id_, CANCELLED, cancelled().output(), only=QUEUED) and id_ in self._limits:
+                limit = self._limits[id_]
+            else:
+                return
+        limit.cancel()
 
     def cancel(self, id_: str) -> Job | None:
-        """Take a job out of the queue, or stop it, and return it."""
-        with self._news:
-            if self._finish(id_, CANCELLED, cancelled().output(), only=QUEUED):
-                return self.get(id_)
-            limit = self._limits.get(id_)
-        if limit:
-            limit.cancel()
+        """Stop a job, and return it."""
+        self.stop(id_)
         return self.wait(id_, 10.0)
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Say whether jobs can be done, and how many there are of each kind."""
+        """Say whether jobs can be done, how many there are of each kind, and how each ComfyUI is."""
         counts = dict(map(tuple, self._sql("SELECT status, COUNT(*) FROM jobs GROUP BY status")))
         names = {"completed": COMPLETED, "failed": FAILED, "cancelled": CANCELLED}
         names |= {"timedOut": TIMED_OUT, "inProgress": RUNNING, "inQueue": QUEUED}
-        health: dict[str, Any] = {"jobs": {name: counts.get(status, 0) for name, status in names.items()}}
-        health["workflows"] = {name: list(workflow.fields) for name, workflow in self.worker.workflows.items()}
-        try:
-            ComfyUIClient(self.worker.client.url, _HEALTH_S).queue()
-        except ComfyUIError:
-            return False, {**health, "comfyui": "does not answer"}
-        return True, {**health, "comfyui": "answers"}
+        found = self.worker.comfyuis.health()
+        good = any(one["state"] != "away" for one in found)
+        states = [one["state"] for one in found]
+        return good, {
+            "jobs": {name: counts.get(status, 0) for name, status in names.items()},
+            "workers": {"idle": states.count("idle"), "running": states.count("busy"), "away": states.count("away")},
+            "comfyui": found,
+            "workflows": {name: list(workflow.inputs) for name, workflow in self.worker.workflows.items()},
+        }
 
     def close(self, seconds: float = 15.0) -> None:
         """Stop the jobs that run. They wait in the record, and begin anew at the next start."""
@@ -175,12 +222,23 @@ class Jobs:
             self._closing = True
             limits = list(self._limits.values())
             self._news.notify_all()
+        self.release()
         for limit in limits:
             limit.cancel()
         for thread in self._threads:
             thread.join(seconds)
+        self._hooks.shutdown(wait=False, cancel_futures=True)
         with self._news:
             self._base.close()
+
+    def release(self) -> None:
+        """Let all go on that wait for the end of a job."""
+        with self._news:
+            self._closing = True
+            ends, self._ends = list(self._ends.values()), {}
+            self._news.notify_all()
+        for end in ends:
+            end.set_result(None)
 
     def _sql(self, text: str, *values: Any) -> list[sqlite3.Row]:
         with self._news:
@@ -189,15 +247,47 @@ class Jobs:
     def _finish(self, id_: str, status: str, result: dict[str, Any], only: str = RUNNING) -> bool:
         """Write down the end of a job, and forget what it was given; say whether it was in the state ``only``."""
         end = (
-            "UPDATE jobs SET status = ?, output = ?, bytes = ?, finished = ?, input = NULL "
-            "WHERE id = ? AND status = ? RETURNING 1"
+            "UPDATE jobs SET status = ?, output = ?, bytes = ?, finished = ?, input = NULL, "
+            "options = CASE WHEN json_extract(options, '$.webhook') IS NULL THEN NULL "
+            "ELSE json_object('webhook', json_extract(options, '$.webhook')) END "
+            "WHERE id = ? AND status = ? RETURNING options"
         )
         text = json.dumps(result)
         with self._news:
             self._has_room(len(text))
             done = self._sql(end, status, text, len(text), time.time(), id_, only)
             self._news.notify_all()
-            return bool(done)
+            self._ended(id_)
+        for row in done:
+            if row["options"]:
+                self._hooks.submit(self._report, id_, json.loads(row["options"])["webhook"])
+        return bool(done)
+
+    def _ended(self, id_: str) -> None:
+        if end := self._ends.pop(id_, None):
+            end.set_result(None)
+
+    def _report(self, id_: str, url: str) -> None:
+        """Post a job's end to the address that it names, signed where there is a secret; at most three times."""
+        body = json.dumps(told(self.get(id_) or {})).encode()
+        for pause in (*_WEBHOOK_PAUSES_S, None):
+            stamp = str(int(time.time()))
+            headers = {"Content-Type": "application/json", "webhook-id": id_, "webhook-timestamp": stamp}
+            if secret := self._settings.webhook_secret:
+                signed = hmac.digest(secret.encode(), f"{id_}.{stamp}.".encode() + body, "sha256")
+                headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
+            status = "no answer"
+            with closing(Limit(60)) as limit, suppress(JobError, TimeoutError, ChildProcessError):
+                given = (url, body, headers, tuple(self._settings.image_allow))
+                status = isolated.run(limit, 30, 100_000_000 + 4 * len(body), "post", *given).decode()
+            if status.startswith("2"):
+                break
+            _log.warning("job %s: its webhook answered: %s", id_, status)
+            if pause is None or self._closing:
+                break
+            time.sleep(pause)
+        if not self._closing:
+            self._sql("UPDATE jobs SET options = NULL WHERE id = ?", id_)
 
     def _work(self) -> None:
         while job := self._next():
@@ -208,6 +298,7 @@ class Jobs:
                 except sqlite3.Error as error:
                     _log.error("job %s: its end cannot be written down: %s", id_, error)
                     self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
+                    self._ended(id_)
             with self._news:
                 limit.close()
                 if self._limits.get(id_) is limit:  # and not that of the next attempt
@@ -219,8 +310,9 @@ class Jobs:
         """Begin with the oldest job that waits, as soon as there is one."""
         first = (
             "UPDATE jobs SET status = ?, started = ?, attempts = attempts + 1 WHERE number = "
-            "(SELECT number FROM jobs WHERE status = ? ORDER BY number LIMIT 1) "
-            "RETURNING id, attempt, created, started, finished, input"
+            "(SELECT number FROM jobs WHERE status = ? "
+            "ORDER BY json_extract(options, '$.policy.lowPriority') IS TRUE, number LIMIT 1) "
+            "RETURNING id, attempt, created, started, finished, input, options"
         )
         with self._news:
             while not self._closing:
@@ -228,8 +320,17 @@ class Jobs:
                 try:
                     self._has_room()
                     for row in self._sql(first, RUNNING, time.time(), QUEUED):
-                        self._limits[row["id"]] = limit = Limit(self._settings.job_timeout)
-                        return {**row, "limit": limit}
+                        options = json.loads(row["options"] or "{}")
+                        policy, most_s = options.get("policy") or {}, self._settings.job_timeout
+                        if time.time() - row["created"] > policy.get("ttl", 2**53) / 1000:
+                            self._finish(
+                                row["id"], TIMED_OUT, JobError("timeout", "its time to live was over").output()
+                            )
+                            again_s = 0.0
+                            continue
+                        limit = Limit(min(most_s, policy.get("executionTimeout", 2**53) / 1000))
+                        self._limits[row["id"]] = limit
+                        return {**row, "limit": limit, "options": options}
                 except sqlite3.Error as error:
                     _log.error("the record cannot be used: %s", error)
                     again_s = 5.0
@@ -243,14 +344,15 @@ class Jobs:
 
         status, given, waited_s = COMPLETED, json.loads(job.pop("input")), max(0.0, job["started"] - job["created"])
         try:
-            result = self.worker.do(id_, given, waited_s, tell, limit, after)
+            result = self.worker.do(id_, given, waited_s, tell, limit, after, job["options"])
         except JobError as error:
             if error.kind == "cancelled" and self._closing:
                 again = "UPDATE jobs SET status = ?, attempts = attempts - 1 WHERE id = ? AND status = ?"
                 self._sql(again, QUEUED, id_, RUNNING)
                 return
             status = {"cancelled": CANCELLED, "timeout": TIMED_OUT}.get(error.kind, FAILED)
-            result = error.output(self._settings.secrets)
+            own = job["options"].get("s3Config") or {}
+            result = error.output([*self._settings.secrets, own.get("accessSecret", ""), own.get("accessId", "")])
             _log.info("job %s: %s: %s", id_, status, result["error"])
         except Exception as error:
             # What an unforeseen exception says may hold anything, so where it happened is told instead.
@@ -262,3 +364,17 @@ class Jobs:
             status = FAILED
             result = JobError("internal", f"an error inside the handler: {type(error).__name__}").output()
         self._finish(id_, status, result)
+
+
+def told(job: Job) -> dict[str, Any]:
+    """A job as RunPod tells it."""
+    answer: dict[str, Any] = {"id": job["id"], "status": job["status"]}
+    if result := job["output"]:
+        answer |= result if "error" in result else {"output": result}
+    elif job["status"] == RUNNING and job["progress"]:
+        answer["progress"] = job["progress"]
+    if job["started"]:
+        answer["delayTime"] = round((job["started"] - job["created"]) * 1000)
+        if job["finished"]:
+            answer["executionTime"] = round((job["finished"] - job["started"]) * 1000)
+    return answer

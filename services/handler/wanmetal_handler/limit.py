@@ -18,14 +18,14 @@ class Limit:
         self.over, self.cancelled = threading.Event(), False
         self._lock = threading.Lock()
         self._ends: list[Callable[[], object]] = []
-        self._timer = threading.Timer(seconds, self._end)
+        self._timer = threading.Timer(seconds, self.end)
         self._timer.daemon = True
         self._timer.start()
 
     def cancel(self) -> None:
         """End the job now."""
         self.cancelled = True
-        self._end()
+        self.end()
 
     def close(self) -> None:
         """Forget the deadline of a job that has ended."""
@@ -54,7 +54,8 @@ class Limit:
             with self._lock:
                 self._ends.remove(end)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End it as its deadline does."""
         with self._lock:
             self.over.set()
             for end in self._ends:

@@ -1,21 +1,21 @@
-"""The video: what it is like, by the file itself, and where it goes."""
+"""What a job has made: what it is like, by the file itself, and where it goes."""
 
 from __future__ import annotations
 
 import base64
+import mimetypes
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from . import isolated
+from . import isolated, media
 from .failure import JobError
 from .limit import Limit
-from .settings import Settings
+from .settings import Network, Settings
 
 _MEMORY = 400_000_000  # ten threads send the parts
-_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "gif": "image/gif", "webp": "image/webp"}
 
 
 def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
@@ -65,33 +65,40 @@ def content(video: BinaryIO) -> bytes | mmap.mmap:
     return mmap.mmap(video.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(video.fileno()).st_size else b""
 
 
-def deliver(video: BinaryIO, filename: str, job: str, settings: Settings, limit: Limit) -> str:
-    """Return where the video is: a link into the bucket, or without one a data: URI with all of it."""
-    size = os.fstat(video.fileno()).st_size
-    suffix = filename.rpartition(".")[2].lower()
-    kind = _TYPES.get(suffix, "application/octet-stream")
-    if settings.bucket_endpoint_url:
-        bucket = {key: value for key, value in vars(settings).items() if key.startswith(("bucket_", "link_"))}
+def deliver(
+    file: BinaryIO, filename: str, settings: Settings, limit: Limit, bucket: Mapping[str, str], room: float
+) -> str:
+    """Return where a file is: a link into the bucket, or without one a data: URI with all of it."""
+    size = os.fstat(file.fileno()).st_size
+    kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
+    place = {name: value for name, value in vars(settings).items() if name.startswith("bucket_")} | {**bucket}
+    if place["bucket_endpoint_url"]:
+        # An address that a caller names is checked as that of an image is.
+        allowed = tuple(settings.image_allow) if bucket else None
         try:
-            given = (f"/proc/{os.getpid()}/fd/{video.fileno()}", kind, f"{job}.{suffix}", bucket)
+            given = (f"/proc/{os.getpid()}/fd/{file.fileno()}", kind, filename, place, settings.link_hours, allowed)
             return isolated.run(limit, limit.left() + 1, _MEMORY, "put", *given).decode()
         except (TimeoutError, ChildProcessError) as error:
-            raise JobError("bucket", "the bucket did not take the video: what sent it has died") from error
-    if size > settings.inline_mb * 1e6:
+            raise JobError("bucket", "the bucket did not take the file: what sent it has died") from error
+    if size > room:
         raise JobError(
             "output",
-            f"the video has {size / 1e6:.1f} MB, and an answer holds at most {settings.inline_mb:g} MB: "
+            f"the output has {size / 1e6:.1f} MB, and an answer holds at most {settings.inline_mb:g} MB: "
             "set up a bucket, or render fewer or smaller frames",
         )
-    return f"data:{kind};base64,{base64.b64encode(content(video)).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(content(file)).decode()}"
 
 
-def put(path: str, kind: str, name: str, bucket: dict[str, Any]) -> bytes:
-    """Put a video into the bucket, and return a link to it."""
+def put(
+    path: str, kind: str, name: str, bucket: dict[str, Any], hours: float, allowed: Sequence[Network] | None
+) -> bytes:
+    """Put a file into the bucket, and return a link to it."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     place = {"Bucket": bucket["bucket_name"], "Key": name}
+    if allowed is not None:
+        media.guard(allowed)
     try:
         client = _client(
             endpoint_url=bucket["bucket_endpoint_url"],
@@ -101,12 +108,12 @@ def put(path: str, kind: str, name: str, bucket: dict[str, Any]) -> bytes:
         )
         # In parts, where it is large.
         client.upload_file(path, *place.values(), ExtraArgs={"ContentType": kind})
-        seconds = int(bucket["link_hours"] * 3600)
+        seconds = int(hours * 3600)
         return str(client.generate_presigned_url("get_object", place, ExpiresIn=seconds)).encode()
     except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
         cause = error.__cause__ or error.__context__ or error
         code = getattr(cause, "response", {}).get("Error", {}).get("Code") or type(cause).__name__
-        raise JobError("bucket", f"the bucket did not take the video: {code}") from error
+        raise JobError("bucket", f"the bucket did not take the file: {code}") from error
 
 
 def prepare() -> None:

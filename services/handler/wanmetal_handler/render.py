@@ -19,10 +19,11 @@ from .comfyui_client import (
     ComfyUIError,
     NoAnswerError,
     PromptFailedError,
+    PromptLostError,
     PromptRejectedError,
     outputs_of,
 )
-from .failure import JobError
+from .failure import JobError, LostError
 from .limit import Limit
 from .workflows import Graph, Workflow
 
@@ -65,13 +66,14 @@ def render(
     tell: Tell,
     limit: Limit,
     after: ExitStack,
+    extra: dict[str, Any],
 ) -> dict[str, Any]:
     """Run a graph and return its outputs by node id. It leaves no job and, ``after`` the answer, no history entry."""
     # Who cancels waits for these, and not for ever.
     closing, id_ = ComfyUIClient(client.url, _CLOSING_S), str(uuid.uuid4())
     try:
         try:
-            id_ = client.submit(graph, client_id=listener.id, prompt_id=id_)
+            id_ = client.submit(graph, client_id=listener.id, prompt_id=id_, **extra)
         except NoAnswerError:  # it may have arrived
             _stop(closing, id_)
             raise
@@ -154,6 +156,8 @@ def _failed(error: ComfyUIError, workflow: Workflow) -> JobError:
     if isinstance(error, PromptRejectedError):
         nodes = [workflow.title(node) for node in error.node_errors]
         return JobError("rejected", f"ComfyUI did not accept the graph: {error}", nodes=nodes)
+    if isinstance(error, NoAnswerError | PromptLostError):
+        return LostError("comfyui", f"the graph did not come to its end: {error}")
     if not isinstance(error, PromptFailedError):
         return JobError("comfyui", str(error))
     if not error.node:

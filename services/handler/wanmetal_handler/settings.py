@@ -25,7 +25,7 @@ _NO_NETWORKS = Networks()
 class Settings:
     """Named as there, in small letters and without HANDLER_, which all but COMFYUI_URL and BUCKET_* begin with."""
 
-    comfyui_url: str = "http://127.0.0.1:8188"
+    comfyui_url: str = "http://127.0.0.1:8188"  # or several, with blanks between them
     workflows: str = "workflows.json"
     record: str = "jobs.db"
     release: str = "/nonexistent"
@@ -40,7 +40,12 @@ class Settings:
     image_timeout: float = 30.0
     image_mb: float = 20.0
     image_megapixels: float = 33.0
+    video_mb: float = 50.0
+    media_seconds: float = 120.0  # that a video or a sound may last
     image_allow: Networks = _NO_NETWORKS  # besides the public internet
+    raw_workflows: int = 0
+    raw_nodes: str = ""  # node types that these may have, with blanks between them; without any, all
+    webhook_secret: str = ""
     inline_mb: float = 10.0
     link_hours: float = 168.0
     bucket_endpoint_url: str = ""  # without it there is no bucket
@@ -61,6 +66,6 @@ class Settings:
         return cls(**given)
 
     @property
-    def secrets(self) -> tuple[str, str]:
+    def secrets(self) -> tuple[str, ...]:
         """What must not be shown."""
-        return self.bucket_secret_access_key, self.bucket_access_key_id
+        return self.bucket_secret_access_key, self.bucket_access_key_id, self.webhook_secret

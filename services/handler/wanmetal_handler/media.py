@@ -1,4 +1,4 @@
-"""The image of a request: fetched or decoded, verified to be one, and made upright, in a process that can be killed.
+"""Images, videos and audio of a request: fetched or decoded, checked, and made anew, in a process that can be killed.
 
 What a stranger names is fetched from public addresses only. The name is resolved once, and the connection goes to the
 address that was checked, so a name that answers differently the next time gains nothing. Redirects pass the same way.
@@ -13,9 +13,11 @@ import ipaddress
 import re
 import socket
 import ssl
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from typing import Any
 from urllib.parse import urljoin
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -23,16 +25,45 @@ from urllib3.util import parse_url
 
 from . import isolated
 from .failure import JobError
+from .inputs import MEDIA
 from .limit import Limit
 from .settings import Network, Settings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_DATA = re.compile(r"data:(image/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
+_DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
 _MOST_REDIRECTS = 3
 _CONNECT_S = 10.0
-_PIXEL_BYTES, _BASE_BYTES = 24, 64_000_000
+_PIXEL_BYTES, _BASE_BYTES, _CODEC_BYTES = 24, 64_000_000, 600_000_000
+_MOST_PACKETS = 500  # a second
+_few = threading.BoundedSemaphore(2)  # more at a time could fill the memory
+_CONTAINERS = {
+    "mp4": rb"....ftyp",
+    "matroska": rb"\x1aE\xdf\xa3",
+    "gif": rb"GIF8[79]a",
+    "wav": rb"RIFF....WAVE",
+    "mp3": rb"ID3|\xff[\xe2-\xff]",
+    "flac": rb"fLaC",
+    "ogg": rb"OggS",
+}
+_SOUNDS = {"wav", "mp3", "flac", "ogg"}
+_CODECS = {
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "av1",
+    "libdav1d",
+    "mpeg4",
+    "gif",
+    "aac",
+    "mp3",
+    "mp3float",
+    "opus",
+    "vorbis",
+    "flac",
+}
 
 _INTERNET = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -52,25 +83,89 @@ _METADATA = [
 ]
 
 
-def load(text: str, settings: Settings, limit: Limit) -> bytes:
-    """Return the image that a request names or holds, as a PNG without metadata."""
-    most_bytes, most_pixels = int(settings.image_mb * 1e6), int(settings.image_megapixels * 1e6)
+def load(kind: str, text: str, settings: Settings, limit: Limit) -> tuple[str, bytes]:
+    """Return the medium that a request names or holds, and the ending of its name. An image becomes a PNG."""
+    most_bytes = int(1e6 * (settings.video_mb if kind == "video" else settings.image_mb))
+    most_pixels = int(settings.image_megapixels * 1e6)
     memory = _BASE_BYTES + 4 * most_bytes + _PIXEL_BYTES * most_pixels
-    given = (text, most_bytes, most_pixels, tuple(settings.image_allow))
+    memory += _CODEC_BYTES if kind in {"video", "audio"} else 0
+    given = (kind, text, most_bytes, most_pixels, settings.media_seconds, tuple(settings.image_allow))
     try:
-        return isolated.run(limit, settings.image_timeout, memory, "image", *given)
+        with _few:
+            suffix, _unused, data = isolated.run(limit, settings.image_timeout, memory, "read", *given).partition(b"|")
     except TimeoutError as error:
-        why = f"the image was not fetched and decoded within {settings.image_timeout:g} s"
-        raise JobError("image", why) from error
+        why = f"the {kind} was not fetched and decoded within {settings.image_timeout:g} s"
+        raise JobError(kind, why) from error
     except ChildProcessError as error:
-        raise JobError("image", "the image needs more memory or time to be decoded than it may take") from error
+        raise JobError(kind, f"the {kind} needs more memory or time to be decoded than it may take") from error
+    return suffix.decode(), data
 
 
-def read(text: str, most_bytes: int, most_pixels: int, allowed: Sequence[Network]) -> bytes:
+def read(
+    kind: str, text: str, most_bytes: int, most_pixels: int, most_seconds: float, allowed: Sequence[Network]
+) -> bytes:
     """Do the work of ``load``, for as long as it takes."""
-    if re.match(r"https?://", text, re.IGNORECASE):
-        return upright(_fetched(text, most_bytes, allowed), most_pixels)
-    return upright(_decoded(text, most_bytes), most_pixels)
+    try:
+        fetched = re.match(r"https?://", text, re.IGNORECASE)
+        data = _fetched(text, most_bytes, allowed) if fetched else _decoded(text, most_bytes)
+        if kind in {"video", "audio"}:
+            return b"|".join(remade(kind, data, most_pixels, most_seconds))
+        return b"png|" + upright(data, most_pixels)
+    except JobError as error:
+        raise JobError(kind, str(error).replace("the image", f"the {kind}"), **error.details) from error
+
+
+def remade(kind: str, data: bytes, most_pixels: int, most_seconds: float) -> tuple[bytes, bytes]:
+    """Check a video or audio, and copy its streams into a file of the same kind, without anything else.
+
+    The kind comes from the first bytes and not from a search, which would also find lists of other files to open.
+    """
+    import av  # not everybody has videos, and it takes 30 MB
+
+    form = next((form for form, pattern in _CONTAINERS.items() if re.match(pattern, data[:64], re.DOTALL)), "")
+    if not form or (kind == "audio") != (form in _SOUNDS or (form == "mp4" and data[8:11] == b"M4A")):
+        raise JobError(kind, f"the {kind} is none: it has to be {MEDIA[kind]}")
+    form = "mov" if data[4:12] == b"ftypqt  " else form
+    result = io.BytesIO()
+    try:
+        with av.open(io.BytesIO(data), format=form) as source, av.open(result, "w", format=form) as target:
+            wanted = {kind, "audio"}
+            streams = [stream for stream in source.streams if stream.type in wanted][:2]
+            if not any(stream.type == kind for stream in streams):
+                raise JobError(kind, f"the {kind} has no stream of its kind")  # noqa: TRY301
+            for stream in streams:
+                codec = stream.codec_context.name
+                if codec not in _CODECS and not codec.startswith("pcm_"):
+                    raise JobError(kind, f"the {kind} is coded as {codec}; taken are {', '.join(sorted(_CODECS))}")  # noqa: TRY301
+                if stream.type == "video" and stream.codec_context.width * stream.codec_context.height > most_pixels:
+                    size = f"{stream.codec_context.width}x{stream.codec_context.height}"
+                    most = f"at most {most_pixels / 1e6:g} million are taken"
+                    raise JobError(kind, f"the {kind} has frames of {size} pixels; {most}")  # noqa: TRY301
+            copies = {stream.index: target.add_stream_from_template(stream) for stream in streams}
+            packets = dict.fromkeys(copies, 0)
+            for packet in source.demux(streams):
+                if packet.dts is None:
+                    continue
+                at, index = float((packet.pts or packet.dts) * packet.time_base), packet.stream.index
+                packets[index] += 1
+                start = float((packet.stream.start_time or 0) * packet.time_base)
+                if at - start > most_seconds or packets[index] > most_seconds * _MOST_PACKETS:
+                    raise JobError(kind, f"the {kind} lasts longer than {most_seconds:g} s")  # noqa: TRY301
+                if packets[index] == 1 and not packet.decode():
+                    packet.stream.codec_context.flush_buffers()
+                packet.stream = copies[index]
+                target.mux(packet)
+            if not all(packets[stream.index] for stream in streams if stream.type == kind):
+                raise JobError(kind, f"the {kind} is empty")  # noqa: TRY301
+    except JobError:
+        raise
+    except MemoryError as error:
+        raise JobError(kind, f"the {kind} needs more memory than it may take") from error
+    except Exception as error:  # as with images
+        raise JobError(kind, f"the {kind} is damaged: {type(error).__name__}") from error
+    if form == "mp4" and kind == "audio":
+        form = "m4a"
+    return ("mkv" if form == "matroska" else form).encode(), result.getvalue()
 
 
 def prepare() -> None:
@@ -171,7 +266,9 @@ def _get(url: str, most_bytes: int, allowed: Sequence[Network]) -> tuple[int, by
         connection.sock.settimeout(None)
         if tls:
             connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
-        connection.request("GET", parts.request_uri, headers={"User-Agent": "wanmetal", "Accept": "image/*"})
+        connection.request(
+            "GET", parts.request_uri, headers={"User-Agent": "wanmetal", "Accept": "image/*, video/*, audio/*"}
+        )
         response = connection.getresponse()
         if response.status != 200:
             return response.status, response.headers.get("Location", "") if response.status in range(301, 309) else ""
@@ -183,6 +280,31 @@ def _get(url: str, most_bytes: int, allowed: Sequence[Network]) -> tuple[int, by
         if response.length:
             raise http.client.IncompleteRead(b"")
         return 200, data
+
+
+def post(url: str, body: bytes, headers: dict[str, str], allowed: Sequence[Network]) -> bytes:
+    """Send something to an address that a caller names, and return the status."""
+    parts = parse_url(url)
+    tls, host = parts.scheme == "https", (parts.host or "").strip("[]")
+    port = parts.port or (443 if tls else 80)
+    guard(allowed)
+    connection = (http.client.HTTPSConnection if tls else http.client.HTTPConnection)(host, port, timeout=_CONNECT_S)
+    with closing(connection):
+        connection.request("POST", parts.request_uri, body, headers)
+        return str(connection.getresponse().status).encode()
+
+
+def guard(allowed: Sequence[Network]) -> None:
+    """Keep all of this process from addresses that are not allowed, whichever library asks."""
+    resolve = socket.getaddrinfo
+
+    def checked(*given: Any, **named: Any) -> Any:
+        found = resolve(*given, **named)
+        if not all(_reachable(ipaddress.ip_address(str(at[4][0]).partition("%")[0]), allowed) for at in found):
+            raise OSError("this host is not on the public internet")
+        return found
+
+    socket.getaddrinfo = checked
 
 
 def _connected(host: str, port: int, allowed: Sequence[Network]) -> socket.socket:

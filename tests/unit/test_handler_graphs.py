@@ -1,0 +1,145 @@
+"""Graphs of a caller's own, several ComfyUIs, and what is told to webhooks."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import threading
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
+from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, done, image, serving, until
+from wanmetal_handler.failure import JobError
+from wanmetal_handler.media import remade
+from wanmetal_handler.settings import Networks
+
+
+def own(**values: Any) -> dict[str, Any]:
+    graph = copy.deepcopy(GRAPH)
+    graph["1"]["inputs"]["image"] = "start.png"
+    return {"workflow": graph, "images": [{"name": "start.png", "image": image()}], **values}
+
+
+def film(kind: str = "mp4", codec: str = "mpeg4", frames: int = 8, size: int = 32) -> bytes:
+    result = io.BytesIO()
+    with av.open(result, "w", format=kind) as file:
+        stream = file.add_stream(codec, rate=8)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for _ in range(frames):
+            file.mux(stream.encode(av.VideoFrame(size, size, "yuv420p")))
+        file.mux(stream.encode())
+    return result.getvalue()
+
+
+def test_a_graph_of_the_caller_s_own_gives_all_that_it_saves(tmp_path: Path) -> None:
+    with scripted() as (fake, url), serving(tmp_path, url, raw_workflows=1) as service:
+        job = done(service, given=own())
+        (name,) = fake.uploads
+        assert fake.graphs[0]["1"]["inputs"]["image"] == f"handler/{name}"
+    assert job["status"] == "COMPLETED", job
+    (video,) = job["output"]["videos"]
+    assert (video["type"], base64.b64decode(video["data"])) == ("base64", fake.video)
+    assert video["filename"].endswith("_00001_.mp4")
+    assert job["output"]["receipt"]["outputs"][0]["bytes"] == len(fake.video)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {"image": "/etc/passwd"}}}}, "inside of ComfyUI"),
+        ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {"image": "a/../../b.png"}}}}, "inside of ComfyUI"),
+        ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {"image": "x.png [output]"}}}}, "inside of ComfyUI"),
+        ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {"x": [{"y": "handler/z"}]}}}}, "inside of ComfyUI"),
+        ({"workflow": {"1": {"class_type": "PythonExec", "inputs": {}}}}, "out of handler_raw_nodes"),
+        ({"workflow": {"1": {"inputs": {}}}}, "a node with class_type and inputs"),
+        ({"workflow": {}}, "a graph in API format"),
+        ({"images": [{"name": "../x.png", "image": "AAAA"}]}, "a name of its own"),
+        ({"images": [{"name": "x.png"}]}, "an object with the texts name and image"),
+        ({"files": [{"name": "x.exe", "file": "AAAA"}]}, "one that ends in .png"),
+        ({"other": 1}, "beside a graph"),
+    ],
+)
+def test_a_graph_that_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    nodes = " ".join({node["class_type"] for node in GRAPH.values()})
+    with serving(tmp_path, "http://127.0.0.1:1", raw_workflows=1, raw_nodes=nodes) as service:
+        service.worker.check(own())
+        with pytest.raises(JobError, match=said):
+            service.worker.check(own(**change))
+
+
+def test_without_the_setting_no_graph_is_taken(tmp_path: Path) -> None:
+    with serving(tmp_path, "http://127.0.0.1:1") as service, pytest.raises(JobError, match="handler_raw_workflows"):
+        service.worker.check(own())
+
+
+def test_jobs_are_spread_over_all_and_one_that_ends_costs_no_job(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        found = [stack.enter_context(scripted(takes_s=0.2)) for _ in range(3)]
+        urls = " ".join(url for _, url in found)
+        service = stack.enter_context(serving(tmp_path, urls, concurrency=3, job_timeout=60.0))
+        for number in range(12):
+            service.accept(str(number), GOOD)
+        assert {(service.wait(str(n), 60) or {})["status"] for n in range(12)} == {"COMPLETED"}
+        assert min(len(fake.graphs) for fake, _ in found) >= 2
+        found[0][0].end = "lost"
+        for number in range(12, 20):
+            service.accept(str(number), GOOD)
+        assert {(service.wait(str(n), 60) or {})["status"] for n in range(12, 20)} == {"COMPLETED"}
+        assert [one["state"] for one in service.health()[1]["comfyui"]] == ["idle"] * 3
+
+
+@pytest.mark.parametrize("options", [{"webhook": "{}"}, {"webhook": "{}", "policy": {"lowPriority": True}}])
+def test_a_webhook_is_told_the_end(options: dict[str, Any], tmp_path: Path) -> None:
+    told: list[tuple[dict[str, str], bytes]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as hook, scripted() as (_, url):
+        threading.Thread(target=hook.serve_forever, args=(0.01,), daemon=True).start()
+        given = {**options, "webhook": f"http://127.0.0.1:{hook.server_port}/x"}
+        settings: dict[str, Any] = {"image_allow": Networks("127.0.0.0/8"), "webhook_secret": "s3cret"}
+        with serving(tmp_path, url, **settings) as service:
+            service.accept("one", GOOD, 0, given)
+            until(lambda: told)
+        hook.shutdown()
+    ((headers, body),) = told
+    assert json.loads(body)["status"] == "COMPLETED"
+    assert headers["webhook-id"] == "one"
+    assert headers["webhook-signature"].startswith("v1,")
+
+
+def test_a_video_is_copied_into_a_new_file() -> None:
+    kind, data = remade("video", film(), 10_000, 10)
+    with av.open(io.BytesIO(data)) as file:
+        assert (kind, sum(1 for _ in file.decode(video=0))) == (b"mp4", 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"#EXTM3U\nfile:///etc/passwd", "it has to be an MP4"),
+        (film()[:200], "damaged"),
+        (film(frames=100), "lasts longer than 10 s"),
+        (film(size=128), "frames of 128x128 pixels"),
+        (film("matroska", "mpeg2video"), "coded as mpeg2video"),
+        (b"", "it has to be an MP4"),
+    ],
+)
+def test_a_video_that_is_refused(data: bytes, said: str) -> None:
+    with pytest.raises(JobError, match=said):
+        remade("video", data, 10_000, 10)
