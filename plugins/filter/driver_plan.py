@@ -25,7 +25,7 @@ options:
     type: str
     required: true
   branch:
-    description: The branch that is installed where one has to be.
+    description: The branch that is installed where one has to be, or the first that the vendor has for the system.
     type: str
     default: "580"
   accelerator:

@@ -17,7 +17,9 @@ LAST_NUMBERED = 580
 """From the next branch on, packages have no number in their names."""
 
 ON_CPU = "or set wanmetal_accelerator: cpu for a trial without one"
-_FIRST_KERNEL = {"ubuntu-22.04": "5.15", "ubuntu-24.04": "6.8"}
+_FIRST_KERNEL = {"ubuntu-22.04": "5.15", "ubuntu-24.04": "6.8", "ubuntu-26.04": "7.0"}
+_FIRST_BRANCH = {"debian-13": 590, "ubuntu-26.04": 595}
+"""Where the vendor's repository for a system has no earlier one."""
 
 
 def version(text: str | None) -> tuple[int, ...]:
@@ -46,7 +48,11 @@ def driver_plan(
         return plan | {"why": "wanmetal_accelerator is cpu"}
     cards = [card for card in gpu["gpus"] if card["kernel_driver"] != "vfio-pci"]
     driver = gpu["driver"]
-    plan["notes"] = _notes(cards, driver, branch)
+    from_ubuntu = source == "ubuntu" or (
+        source == "auto" and system.startswith("ubuntu") and gpu["host"]["secure_boot"]
+    )
+    wanted, branch = branch, branch if from_ubuntu else str(max(int(branch), _FIRST_BRANCH.get(system, 0)))
+    plan["notes"] = _notes(cards, driver, wanted)
     bad = _bad(cards, driver, minimum)
     if not bad:
         return plan | {"why": f"driver {driver['loaded']} works"}
@@ -67,7 +73,7 @@ def driver_plan(
             f"{bad}, and nvidia_driver_enabled is false", "install the driver, or set nvidia_driver_enabled: true"
         )
     plan["modules"] = _modules(cards)
-    unfit = _unfit(cards, branch, minimum)
+    unfit = _unfit(cards, branch, minimum, system)
     if unfit:
         return refuse(*unfit)
     problems = {problem["kind"]: problem for problem in gpu["problems"]}
@@ -81,7 +87,12 @@ def driver_plan(
         return refuse(
             worst.get("found") or f"{bad} after the driver was installed", worst.get("fix") or "see dmesg on the host"
         )
-    return plan | {"action": "install", "why": bad} | _packages(gpu, system, branch, plan["modules"], source)
+    if branch != wanted:
+        plan["notes"].append(
+            f"the vendor's repository for {system} begins with branch {branch}, which is installed in place of {wanted}"
+        )
+    packages = _packages(gpu, system, branch, plan["modules"], "ubuntu" if from_ubuntu else "vendor")
+    return plan | {"action": "install", "why": bad} | packages
 
 
 def _first(problems: Mapping[str, Mapping[str, str]], *kinds: str) -> Mapping[str, str]:
@@ -125,7 +136,7 @@ def _modules(cards: Sequence[Gpu]) -> str:
     return "proprietary" if any(card["architecture"] in NEED_PROPRIETARY for card in cards) else "open"
 
 
-def _unfit(cards: Sequence[Gpu], branch: str, minimum: str) -> tuple[str, str] | None:
+def _unfit(cards: Sequence[Gpu], branch: str, minimum: str, system: str) -> tuple[str, str] | None:
     """Why no driver of that branch runs these cards."""
     if all(card["architecture"] == "older" for card in cards):
         return f"{_named(cards)}, older than Maxwell", f"use a host with a later card, {ON_CPU}"
@@ -136,6 +147,12 @@ def _unfit(cards: Sequence[Gpu], branch: str, minimum: str) -> tuple[str, str] |
         )
     if _modules(cards) == "proprietary" and int(branch) > LAST_FOR_PROPRIETARY_ONLY:
         old = [card for card in cards if card["architecture"] in NEED_PROPRIETARY]
+        if _FIRST_BRANCH.get(system, 0) > LAST_FOR_PROPRIETARY_ONLY:
+            return (
+                f"{_named(old)} on {system}, for which the vendor has no driver of branch {LAST_FOR_PROPRIETARY_ONLY}, "
+                "the last one for Maxwell, Pascal and Volta",
+                f"use a host with Debian 12, Ubuntu 22.04 or 24.04, {ON_CPU}",
+            )
         return (
             f"nvidia_driver_branch: {branch} with {_named(old)}",
             f"set nvidia_driver_branch: {LAST_FOR_PROPRIETARY_ONLY}, the last branch for Maxwell, Pascal and Volta",
@@ -169,7 +186,7 @@ def _packages(gpu: Gpu, system: str, branch: str, modules: str, source: str) -> 
     kernel = gpu["host"]["kernel"]
     flavour = kernel_flavour(system, kernel)
     ubuntu = system.startswith("ubuntu")
-    if source == "ubuntu" or (source == "auto" and ubuntu and gpu["host"]["secure_boot"]):
+    if source == "ubuntu":
         series = f"{branch}-server" + ("-open" if modules == "open" else "")
         metas = [f"linux-modules-nvidia-{series}-{flavour}"] if flavour else []
         return {
@@ -197,7 +214,9 @@ def _packages(gpu: Gpu, system: str, branch: str, modules: str, source: str) -> 
 def kernel_flavour(system: str, kernel: str) -> str:
     """What the packages that follow a kernel through its upgrades end in. Empty for a kernel of somebody else's."""
     if system.startswith("debian"):
-        match = re.fullmatch(r"[\d.]+-(?:\d+|\d+\.bpo\.\d+|[\d.]+\+deb\d+(?:\.\d+)?)-((?:cloud-|rt-)?amd64)", kernel)
+        match = re.fullmatch(
+            r"[\d.]+(?:-\d+|-\d+\.bpo\.\d+|(?:-[\d.]+)?\+deb\d+(?:\.\d+)?)-((?:cloud-|rt-)?amd64)", kernel
+        )
         return match[1] if match else ""
     match = re.fullmatch(r"(\d+\.\d+)\.\d+-\d+-([a-z]+)", kernel)
     if not match:

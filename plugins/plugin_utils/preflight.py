@@ -9,7 +9,13 @@ from typing import Any
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, counted, told
 
-TESTED = {"debian-12": "Debian 12", "ubuntu-22.04": "Ubuntu 22.04", "ubuntu-24.04": "Ubuntu 24.04"}
+TESTED = {
+    "debian-12": "Debian 12",
+    "debian-13": "Debian 13",
+    "ubuntu-22.04": "Ubuntu 22.04",
+    "ubuntu-24.04": "Ubuntu 24.04",
+    "ubuntu-26.04": "Ubuntu 26.04",
+}
 ARCHITECTURE = "x86_64"
 OLDEST_SYSTEMD = 249
 """The systemd of Ubuntu 22.04."""

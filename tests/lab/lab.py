@@ -46,8 +46,10 @@ class System:
 
 SYSTEMS = {
     "debian12": System("debian:12", "bookworm"),
+    "debian13": System("debian:13", "trixie"),
     "ubuntu2204": System("ubuntu:22.04", "jammy"),
     "ubuntu2404": System("ubuntu:24.04", "noble"),
+    "ubuntu2604": System("ubuntu:26.04", "resolute"),
 }
 
 # What a systemd container needs, short of --privileged.

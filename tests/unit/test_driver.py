@@ -83,6 +83,34 @@ CASES: list[tuple[str, Host, dict[str, Any], tuple[str, str, list[str]]]] = [
         ("install", "open", [*OPEN_580, "nvidia-persistenced"]),
     ),
     (
+        "Debian 13, whose repository has no 580",
+        Host(cards={"01": "2684"}, kernel="6.12.48+deb13-amd64"),
+        {"system": "debian-13"},
+        ("install", "open", ["nvidia-open", "nvidia-persistenced"]),
+    ),
+    (
+        "Ubuntu 26.04, the same",
+        Host(cards={"01": "2684"}),
+        {"system": "ubuntu-26.04"},
+        ("install", "open", ["nvidia-open"]),
+    ),
+    ("an old card there", Host(cards={"01": "1db1"}), {"system": "debian-13"}, ("refuse", "proprietary", [])),
+    (
+        "Secure Boot on Ubuntu 26.04, whose own packages have it",
+        Host(cards={"01": "1db1"}, files=SECURE_BOOT, kernel="7.0.0-12-generic"),
+        {"system": "ubuntu-26.04"},
+        (
+            "install",
+            "proprietary",
+            [
+                "linux-modules-nvidia-580-server-7.0.0-12-generic",
+                "linux-modules-nvidia-580-server-generic",
+                "nvidia-headless-no-dkms-580-server",
+                "nvidia-utils-580-server",
+            ],
+        ),
+    ),
+    (
         "Secure Boot on Ubuntu",
         Host(cards={"01": "2684"}, files=SECURE_BOOT),
         {},
@@ -158,6 +186,7 @@ REFUSALS = [
     (HOSTS["mismatch"], {"installed": True, "restarted": True}, "was upgraded without a restart", "restart the host"),
     (HOSTS["one, without a driver"], {"enabled": False}, "nvidia_driver_enabled is false", "enabled: true"),
     (Host(cards={"01": "1db1"}), {"branch": "590"}, "nvidia_driver_branch: 590 with NVIDIA GV100", "branch: 580"),
+    (Host(cards={"01": "1db1"}), {"system": "debian-13"}, "NVIDIA GV100 [10de:1db1] on debian-13", "Debian 12"),
     (
         Host(cards={"01": "2330"}),
         {"branch": "570", "minimum": "580.65.06"},
@@ -173,6 +202,24 @@ def test_refusals_say_what_to_do(tmp_path: Path, found: Host, settings: dict[str
     assert problem in decided["found"]
     assert fix in decided["fix"]
     assert settings.get("minimum", MINIMUM) in decided["needed"]
+
+
+@pytest.mark.parametrize(
+    ("system", "branch", "installed", "notes"),
+    [
+        ("debian-12", "580", "580", []),
+        ("debian-13", "580", "590", ["begins with branch 590, which is installed in place of 580"]),
+        ("debian-13", "595", "595", []),
+        ("ubuntu-26.04", "580", "595", ["begins with branch 595, which is installed in place of 580"]),
+    ],
+)
+def test_the_first_branch_that_a_system_s_repository_has(
+    tmp_path: Path, system: str, branch: str, installed: str, notes: list[str]
+) -> None:
+    decided = plan(tmp_path, host("one, without a driver"), system=system, branch=branch)
+    assert decided["pinning"] == [f"nvidia-driver-pinning-{installed}"]
+    assert [note for note in decided["notes"] if any(text in note for text in notes)] == decided["notes"]
+    assert len(decided["notes"]) == len(notes)
 
 
 def test_pinning_and_headers_come_with_the_vendor_s_packages(tmp_path: Path) -> None:
@@ -203,6 +250,8 @@ def test_notes(tmp_path: Path, found: Host, branch: str, notes: list[str]) -> No
         ("debian-12", "6.1.0-37-amd64", "amd64"),
         ("debian-12", "6.1.0-37-cloud-amd64", "cloud-amd64"),
         ("debian-12", "6.12.9+bpo-amd64", ""),
+        ("debian-13", "6.12.48+deb13-amd64", "amd64"),
+        ("debian-13", "6.12.48+deb13.1-cloud-amd64", "cloud-amd64"),
         ("debian-12", "6.8.12-4-pve", ""),
         ("ubuntu-22.04", "5.15.0-151-generic", "generic"),
         ("ubuntu-22.04", "6.8.0-64-generic", "generic-hwe-22.04"),
@@ -210,6 +259,8 @@ def test_notes(tmp_path: Path, found: Host, branch: str, notes: list[str]) -> No
         ("ubuntu-24.04", "6.8.0-64-generic", "generic"),
         ("ubuntu-24.04", "6.14.0-27-generic", "generic-hwe-24.04"),
         ("ubuntu-24.04", "6.8.12-custom", ""),
+        ("ubuntu-26.04", "7.0.0-12-generic", "generic"),
+        ("ubuntu-26.04", "7.2.0-10-generic", "generic-hwe-26.04"),
     ],
 )
 def test_kernel_flavours(system: str, kernel: str, expected: str) -> None:

@@ -119,6 +119,8 @@ SOURCES = {"fetch": [{"what": "x", "url": URL}], "urls": [URL]}
 CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] = [
     ({}, {"os": {"id": "ubuntu", "version": "22.04", "name": "Ubuntu"}}, []),
     ({}, {"os": {"id": "ubuntu", "version": "24.04", "name": "Ubuntu"}}, []),
+    ({}, {"os": {"id": "debian", "version": "13", "name": "Debian GNU/Linux 13 (trixie)"}}, []),
+    ({}, {"os": {"id": "ubuntu", "version": "26.04", "name": "Ubuntu 26.04 LTS"}}, []),
     (
         {},
         {"os": {"id": "debian", "version": "11", "name": "Debian 11"}},
