@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import is_api_format
@@ -20,8 +21,25 @@ _LARGEST = 50_000_000
 """A picture may claim that a text unpacks to any size."""
 
 
+_WHOLE, _ENDS = 64_000_000, 24_000_000
+"""Files that are larger are videos, of which the beginning and the end are read: their metadata lies there."""
+
+
 class NoWorkflowError(ValueError):
     """A file without a workflow."""
+
+
+def load(file: Path) -> bytes:
+    """Return what of a file may hold a workflow."""
+    if not file.is_file():
+        raise NoWorkflowError("this is no file")
+    with file.open("rb") as opened:
+        size = file.stat().st_size
+        if size <= _WHOLE:
+            return opened.read(_WHOLE)
+        begin = opened.read(_ENDS)
+        opened.seek(size - _ENDS)
+        return begin + b"\0\0" + opened.read(_ENDS)
 
 
 def read(data: bytes) -> tuple[dict[str, Any], str]:

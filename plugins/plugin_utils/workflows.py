@@ -14,11 +14,14 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.browser import to_browser
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import (
     ConversionError,
     is_group_node,
     to_api,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.replace import Replacement, replace
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.replace import table as replacements
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import CORE, NodeType, Schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflow_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, files_of_set
@@ -248,10 +251,16 @@ def for_host(
     older = {name: kinds for name, workflow in given.items() if (kinds := release.lacks(workflow))}
     given = {name: workflow for name, workflow in given.items() if name not in older}
     texts = {f"{name}.json": written(workflow) for name, workflow in given.items()}
-    own = {Path(path).name: path for path in extra}
-    texts |= {Path(path).name: _own(path, text) for path, text in extra.items()}
+    own = {f"{Path(path).stem}.json": path for path in extra}
     problems: list[dict[str, str]] = []
     notes: list[str] = []
+    for name, path in own.items():
+        texts[name], replaced = _own(path, extra[path], release)
+        if replaced:
+            changes = "; ".join(dict.fromkeys(f"{one.old} → {' + '.join(one.new) or 'nothing'}" for one in replaced))
+            notes.append(
+                f"{name}: node types that this host does not have are replaced, as a note in it says: {changes}"
+            )
     for name, text in texts.items():
         api, found = _looked_at(text, release)
         problems += [
@@ -280,18 +289,23 @@ def for_host(
     }
 
 
-def _own(path: str, text: str) -> str:
+def _own(path: str, text: str, release: Release) -> tuple[str, list[Replacement]]:
+    """The file that is placed for a workflow of the operator's, and what was replaced in it."""
     try:
         graph, where = workflow_files.read(text.encode())
     except ValueError as error:
         raise ValueError(f"workflows_extra names {path}: {error}") from error
-    if where:
-        raise ValueError(f"workflows_extra names {path}, whose workflow lies under {where}: put that alone into a file")
-    if "nodes" not in graph:
-        raise ValueError(
-            f"workflows_extra names {path}, which is in API format; the browser opens what its menu Save has made"
-        )
-    return text.removeprefix("\ufeff")
+    try:
+        graph, replaced = replace(graph, release.recorded, release.kinds)
+        if "nodes" not in graph:
+            graph = to_browser(graph, release.recorded)
+        elif not replaced and not where:
+            return text.removeprefix("\ufeff"), []
+    except ConversionError as error:
+        raise ValueError(f"workflows_extra names {path}: {error}") from error
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
+        return json.dumps(graph), []  # the check says what is wrong with it
+    return written(graph), replaced
 
 
 def _why_not(choice: Choice) -> str:
@@ -322,6 +336,13 @@ class Release:
     silent: tuple[str, ...]
     recorded: Schemas
     """What is recorded, of packs that are not here, too."""
+    packs: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """All node types that it has or may have."""
+        of_packs = {kind for kind, entry in replacements().items() if entry["pack"] in self.packs}
+        return frozenset({*self.schemas, *self.trusted, *of_packs})
 
     @classmethod
     def of(cls, packs: Mapping[str, Mapping[str, Any]], comfyui: str) -> Release:
@@ -334,7 +355,9 @@ class Release:
         others = {kind for kind, one in recorded.items() if one.pack in here.keys() - same}
         silent = tuple(pack for pack, entry in packs.items() if pack not in same and not entry["node_types"])
         schemas = {kind: one for kind, one in recorded.items() if one.pack in same}
-        return cls(schemas, frozenset(promised | others), silent, {**workflow_schemas.recorded(), **recorded})
+        return cls(
+            schemas, frozenset(promised | others), silent, {**workflow_schemas.recorded(), **recorded}, tuple(packs)
+        )
 
     def lacks(self, workflow: Mapping[str, Any]) -> list[str]:
         """Node types of ComfyUI that a workflow needs, and that an older one does not have."""

@@ -21,7 +21,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas
 
 _MUTED, _BYPASSED = 2, 4
 _SUBGRAPH_INPUT, _SUBGRAPH_OUTPUT = "-10", "-20"
-_AFTER_RUN = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
+AFTER_RUN = {"fixed", "increment", "decrement", "randomize", "increment-wrap"}
 _RGTHREE = {
     "Bookmark",
     "Fast Actions Button",
@@ -467,7 +467,7 @@ def _taken(inputs: Sequence[Input], values: list[Any]) -> Iterator[tuple[str, An
             yield one.name, value
         if one.type == "BOUNDING_BOX":
             del values[:4]  # its sides, once more
-        if one.control and values and (values[0] in _AFTER_RUN or isinstance(values[0], bool)):
+        if one.control and values and (values[0] in AFTER_RUN or isinstance(values[0], bool)):
             values.pop(0)
         yield from _taken(one.brings(value), values)
 
@@ -501,7 +501,7 @@ def _named_by_the_file(node: Node, saved: Sequence[Any], strict: bool) -> Iterat
             break
         found[name] = values.pop(0)
         more = len(values) > len(names) - index - 1
-        if values and values[0] in _AFTER_RUN and ("seed" in name or more):
+        if values and values[0] in AFTER_RUN and ("seed" in name or more):
             values.pop(0)
     if len(found) == len(names) and not values:  # otherwise some widgets are not listed, and any name may be wrong
         yield from found.items()
