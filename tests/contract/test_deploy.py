@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,7 +81,100 @@ def test_what_is_advised_depends_on_how_far_it_came(
     assert advice in done.stderr
     assert not_said not in done.stderr
     assert (checkout / "asked").read_text() == f"{checkout}/site.yml -i mine\n"
-    assert {path.name for path in checkout.iterdir()} == {"deploy", "tools", ".venv", "asked"}
+    assert {path.name for path in checkout.iterdir()} == {"deploy", "tools", ".venv", "asked", "reports"}
+
+
+# -- the operations
+
+
+OPERATIONS = sorted(
+    path.stem for path in (house.ROOT / "playbooks").glob("*.yml") if path.stem not in {"hosts", "site"}
+)
+
+
+@pytest.fixture
+def whole(checkout: Path) -> Path:
+    """With the playbooks, which name the operations."""
+    (checkout / "playbooks").symlink_to(house.ROOT / "playbooks")
+    return checkout
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_playbook_is_an_operation_with_a_description(whole: Path, name: str) -> None:
+    assert re.search(rf"(?m)^  {name} +[A-Z].{{10,}}", deploy(whole, "--help").stdout)
+    said = deploy(whole, name, "--help").stdout
+    assert said.startswith(f"./deploy {name}")
+    assert f"ansible-playbook wanmetal.comfyui.{name} -i INVENTORY" in said
+    assert not (whole / "asked").exists()
+    assert deploy(whole, name, "-i", "mine").returncode == 0
+    assert (whole / "asked").read_text() == f"{whole}/playbooks/{name}.yml -i mine\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        (["civitai", "290640,290641"], """civitai.yml -i {inventory} -e {{"id": "290640,290641"}}"""),
+        (
+            ["rollback", "0.3-1", "--limit", "a"],
+            """rollback.yml -i {inventory} -e {{"comfyui_rollback_to": "0.3-1"}} --limit a""",
+        ),
+        (["civitai", 'a"', "-i", "x"], """civitai.yml -e {{"id": "a\\""}} -i x"""),
+    ],
+)
+def test_the_first_argument_may_stand_alone(whole: Path, arguments: list[str], asked: str) -> None:
+    assert deploy(whole, *arguments).returncode == 0
+    assert (whole / "asked").read_text() == f"{whole}/playbooks/{asked.format(inventory=whole / 'gpu_hosts')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["verifi"], "there is no 'verifi'"),
+        (["hosts"], "there is no 'hosts'"),
+        (["backup/../site"], "there is no"),
+        (["verify", "gpu1"], "verify takes no 'gpu1'"),
+    ],
+)
+def test_what_is_no_operation_is_said(whole: Path, arguments: list[str], said: str) -> None:
+    done = deploy(whole, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (whole / "asked").exists()
+
+
+def test_the_inventory_of_init_is_used_where_there_is_one(whole: Path) -> None:
+    assert deploy(whole).returncode == 0
+    (whole / "my_hosts").mkdir()
+    assert "inventory my_hosts" in deploy(whole, "verify").stdout
+    asked = (whole / "asked").read_text().splitlines()
+    assert asked == [f"{whole}/site.yml -i {whole}/gpu_hosts", f"{whole}/playbooks/verify.yml -i {whole}/my_hosts"]
+
+
+def test_a_failure_names_its_log(whole: Path) -> None:
+    stand_in = whole / ".venv/deploy/bin/ansible-playbook"
+    stand_in.write_text('#!/bin/sh\necho what it said > "$ANSIBLE_LOG_PATH"\nexit 2\n')
+    assert "all of it is in reports/verify.log" in deploy(whole, "verify", "-i", "mine").stderr
+    log = whole / "reports/verify.log"
+    assert (log.read_text(), log.stat().st_mode & 0o077) == ("what it said\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "found", "not_found"),
+    [
+        (["./deploy", "r"], ["rollback"], ["verify"]),
+        (["./deploy", ""], ["init", "verify", "--lab"], ["hosts", "site"]),
+        (["./deploy", "init", "--h"], ["--hosts", "--help"], ["--lab"]),
+        (["./deploy", "-e", "comfyui_po"], ["comfyui_port="], ["comfyui_listen="]),
+    ],
+)
+def test_names_are_completed(words: list[str], found: list[str], not_found: list[str]) -> None:
+    script = (
+        f'eval "$(./deploy completion)"; COMP_WORDS=({" ".join(map(shlex.quote, words))}); '
+        f"COMP_CWORD={len(words) - 1}; _wanmetal_deploy; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=house.ROOT, capture_output=True, text=True, check=True)
+    assert set(found) <= set(done.stdout.split())
+    assert not set(not_found) & set(done.stdout.split())
 
 
 # -- a deploy of nothing

@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 from ansible_collections.wanmetal.comfyui.tests.lab import lab
 from ansible_collections.wanmetal.comfyui.tests.run import STEPS
+from ansible_collections.wanmetal.comfyui.tools import init
 
 DOCUMENTS = sorted(
     path
@@ -109,7 +109,19 @@ def deploy(words: list[str]) -> None:
         assert words[0] in ("--lab-stop", "--lab-remove")
         assert words[1:] in ([], ["--all"])
         assert f"./deploy {words[0]}" in (house.ROOT / "deploy").read_text()
-    elif words != ["--help"]:
+    elif words and words[0] == "init":
+        init.parser().parse_args(words[1:])
+    elif words and re.fullmatch(r"[a-z]+", words[0]) and words != ["completion"]:
+        path = house.ROOT / "playbooks" / f"{words[0]}.yml"
+        assert path.is_file(), f"{words[0]} is no operation"
+        rest = words[1:]
+        if rest and not rest[0].startswith("-"):
+            argument = re.search(r"(?m)^# argument: (\w+)=", path.read_text())
+            assert argument, f"{words[0]} takes no {rest[0]}"
+            rest = ["-e", f"{argument[1]}={rest[0]}", *rest[1:]]
+        if rest != ["--help"]:
+            playbook([f"playbooks/{words[0]}.yml", *rest])
+    elif words not in (["--help"], ["completion"]):
         playbook(["site.yml", *(word for word in words if word != "--lab")])
 
 
@@ -241,6 +253,9 @@ def test_a_command_can_be_given(name: str, command: str) -> None:
         "./deploy -e comfyui_vram_mode=lots",
         "./deploy -i nowhere",
         "./deploy --lab-burn",
+        "./deploy verifi",
+        "./deploy verify gpu1",
+        "./deploy init --host gpu1 --huggingface-token hf_x",
         "./test nothing",
         "ansible-playbook playbooks/nothing.yml",
         "ansible-playbook wanmetal.comfyui.nothing",
@@ -302,9 +317,9 @@ def test_a_link_leads_somewhere(name: str, link: str) -> None:
 def test_every_operation_stands_beside_its_twin() -> None:
     """One line an operation: from a checkout, and as a collection."""
     text = HERE["README.md"]
-    shown = sorted(re.findall(r"\| `(?:ansible-playbook )?(\./deploy|playbooks/\w+\.yml)[^|]*\| `ansible", text))
+    shown = sorted(re.findall(r"\| `\./deploy(?: ([a-z]+))?[^|]*\| `ansible", text))
     twins = sorted(re.findall(r"`ansible-playbook wanmetal\.comfyui\.(\w+)[^`]*` \|$", text, re.MULTILINE))
-    assert sorted("site" if name == "./deploy" else Path(name).stem for name in shown) == twins
+    assert sorted(name or "site" for name in shown) == twins
     every = {path.stem for path in house.ROOT.glob("playbooks/*.yml")} - {"hosts"}  # the others import it
     assert set(twins) == every
     assert len(twins) == len(every) + 1, "only a deploy has two lines"

@@ -48,5 +48,5 @@ def test_a_look_renders_nothing(look: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--lab", "--help"), ("--lab", "-e", "a=b", "-h")])
 def test_help_runs_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     said, commands = deploy(tmp_path, *arguments)
-    assert said.startswith("./deploy [ARGUMENT...]")
+    assert said.startswith("./deploy init")
     assert commands == []
