@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from wanmetal_handler import isolated, media
+from wanmetal_handler import addresses, isolated, media
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.limit import Limit
 from wanmetal_handler.settings import Networks, Settings
@@ -377,4 +377,4 @@ def test_processes_with_strangers_data_have_no_secrets(monkeypatch: pytest.Monke
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert media.is_public(ipaddress.ip_address(address)) is public
+    assert addresses.is_public(ipaddress.ip_address(address)) is public

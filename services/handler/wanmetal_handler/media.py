@@ -24,12 +24,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from urllib3.util import parse_url
 
 from . import isolated
+from .addresses import reachable
 from .failure import JobError
 from .inputs import MEDIA
 from .limit import Limit
 from .settings import Network, Settings
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
@@ -64,23 +63,6 @@ _CODECS = {
     "vorbis",
     "flac",
 }
-
-_INTERNET = ipaddress.ip_network("2000::/3")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Listed here, since what the library takes for the internet's differs between versions of Python.
-_NOT_PUBLIC = [
-    ipaddress.ip_network(text)
-    for text in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
-        *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
-        *("224.0.0.0/3", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
-    )
-]
-# What clouds tell their machines, keys among it. No setting allows these.
-_METADATA = [
-    ipaddress.ip_address(text)
-    for text in ("100.100.100.200", "168.63.129.16", "169.254.169.254", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
-]
 
 
 def load(kind: str, text: str, settings: Settings, limit: Limit) -> tuple[str, bytes]:
@@ -208,22 +190,6 @@ def upright(data: bytes, most_pixels: int) -> bytes:
     return result.getvalue()
 
 
-def is_public(address: Address) -> bool:
-    """Say whether an address is one of the internet's, also where it hides another."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if hidden := address.ipv4_mapped:
-            return is_public(hidden)
-        if address in _NAT64:
-            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if address not in _INTERNET:
-            return False
-    return address.is_global and address not in _METADATA and not any(address in network for network in _NOT_PUBLIC)
-
-
-def _reachable(address: Address, allowed: Sequence[Network]) -> bool:
-    return is_public(address) or (address not in _METADATA and any(address in network for network in allowed))
-
-
 def _decoded(text: str, most_bytes: int) -> bytes:
     head = _DATA.match(text[:200])
     if not head and text[:5].lower() == "data:":
@@ -300,7 +266,7 @@ def guard(allowed: Sequence[Network]) -> None:
 
     def checked(*given: Any, **named: Any) -> Any:
         found = resolve(*given, **named)
-        if not all(_reachable(ipaddress.ip_address(str(at[4][0]).partition("%")[0]), allowed) for at in found):
+        if not all(reachable(ipaddress.ip_address(str(at[4][0]).partition("%")[0]), allowed) for at in found):
             raise OSError("this host is not on the public internet")
         return found
 
@@ -313,7 +279,7 @@ def _connected(host: str, port: int, allowed: Sequence[Network]) -> socket.socke
     except OSError as error:
         raise _unfetched("the name of its host is not known") from error
     addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    if not all(_reachable(address, allowed) for address in addresses):
+    if not all(reachable(address, allowed) for address in addresses):
         raise _unfetched("its host is not on the public internet")
     for address in addresses[:-1]:
         with suppress(OSError):
