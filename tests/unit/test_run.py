@@ -94,7 +94,10 @@ def test_the_longest_come_first_and_linters_fill_the_gaps(monkeypatch: pytest.Mo
     assert not {f"molecule {name}" for name in run.SLOW} & {one.title for one in in_order(run.STEPS, full=False)}
 
 
-@pytest.mark.parametrize(("steps", "missing"), [(["lint"], ""), (["unit"], "aria2c"), (["e2e", "unit"], "ssh, aria2c")])
+@pytest.mark.parametrize(
+    ("steps", "missing"),
+    [(["lint"], ""), (["unit"], "aria2c, pg_ctlcluster"), (["e2e", "unit"], "ssh, aria2c, pg_ctlcluster")],
+)
 def test_programs_that_are_missing_are_named(steps: list[str], missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", {"git": "/usr/bin/git"}.get)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -112,4 +115,4 @@ def test_programs_that_are_missing_are_installed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lab, "apt_family", lambda: True)
     monkeypatch.setattr(lab, "install_packages", lambda *packages: installed.extend(packages))
     run.need_programs(["unit"])
-    assert installed == ["aria2", "git"]
+    assert installed == ["aria2", "git", "postgresql"]

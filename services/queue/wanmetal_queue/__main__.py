@@ -1,0 +1,211 @@
+"""Serves the queue, and changes what only its own host may: tables, tokens, pauses, drains."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import FrameType
+
+import psycopg
+import uvicorn
+from psycopg.rows import dict_row
+
+from . import schema, webhook
+from .api import Api
+from .settings import Settings
+from .store import Store, hashed
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_RELOAD = """NOTIFY wanmetal_queue, '["reload"]'"""
+
+
+def main() -> int:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(prog="wanmetal_queue", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="the service")
+    commands.add_parser("migrate", help="bring the tables to this release's form, from an earlier or a later one")
+    commands.add_parser("status", help="tell of hosts and jobs, in JSON")
+    for name in ("pause", "resume"):
+        commands.add_parser(name, help=f"{name} the giving of jobs").add_argument("queues", nargs="*", default=[])
+    drain = commands.add_parser("drain", help="give a host no more jobs, and wait until it has none")
+    drain.add_argument("host")
+    drain.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
+    commands.add_parser("undrain", help="give a host jobs again").add_argument("host")
+    add = commands.add_parser("token-add", help="let a host or a client in; without --hash the new token is shown")
+    add.add_argument("kind", choices=["host", "client"])
+    add.add_argument("name")
+    add.add_argument("--hash", default="", help="SHA-256 of the token, in hexadecimal digits")
+    add.add_argument("--queues", default="", help="queues of a host (any), or endpoints of a client (*), with commas")
+    revoke = commands.add_parser("token-revoke", help="let a host or a client in no longer")
+    revoke.add_argument("kind", choices=["host", "client"])
+    revoke.add_argument("name")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        settings = Settings.of(os.environ)
+        if options.command == "serve":
+            serve(settings)
+        elif options.command == "migrate":
+            print(schema.migrate(settings.database))
+        else:
+            with psycopg.connect(settings.database, autocommit=True, row_factory=dict_row) as connection:
+                print(operate(connection, options))
+    except (OSError, ValueError, psycopg.Error) as error:
+        sys.exit(f"the queue cannot {options.command}: {error}")
+    return 0
+
+
+class Server(uvicorn.Server):
+    """Ends the requests that are held when it is to stop."""
+
+    api: Api
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Wake all who wait, so that they come again when the next process is there."""
+        self.api.closing = True
+        asyncio.get_event_loop().call_soon_threadsafe(self.api.store.waiters.everybody)
+        super().handle_exit(sig, frame)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal says otherwise."""
+    store = Store(settings)
+    api = Api(store)
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncIterator[None]:
+        await store.start()
+        hooks = asyncio.create_task(webhook.deliver(store))
+        yield
+        hooks.cancel()
+        await store.close()
+
+    api.app.router.lifespan_context = lifespan
+    config = uvicorn.Config(
+        api.app,
+        host=settings.listen,
+        port=settings.port,
+        access_log=False,
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        backlog=4096,
+    )
+    server = Server(config)
+    server.api = api
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    server.run()
+
+
+def operate(connection: psycopg.Connection[dict[str, object]], options: argparse.Namespace) -> str:
+    """Do what an operator asks for, and say what was done."""
+
+    def do(statement: str, *values: object) -> list[dict[str, object]]:
+        answer = connection.execute(statement, values)
+        rows = answer.fetchall() if answer.description else []
+        connection.execute(_RELOAD)
+        return rows
+
+    match options.command:
+        case "status":
+            return _status(connection)
+        case "pause":
+            queues = options.queues or [row["queue"] for row in do(_QUEUES)]
+            do("UPDATE state SET paused = ARRAY(SELECT DISTINCT unnest(paused || %s::text[]))", queues)
+            return f"no job is given out of {', '.join(map(str, queues))}"
+        case "resume":
+            do(
+                "UPDATE state SET paused = ARRAY(SELECT unnest(paused) EXCEPT SELECT unnest(%s::text[]))",
+                options.queues,
+            )
+            if not options.queues:
+                do("UPDATE state SET paused = '{}'")
+            return f"jobs are given again out of {', '.join(options.queues) or 'all queues'}"
+        case "drain" | "undrain":
+            draining = options.command == "drain"
+            statement = "UPDATE tokens SET draining = %s WHERE kind = 'host' AND name = %s RETURNING name"
+            if not do(statement, draining, options.host):
+                names = ", ".join(
+                    str(row["name"]) for row in do("SELECT DISTINCT name FROM tokens WHERE kind = 'host'")
+                )
+                raise ValueError(f"there is no host {options.host}; there are: {names or 'none'}")
+            return _drained(connection, options) if draining else f"{options.host} is given jobs again"
+        case "token-add":
+            return _token(do, options)
+        case _:
+            gone = do("DELETE FROM tokens WHERE kind = %s AND name = %s RETURNING name", options.kind, options.name)
+            return f"{len(gone)} tokens of the {options.kind} {options.name} are revoked"
+
+
+_QUEUES = (
+    "SELECT DISTINCT unnest(queues) AS queue FROM tokens WHERE kind = 'host' UNION SELECT DISTINCT queue FROM jobs"
+)
+_RUNNING = """SELECT count(*) AS number FROM jobs JOIN workers ON workers.name = jobs.worker
+WHERE status = 'IN_PROGRESS' AND host = %s"""
+
+
+def _token(do: Callable[..., list[dict[str, object]]], options: argparse.Namespace) -> str:
+    """The token itself is never kept. A host's new one replaces the one before; a client may have several."""
+    if not _NAME.fullmatch(options.name) or (options.hash and not _HASH.fullmatch(options.hash)):
+        raise ValueError(
+            "a name has letters, digits, . _ and -, and --hash is the token's SHA-256 in small hexadecimal"
+        )
+    token = "" if options.hash else secrets.token_urlsafe(32)
+    queues = (options.queues or ("any" if options.kind == "host" else "*")).split(",")
+    value = options.hash or hashed(token)
+    there = do("SELECT kind, name, queues FROM tokens WHERE hash = %s", value)
+    if there == [{"kind": options.kind, "name": options.name, "queues": queues}]:
+        return "unchanged"
+    if options.kind == "host":
+        do("DELETE FROM tokens WHERE kind = 'host' AND name = %s AND hash <> %s", options.name, value)
+    statement = """INSERT INTO tokens (hash, kind, name, queues) VALUES (%s, %s, %s, %s)
+        ON CONFLICT (hash) DO UPDATE SET kind = excluded.kind, name = excluded.name, queues = excluded.queues"""
+    do(statement, value, options.kind, options.name, queues)
+    return token or f"the token of the {options.kind} {options.name} is known"
+
+
+def _drained(connection: psycopg.Connection[dict[str, object]], options: argparse.Namespace) -> str:
+    until = time.monotonic() + options.wait
+    while True:
+        row = connection.execute(_RUNNING, (options.host,)).fetchone()
+        if not row or not row["number"]:
+            return f"{options.host} has no job, and is given none"
+        if time.monotonic() >= until:
+            text = f"{options.host} is given no more jobs, and still has {row['number']}"
+            if options.wait:
+                raise ValueError(text)
+            return text
+        time.sleep(0.3)
+
+
+def _status(connection: psycopg.Connection[dict[str, object]]) -> str:
+    """Hosts with what they do, and the numbers of jobs."""
+    hosts = connection.execute(
+        """SELECT tokens.name AS host, tokens.queues, draining, vram, workflows, release, workers.name AS worker,
+             round((SELECT tick - seen FROM state)::numeric, 1)::float8 AS seen_s_ago,
+             ARRAY(SELECT id FROM jobs WHERE status = 'IN_PROGRESS' AND worker = workers.name) AS jobs
+           FROM tokens LEFT JOIN workers ON workers.host = tokens.name WHERE kind = 'host' ORDER BY 1, 7"""
+    ).fetchall()
+    clients = connection.execute("SELECT name, queues FROM tokens WHERE kind = 'client' ORDER BY 1").fetchall()
+    jobs = connection.execute(
+        "SELECT queue, status, count(*) AS number FROM jobs GROUP BY 1, 2 ORDER BY 1, 2"
+    ).fetchall()
+    paused = connection.execute("SELECT paused FROM state").fetchall()[0]["paused"]
+    return json.dumps({"paused": paused, "jobs": jobs, "hosts": hosts, "clients": clients}, indent=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+../../handler/wanmetal_handler/addresses.py

@@ -1,0 +1,390 @@
+"""The fleet's queue against a real PostgreSQL, as clients and workers see it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+import requests
+from ansible_collections.wanmetal.comfyui.tests.queue.fleet import Fleet, fleet, until
+
+pytestmark = pytest.mark.xdist_group("queue")
+
+
+@pytest.fixture(scope="module")
+def queue() -> Iterator[Fleet]:
+    with fleet(waiting="20", attempts="2", lost_after="3") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _empty(queue: Fleet) -> None:
+    queue.database.sql("DELETE FROM jobs")
+
+
+def test_a_job_s_way(queue: Fleet) -> None:
+    assert queue.run("way", {"n": 1}) == {"id": "way", "status": "IN_QUEUE"}
+    assert queue.take() == {"id": "way", "attempt": 1, "input": {"n": 1}}
+    assert queue.status("way") == "IN_PROGRESS"
+    queue.done("pod", "way", {"status": "IN_PROGRESS", "output": {"step": 1}})
+    assert queue.call("status/way")["output"] == {"step": 1}
+    queue.done("pod", "way", {"output": {"video": "…"}})
+    answer = queue.call("status/way")
+    assert (answer["status"], answer["output"]) == ("COMPLETED", {"video": "…"})
+    assert answer["executionTime"] >= 0 <= answer["delayTime"]
+    queue.done("pod", "way", {"status": "IN_PROGRESS", "output": {"step": 2}})  # from a thread that was slow
+    queue.done("pod", "way", {"error": "a second end"})
+    assert queue.call("status/way") == answer
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "key", "value"),
+    [
+        ({}, "COMPLETED", "output", None),
+        ({"output": None}, "COMPLETED", "output", None),
+        ({"output": "a\0b\ud800"}, "COMPLETED", "output", "a\0b\ud800"),
+        ({"error": "a\0b"}, "FAILED", "error", "a\ufffdb"),
+        ({"error": {"type": "OSError"}, "output": 1}, "FAILED", "error", '{"type": "OSError"}'),
+    ],
+)
+def test_results(queue: Fleet, result: Any, status: str, key: str, value: Any) -> None:
+    queue.run("result", {"zero": "\0"})
+    assert queue.take()["input"] == {"zero": "\0"}
+    queue.done("pod", "result", result)
+    answer = queue.call("status/result")
+    assert (answer["status"], answer.get(key)) == (status, value)
+
+
+def test_a_result_that_is_no_json_is_an_end_all_the_same(queue: Fleet) -> None:
+    queue.run("broken", {})
+    queue.take()
+    url = f"http://127.0.0.1:{queue.port}/v2/any/job-done/pod/broken?x=y"
+    assert requests.post(url, data=b"\xff{", headers={"Authorization": queue.host}, timeout=9).status_code == 200
+    assert queue.status("broken") == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        ([], 400, "form"),
+        ({"n": 1}, 400, "form"),
+        ({"input": {}, "id": "a\0b"}, 400, "id has"),
+        ({"input": {}, "id": "../x"}, 400, "id has"),
+        ({"input": {}, "policy": {"ttl": 5}}, 400, "policy.ttl"),
+        ({"input": {}, "policy": {"executionTimeout": True}}, 400, "policy.executionTimeout"),
+        ({"input": {}, "policy": {"priority": "high"}}, 400, "policy.priority"),
+        ({"input": {}, "webhook": "ftp://example.com"}, 400, "webhook"),
+        ({"input": {}, "requires": {"gpu": 1}}, 400, "requires"),
+        ({"input": "x" * 21_000_000}, 413, "20 MB"),
+    ],
+)
+def test_what_is_refused(queue: Fleet, body: Any, status: int, why: str) -> None:
+    assert why in queue.call("run", body, status=status)["error"]
+
+
+def test_an_id_that_is_posted_often_is_one_job(queue: Fleet) -> None:
+    threads = [threading.Thread(target=queue.run, args=("same", {"n": n})) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    queue.take()
+    queue.done("pod", "same", {"output": 1})
+    assert queue.run("same", {"n": 9}) == {"id": "same", "status": "COMPLETED"}
+    assert queue.database.sql("SELECT count(*) FROM jobs") == "1"
+
+
+def test_priorities_and_their_order(queue: Fleet) -> None:
+    queue.run("low", {}, policy={"lowPriority": True})
+    queue.run("first", {})
+    queue.run("second", {})
+    queue.run("high", {}, policy={"priority": 5})
+    taken = []
+    for _ in range(4):
+        taken.append(queue.take()["id"])
+        queue.done("pod", taken[-1], {"output": 1})
+    assert taken == ["high", "first", "second", "low"]
+
+
+def test_a_full_queue_says_when_to_come_again(queue: Fleet) -> None:
+    for number in range(20):
+        queue.run(f"full{number}", {})
+    url = f"http://127.0.0.1:{queue.port}/v2/any/run"
+    answer = requests.post(url, json={"input": {}}, headers={"Authorization": queue.client}, timeout=9)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "10")
+    assert queue.run("full3", {})["status"] == "IN_QUEUE"  # known, so it takes no room
+    assert queue.call("purge-queue", {}) == {"removed": 20, "status": "completed"}
+    assert queue.run("room", {})["status"] == "IN_QUEUE"
+
+
+def test_time_to_live_and_execution_limit(queue: Fleet) -> None:
+    queue.run("old", {}, policy={"ttl": 1000, "priority": -5})
+    queue.run("long", {}, policy={"executionTimeout": 1000})
+    assert queue.take()["id"] == "long"
+    until(lambda: queue.status("old") == queue.status("long") == "TIMED_OUT", 15)
+    assert "time to live" in queue.call("status/old")["error"]
+    assert "longer" in queue.call("status/long")["error"]
+    assert queue.south("job-stop/pod").json() == {"jobsToStop": ["long"]}
+    queue.done("pod", "long", {"output": "too late"})
+    assert queue.status("long") == "TIMED_OUT"
+
+
+def test_cancel_reaches_the_worker(queue: Fleet) -> None:
+    queue.run("stop", {})
+    queue.take()
+    heard: list[Any] = []
+    listener = threading.Thread(target=lambda: heard.append(queue.south("job-stop/pod")))
+    listener.start()
+    begun = time.monotonic()
+    assert queue.call("cancel/stop", {})["status"] == "CANCELLED"
+    listener.join(10)
+    assert heard[0].json() == {"jobsToStop": ["stop"]}
+    assert time.monotonic() - begun < 3
+    assert queue.south("job-stop/pod").json() == {"jobsToStop": ["stop"]}, "told again until the worker has ended it"
+    queue.run("next", {})
+    assert queue.take()["id"] == "next"  # with job_in_progress=0: it has nothing any more
+    assert queue.south("job-stop/pod").status_code == 204
+    assert queue.call("stream/stop")["status"] == "FAILED", "RunPod's client would never end"
+    queue.run("waits", {})
+    assert queue.call("cancel/waits", {})["status"] == "CANCELLED"
+
+
+def test_a_cancel_that_meets_the_result(queue: Fleet) -> None:
+    for number in range(5):
+        id_ = f"meet{number}"
+        queue.run(id_, {})
+        queue.take()
+        threads = [
+            threading.Thread(target=queue.call, args=(f"cancel/{id_}", {})),
+            threading.Thread(target=queue.done, args=("pod", id_, {"output": 1})),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        answer = queue.call(f"status/{id_}")
+        assert (answer["status"], answer.get("output")) in [("CANCELLED", None), ("COMPLETED", 1)]
+
+
+def test_a_worker_that_asks_with_empty_hands_has_lost_its_job(queue: Fleet) -> None:
+    queue.run("lost", {})
+    assert queue.take()["attempt"] == 1
+    assert queue.take() == {"id": "lost", "attempt": 2, "input": {}}
+    answer = queue.south("job-take/pod", query="&job_in_progress=0", timeout=40)
+    assert answer.status_code == 204
+    assert "2 times" in queue.call("status/lost")["error"]
+
+
+def test_a_worker_that_is_silent_loses_its_job_and_the_first_result_wins(queue: Fleet) -> None:
+    queue.run("silent", {})
+    queue.take("gone")
+    queue.south("ping/gone", query="&job_id=silent")  # its process that pings lives on
+    begun = time.monotonic()
+    assert queue.take("other") == {"id": "silent", "attempt": 2, "input": {}}
+    assert time.monotonic() - begun < 15
+    queue.done("gone", "silent", {"output": "of the first"})
+    assert queue.call("status/silent")["output"] == "of the first"
+    assert queue.south("job-stop/other").json() == {"jobsToStop": ["silent"]}
+    queue.done("other", "silent", {"output": "of the second"})
+    assert queue.call("status/silent")["output"] == "of the first"
+
+
+def test_what_a_ping_does_not_list_is_lost(queue: Fleet) -> None:
+    queue.run("unlisted", {})
+    queue.take("several")
+    queue.database.sql("UPDATE jobs SET taken = taken - 30")
+    assert queue.south("ping/several", query="&job_id=unlisted,x").status_code == 200
+    assert queue.status("unlisted") == "IN_PROGRESS"
+    assert queue.south("ping/several", query="&job_id=x").status_code == 200
+    assert queue.status("unlisted") == "IN_QUEUE"
+
+
+def test_retry(queue: Fleet) -> None:
+    queue.run("again", {"n": 1}, s3Config={"accessSecret": "hidden"})
+    assert queue.take()["s3Config"] == {"accessSecret": "hidden"}
+    queue.done("pod", "again", {"error": "no luck"})
+    assert queue.call("retry/again", {})["status"] == "IN_QUEUE"
+    queue.done("pod", "again", {"output": "of the attempt before"})
+    assert queue.status("again") == "IN_QUEUE"
+    job = queue.take()
+    assert (job["attempt"], job["input"], job["s3Config"]) == (2, {"n": 1}, {"accessSecret": "hidden"})
+    queue.done("pod", "again", {"output": 1})
+    assert queue.status("again") == "COMPLETED"
+    assert "FAILED or TIMED_OUT" in queue.call("retry/again", {}, status=400)["error"]
+    assert "hidden" not in json.dumps(queue.call("status/again"))
+    assert queue.database.sql("SELECT count(secret) FROM jobs") == "0"
+
+
+def test_stream(queue: Fleet) -> None:
+    queue.run("parts", {})
+    queue.take()
+    for number in range(3):
+        queue.south("job-stream/pod/parts", {"output": number})
+    assert queue.call("stream/parts")["stream"] == [{"output": 0}, {"output": 1}, {"output": 2}]
+    queue.done("pod", "parts", {"output": []})
+    assert queue.call("stream/parts") == {"id": "parts", "status": "COMPLETED", "stream": []}
+
+
+def test_runsync_waits(queue: Fleet) -> None:
+    answers: list[Any] = []
+    body = {"id": "sync", "input": {}}
+    waiting = threading.Thread(target=lambda: answers.append(queue.call("runsync?wait=20000", body)))
+    waiting.start()
+    queue.take()
+    queue.done("pod", "sync", {"output": 7})
+    waiting.join()
+    assert answers[0]["output"] == 7
+    assert queue.call("runsync?wait=0", {"input": {}})["status"] == "IN_QUEUE"
+    assert "wait" in queue.call("runsync?wait=x", {"input": {}}, status=400)["error"]
+
+
+def test_what_hosts_can_do(queue: Fleet) -> None:
+    token = queue.command("token-add", "host", "big", "--queues", "any,special")
+    queue.run("first", {})
+    job = queue.south("job-take/p", token=token, query="&vram=80&workflows=Wan,Canny&release=r1&job_in_progress=0")
+    assert job.json()["id"] == "first"
+    queue.south("job-done/p/first", {"output": 1}, token=token)
+    refused = {
+        "vram99": ({}, "99 GB"),
+        "any": ({"workflow": "Flux"}, "the workflow Flux; there are: Canny, Wan"),
+        "nothing": ({}, "no host serves"),
+    }
+    queue.database.sql("DELETE FROM workers WHERE host <> 'big'; NOTIFY wanmetal_queue, '[\"reload\"]'")
+    time.sleep(0.5)
+    for endpoint, (given, why) in refused.items():
+        status = 404 if endpoint == "nothing" else 400
+        assert why in queue.call("run", {"input": given}, endpoint=endpoint, status=status)["error"]
+    wanted = {"requires": {"vram": 24, "release": "r2"}, "input": {}}
+    assert "release r2; there are: r1" in queue.call("run", wanted, status=400)["error"]
+    queue.call("run", {"input": {}, "id": "needs24"}, endpoint="vram24")
+    queue.call("run", {"input": {}, "id": "wan"}, endpoint="Wan")
+    small = queue.south("job-take/small", query="&vram=12&workflows=Canny&job_in_progress=0", timeout=40)
+    assert small.status_code == 204, small.text
+    taken = [queue.south("job-take/p", token=token, query="&vram=80&workflows=Wan,Canny&release=r1") for _ in "12"]
+    assert [answer.json()["id"] for answer in taken] == ["needs24", "wan"]
+    queue.command("token-revoke", "host", "big")
+
+
+def test_a_host_s_token_takes_its_queues_jobs_and_nothing_else(queue: Fleet) -> None:
+    other = queue.command("token-add", "host", "thief", "--queues", "scrap")
+    for path in ("job-take/pod", "job-stop/pod", "ping/pod"):
+        assert queue.south(path, token=other).status_code == 403
+    queue.run("theirs", {})
+    queue.take()
+    queue.command("token-add", "host", "thief", "--queues", "any", "--hash", hashlib.sha256(other.encode()).hexdigest())
+    until(lambda: queue.south("job-done/pod/theirs", {"output": "stolen"}, token=other).status_code == 200)
+    assert queue.status("theirs") in {"IN_PROGRESS", "IN_QUEUE"}, "another host's job is not its to end"
+    assert queue.call("status/theirs", status=401, token=other)
+    assert queue.south("job-take/pod", token=queue.client).status_code == 401
+    assert queue.call("run", {"input": {}}, status=401, token="?")  # noqa: S106
+    queue.command("token-revoke", "host", "thief")
+    until(lambda: queue.south("ping/pod", token=other).status_code == 401)
+    assert other not in queue.database.sql("SELECT * FROM tokens")
+
+
+def test_a_client_s_token_for_one_endpoint(queue: Fleet) -> None:
+    token = queue.command("token-add", "client", "guest", "--queues", "vram24")
+    assert "vram24" in queue.call("run", {"input": {}}, token=token, status=403)["error"]
+    assert queue.call("health", token=token, endpoint="vram24")["jobs"]["inQueue"] == 0
+
+
+def test_pause_and_drain(queue: Fleet) -> None:
+    queue.command("pause", "any")
+    queue.run("held", {})
+    with pytest.raises(requests.Timeout):
+        queue.south("job-take/held", query="&job_in_progress=0", timeout=1.5)
+    queue.command("resume")
+    assert queue.take("held")["id"] == "held"
+    assert "still has 1" in queue.command("drain", "host1")
+    until(lambda: queue.south("job-take/idle").status_code == 429)
+    queue.done("held", "held", {"output": 1})
+    assert "has no job" in queue.command("drain", "host1", "--wait", "5")
+    queue.command("undrain", "host1")
+    queue.run("after", {})
+    assert until(lambda: (answer := queue.south("job-take/idle")).status_code == 200 and answer.json())["id"] == "after"
+    assert "there are: host1" in queue.command("drain", "nobody", good=False)
+
+
+def test_a_drain_ends_the_poll_that_is_held(queue: Fleet) -> None:
+    answers: list[Any] = []
+    poll = threading.Thread(target=lambda: answers.append(queue.south("job-take/holds")))
+    poll.start()
+    time.sleep(0.5)
+    queue.command("drain", "host1")
+    poll.join(5)
+    queue.command("undrain", "host1")
+    assert answers[0].status_code == 429
+
+
+def test_old_results_go_and_young_ones_stay(queue: Fleet) -> None:
+    for id_ in ("ancient", "young"):
+        queue.run(id_, {})
+        queue.take()
+        queue.done("pod", id_, {"output": 1})
+    queue.database.sql("UPDATE jobs SET finished = finished - 24 * 3600 - 1 WHERE id = 'ancient'")
+    until(lambda: queue.database.sql("SELECT string_agg(id, ' ') FROM jobs") == "young", 10)
+    assert queue.call("status/ancient", status=404)
+
+
+def test_webhook(queue: Fleet) -> None:
+    came: list[tuple[str, bytes]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.append((self.headers["X-Wanmetal-Signature"], self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200 if len(came) > 1 else 503)
+            self.end_headers()
+
+        def log_message(self, *_unused: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        queue.run("told", {}, webhook=f"http://127.0.0.1:{server.server_port}/x")
+        queue.take()
+        queue.done("pod", "told", {"output": 1})
+        until(lambda: len(came) == 2, 30)
+        server.shutdown()
+    signature, body = came[1]
+    at, _, value = signature.removeprefix("t=").partition(",v1=")
+    key = hashlib.sha256(queue.client.encode()).hexdigest().encode()
+    assert hmac.new(key, f"{at}.".encode() + body, "sha256").hexdigest() == value
+    assert json.loads(body) == queue.call("status/told")
+    until(lambda: queue.database.sql("SELECT webhook_due IS NULL FROM jobs WHERE id = 'told'") == "t")
+
+
+def test_the_clock_may_be_moved(queue: Fleet) -> None:
+    """No statement reads the wall clock, which a test cannot move: the queue's own begins where it was."""
+    before = float(queue.database.sql("SELECT tick FROM state"))
+    queue.run("timed", {}, policy={"ttl": 600_000})
+    queue.database.sql("UPDATE state SET tick = tick + 3600")  # what a service that starts would find
+    until(lambda: abs(float(queue.database.sql("SELECT tick FROM state")) - before) < 60, 5)
+    assert queue.status("timed") == "IN_QUEUE"
+
+
+def test_a_restart_and_a_database_that_is_away(queue: Fleet) -> None:
+    queue.run("kept", {})
+    queue.take("stays")
+    queue.stop()
+    queue.start()
+    assert queue.status("kept") == "IN_PROGRESS"
+    queue.database.kill()
+    try:
+        assert queue.south("job-take/other", query="&job_in_progress=0").status_code == 429
+        assert queue.call("run", {"input": {}}, status=503)
+        answers: list[Any] = []
+        sender = threading.Thread(target=lambda: answers.append(queue.south("job-done/stays/kept", {"output": 1})))
+        sender.start()
+        time.sleep(4)  # longer than the limit after which a worker is lost
+    finally:
+        queue.database.start()
+    sender.join(60)
+    assert answers[0].status_code == 200
+    assert queue.call("status/kept")["output"] == 1
