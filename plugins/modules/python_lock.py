@@ -230,6 +230,7 @@ def _resolve(module: AnsibleModule, folder: Path, before: str) -> str:
         lock.write_text(before, encoding="utf-8")
     names = [name for name, _unused in sources]
     uv = module.get_bin_path(params["uv"], required=True)
+    # pylint: disable-next=ansible-bad-function
     done = subprocess.run(
         command(uv, sys.executable, names, target),
         cwd=folder,

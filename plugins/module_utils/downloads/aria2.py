@@ -47,6 +47,7 @@ class Aria2:
             self._port = _free_port()
             self._secret = secrets.token_hex(24)
             with _settings_in_memory(self._settings()) as settings:
+                # pylint: disable-next=ansible-bad-function
                 self._process = subprocess.Popen(
                     [program, f"--conf-path=/proc/self/fd/{settings.fileno()}"],
                     stdin=subprocess.DEVNULL,

@@ -203,6 +203,7 @@ def start(unit: str, request: Request, params: Mapping[str, Any]) -> bool:
 
 
 def _systemctl(*arguments: str) -> str:
+    # pylint: disable-next=ansible-bad-function
     done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServiceError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")

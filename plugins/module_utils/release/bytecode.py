@@ -95,6 +95,7 @@ def compile_folder(
     pairs = [(str(path), str((final or folder) / path.relative_to(folder))) for path in paths]
     count, unfit = 0, list[Path]()
     with tempfile.TemporaryFile() as errors:
+        # pylint: disable-next=ansible-bad-function
         process = subprocess.Popen(
             # Without "site", which would run what packages have put there.
             sandbox([str(python), "-I", "-S", "-W", "ignore", "-c", PROGRAM]),

@@ -288,6 +288,7 @@ class Checkouts:
         self, repository: Path | None, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> bytes:
         try:
+            # pylint: disable-next=ansible-bad-function
             process = subprocess.Popen(
                 ["git", *_CONFIG, *([f"--git-dir={repository}"] if repository else []), *arguments],
                 stdin=subprocess.DEVNULL,

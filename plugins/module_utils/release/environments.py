@@ -68,6 +68,7 @@ class Builder:
             if attempt:
                 time.sleep(self.pause_s * 2 ** (attempt - 1))
             try:
+                # pylint: disable-next=ansible-bad-function
                 done = subprocess.run(
                     words, stdin=subprocess.DEVNULL, capture_output=True, check=False, pass_fds=self.locks
                 )

@@ -132,6 +132,7 @@ def read_log(unit: str) -> str:
 
 def _output(command: Sequence[str]) -> str:
     try:
+        # pylint: disable-next=ansible-bad-function
         return subprocess.run(command, capture_output=True, text=True, check=False, errors="replace").stdout
     except FileNotFoundError:
         return ""

@@ -235,6 +235,7 @@ def _answer(url: str) -> str:
 
 
 def _show(units: Sequence[str]) -> str:
+    # pylint: disable-next=ansible-bad-function
     return subprocess.run(
         ["systemctl", "show", f"--property=Id,{','.join(_PROPERTIES)}", *units],
         capture_output=True,

@@ -390,6 +390,7 @@ def _aside(path: Path, which: str = "") -> Path:
 
 def _run(command: list[str]) -> tuple[int, str]:
     try:
+        # pylint: disable-next=ansible-bad-function
         done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
     except FileNotFoundError:
         return 127, f"{command[0]} is not on this host"

@@ -153,6 +153,7 @@ def read_folders(root: Path) -> list[dict[str, Any]]:
 def compiler(nvcc: str) -> str:
     """Version of a compiler, for example 12.8, or an empty string where there is none."""
     try:
+        # pylint: disable-next=ansible-bad-function
         done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""

@@ -5,6 +5,8 @@ The way back is kept in the database with each step, so that an earlier release 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 
 _JOBS = """
@@ -47,10 +49,10 @@ CREATE TABLE stops (
 CREATE INDEX stops_job ON stops (job);
 """
 # Each step with its way back. A step that was released is never changed.
-STEPS: list[tuple[str, str]] = [(_JOBS, "DROP TABLE stops, chunks, jobs, workers, tokens, state")]
+STEPS: Sequence[tuple[str, str]] = ((_JOBS, "DROP TABLE stops, chunks, jobs, workers, tokens, state"),)
 
 
-def migrate(database: str, steps: list[tuple[str, str]] = STEPS) -> str:
+def migrate(database: str, steps: Sequence[tuple[str, str]] = STEPS) -> str:
     """Bring the tables to this release's form, from an earlier or from a later one, and say what was done."""
     with psycopg.connect(database) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(7239401)")
