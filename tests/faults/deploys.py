@@ -5,14 +5,18 @@
 
 A lab host with variant base and its services is deployed once. Each round then gives a deploy something to do, puts a
 fault into it at a random moment, looks at the worker, and deploys again. The table goes to reports/faults-deploys.json,
-too. It ends with 1 where a round was lost. Disks that fill and clocks that jump are not here: the hosts share the
-machine's; test_release_switch.py has a full disk from every action on.
+too. It ends with 1 where a round was lost.
+
+The host keeps its releases on a disk of its own, a file that is mounted here, which can fill. A container shares the
+clock of its machine, so libfaketime moves it for what Ansible runs on the host, and not for systemd.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import itertools
 import json
 import os
 import random
@@ -21,12 +25,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests import worker
 from tests.worker import LAB, PROJECT, Worker, run
 
+STATE = worker.STATE = worker.STATE / "faults"
+"""Of a lab of its own, whose hosts keep their data on a disk of their own."""
+DISK_GB = 40
+os.environ["WANMETAL_LAB_DIR"] = str(STATE)
 HOST = Worker("faults1")
+PYTHON = "/usr/local/sbin/python3-of-the-bench"
 ROOT = f"/srv/wanmetal/hosts/{HOST.name}"
 REPORT = PROJECT / "reports/faults-deploys.json"
 SERVES_S = 240
@@ -47,6 +58,22 @@ done
 """
 """Releases that do not run are removed, so that the next deploy has one to build."""
 
+CLOCK = f"""
+apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install faketime > /dev/null
+cat > {PYTHON} << 'EOF'
+#!/bin/sh
+export FAKETIME_DONT_FAKE_MONOTONIC=1
+clock=/run/clock-of-the-bench
+[ ! -s $clock ] || export FAKETIME=$(cat $clock) LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1)
+exec /usr/bin/python3 "$@"
+EOF
+chmod 0755 {PYTHON}; : > /run/clock-of-the-bench
+"""
+FULL = (
+    "fallocate --length $(($(df --output=avail --block-size=1 /srv/wanmetal | tail -n 1) - 1000000)) /srv/wanmetal/full"
+)
+HEAL = "rm -f /srv/wanmetal/full; : > /run/clock-of-the-bench"
+
 FAULTS = {
     "Ansible is killed": "",
     "the connection is cut": "pkill -KILL -u ops sshd",
@@ -54,6 +81,9 @@ FAULTS = {
     "the host loses power": "",
     "a second deploy begins": "",
     "sources are out of reach": "",
+    "the disk fills": FULL,
+    "the clock jumps ahead": "echo +400d > /run/clock-of-the-bench",
+    "the clock jumps back": "echo -400d > /run/clock-of-the-bench",
 }
 
 
@@ -78,9 +108,33 @@ class Round:
 def deploy(log: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         return subprocess.Popen(
-            ["ansible-playbook", str(PROJECT / "site.yml"), *HOST.inventory, "-e", json.dumps(settings)],
+            ["ansible-playbook", str(PROJECT / "site.yml"), *inventory(), "-e", json.dumps(settings)],
             cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+
+
+def inventory() -> list[str]:
+    """Of the lab, with the Python whose clock can be moved."""
+    clock = STATE / "clock.yml"
+    hosts = {"gpu_hosts": {"hosts": {HOST.name: {"ansible_python_interpreter": PYTHON}}}}
+    clock.write_text(json.dumps(hosts))
+    return [*HOST.inventory, "-i", str(clock)]
+
+
+@contextlib.contextmanager
+def disk() -> Iterator[None]:
+    """Give the hosts of this lab a disk of their own, which is gone afterwards."""
+    store, image = STATE / "store", STATE / "store.img"
+    store.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(DISK_GB * 10**9)
+    run("mkfs.ext4", "-q", "-m", "0", image)
+    run("mount", "-o", "loop", image, store)
+    try:
+        yield
+    finally:
+        run("umount", store)
+        image.unlink()
 
 
 def look(seconds: float) -> tuple[bool, bool]:
@@ -93,9 +147,9 @@ def look(seconds: float) -> tuple[bool, bool]:
         time.sleep(2)
 
 
-def play(number: int, luck: random.Random, folder: Path, settings: dict[str, object]) -> Round:
+def play(number: int, fault: str, luck: random.Random, folder: Path, settings: dict[str, object]) -> Round:
     """One round. What is to be done stays in the settings, and the next deploy has it to do as well."""
-    work, fault = luck.choice(["a release", "settings"]), luck.choice(list(FAULTS))
+    work = luck.choice(["a release", "settings"])
     if work == "settings":
         settings["comfyui_extra_args"] = [] if settings["comfyui_extra_args"] else ["--dont-print-server"]
     else:
@@ -127,6 +181,7 @@ def play(number: int, luck: random.Random, folder: Path, settings: dict[str, obj
     if fault == "the host loses power":
         HOST.up()
     served, verified = look(SERVES_S)
+    HOST.ssh(f"sudo sh -c {shlex.quote(HEAL)}")
     green = deploy(folder / f"{number}-next.log", settings).wait(1200) == 0
     whole = look(SERVES_S)
     return Round(work, fault, round(after, 1), in_time, status, served, verified, green and all(whole))
@@ -152,7 +207,7 @@ def table(rounds: list[Round]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=50, help="whose faults came in time; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3 * 3600, help="no round begins after; default: %(default)s")
     options = parser.parse_args()
@@ -162,18 +217,23 @@ def main() -> int:
     rounds: list[Round] = []
     settings: dict[str, object] = {"wanmetal_lane": "cu128", "comfyui_extra_args": []}
     end = time.monotonic() + options.seconds
+    faults = list(FAULTS) * (options.rounds // len(FAULTS) + 1)
+    luck.shuffle(faults)
     run(*LAB, "image")
-    HOST.up()
-    try:
-        HOST.playbook("site.yml")
-        for number in range(1, options.rounds + 1):
-            if time.monotonic() > end:
-                break
-            rounds.append(play(number, luck, folder, settings))
-            print(f"round {number}: {rounds[-1]}", flush=True)
-            REPORT.write_text(json.dumps([asdict(one) for one in rounds], indent=1) + "\n")
-    finally:
-        HOST.remove()
+    with disk():
+        HOST.up()
+        try:
+            HOST.ssh(f"sudo sh -c {shlex.quote(CLOCK)}")
+            run("ansible-playbook", PROJECT / "site.yml", *inventory())
+            for number in itertools.count(1):
+                done = sum(one.in_time for one in rounds)
+                if done == options.rounds or time.monotonic() > end:
+                    break
+                rounds.append(play(number, faults[done], luck, folder, settings))
+                print(f"round {number}: {rounds[-1]}", flush=True)
+                REPORT.write_text(json.dumps([asdict(one) for one in rounds], indent=1) + "\n")
+        finally:
+            HOST.remove()
     print("\n".join(table(rounds)))
     lost = sum(one.lost for one in rounds)
     in_time = sum(one.in_time for one in rounds)
