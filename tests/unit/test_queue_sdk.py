@@ -60,7 +60,7 @@ def client(queue: Fleet, sdk: str, program: str) -> list[Any]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("sdk", [pytest.param(sdk, marks=[pytest.mark.slow] * (sdk != "1.12.0")) for sdk in SDKS])
 def test_client_and_worker(queue: Fleet, sdk: str) -> None:
     queue.worker("pod", sdk)
     [first, second] = client(queue, sdk, SYNC_CLIENT)
@@ -71,6 +71,7 @@ def test_client_and_worker(queue: Fleet, sdk: str) -> None:
     assert (output["echo"], status, cancelled) == ({"n": 3}, "COMPLETED", "CANCELLED")
 
 
+@pytest.mark.slow
 def test_a_handler_that_streams(queue: Fleet) -> None:
     queue.worker("pod", WORKER_STREAMS="1")
     program = """
@@ -80,6 +81,7 @@ print(json.dumps(list(runpod.Endpoint("any").run({"stream": 5}).stream())))
     assert client(queue, "1.12.0", program) == [[{"part": number} for number in range(5)]]
 
 
+@pytest.mark.slow
 def test_several_jobs_at_a_time(queue: Fleet) -> None:
     queue.worker("pod", WORKER_CONCURRENCY="4")
     for number in range(8):
@@ -88,6 +90,7 @@ def test_several_jobs_at_a_time(queue: Fleet) -> None:
     assert all(len(queue.starts(f"job{number}")) == 1 for number in range(8))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_job_runs_elsewhere_though_its_pings_go_on(queue: Fleet) -> None:
     queue.worker("dies")
     queue.run("job", {"seconds": 3600})
@@ -100,6 +103,7 @@ def test_a_killed_worker_s_job_runs_elsewhere_though_its_pings_go_on(queue: Flee
     os.killpg(queue.workers["dies"].pid, signal.SIGKILL)  # what pings was there to the end
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_gets_sigterm_swallows_no_job(queue: Fleet) -> None:
     queue.worker("ends")
     until(lambda: "host1/ends" in queue.command("status"))
@@ -120,6 +124,7 @@ def test_a_drain_and_then_sigterm(queue: Fleet) -> None:
     assert (queue.status("job"), queue.starts("job")) == ("COMPLETED", ["ends"])
 
 
+@pytest.mark.slow
 def test_a_result_for_a_queue_that_is_away(queue: Fleet) -> None:
     """Without a proxy that holds it, RunPod's SDK throws it away, and asks with empty hands: it is done again."""
     queue.worker("pod")
@@ -132,6 +137,7 @@ def test_a_result_for_a_queue_that_is_away(queue: Fleet) -> None:
     assert queue.starts("job") == ["pod", "pod"]
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_for_longer_than_the_limit(queue: Fleet) -> None:
     queue.worker("pod")
     queue.run("job", {"seconds": 4})
