@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import pytest
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, done, image, serving, until
 from wanmetal_handler.failure import JobError
@@ -49,6 +50,29 @@ def test_a_graph_of_the_caller_s_own_gives_all_that_it_saves(tmp_path: Path) -> 
     assert (video["type"], base64.b64decode(video["data"])) == ("base64", fake.video)
     assert video["filename"].endswith("_00001_.mp4")
     assert job["output"]["receipt"]["outputs"][0]["bytes"] == len(fake.video)
+
+
+INT = {"input": {"required": {"value": ["INT", {}]}}, "output": ["INT"], "output_name": ["INT"]}
+
+
+def test_node_types_that_comfyui_lacks_are_replaced_and_named(tmp_path: Path) -> None:
+    with (
+        scripted() as (fake, url),
+        serving(tmp_path, url, raw_workflows=1, raw_nodes="Pr* Lo* Im* Re* Cr* Sa*") as service,
+    ):
+        known = json.dumps({"PrimitiveInt": INT}).encode()
+        fake.special["/object_info"] = lambda handler: reply(handler, known)
+        given = own()
+        given["workflow"] |= {"8": {"class_type": "easy int", "inputs": {"value": 5}}}
+        given["workflow"]["4"]["inputs"]["amount"] = ["8", 0]
+        job = done(service, given=given)
+        known = json.dumps({"easy int": INT}).encode()
+        refused = done(service, "again", given)
+    assert job["status"] == "COMPLETED", job
+    assert (fake.graphs[0]["8"]["class_type"], fake.graphs[0]["8"]["inputs"]) == ("PrimitiveInt", {"value": 5})
+    assert job["output"]["receipt"]["replaced"] == ["node 8 (easy int): easy int → PrimitiveInt"]
+    assert refused["status"] == "FAILED"
+    assert "out of handler_raw_nodes" in json.dumps(refused)
 
 
 @pytest.mark.parametrize(

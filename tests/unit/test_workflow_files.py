@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_files import NoWorkflowError, read
+from ansible.errors import AnsibleLookupError
+from ansible.parsing.dataloader import DataLoader
+from ansible_collections.wanmetal.comfyui.plugins.lookup import workflow_file
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_files import NoWorkflowError, load, read
 
 UI = {"nodes": [{"id": 1, "type": "Note"}], "links": []}
 API = {"1": {"class_type": "EmptyImage", "inputs": {"width": 64}}}
@@ -111,3 +114,47 @@ def test_a_shipped_example_has_none() -> None:
     picture = Path(__file__).resolve().parents[2] / "files/workflows/input/wanmetal-example.png"
     with pytest.raises(NoWorkflowError):
         read(picture.read_bytes())
+
+
+@pytest.mark.parametrize(("at", "found"), [(0, True), (70_000_000, True), (35_000_000, False)])
+def test_of_a_large_video_its_ends_are_read(at: int, found: bool, tmp_path: Path) -> None:
+    file = tmp_path / "large.mkv"
+    with file.open("wb") as opened:
+        opened.truncate(75_000_000)
+        opened.seek(at)
+        opened.write(b"\x1aE\xdf\xa3" + text({"workflow": UI}))
+    assert len(load(file)) < 50_000_000
+    if found:
+        assert read(load(file)) == (UI, "the file's metadata")
+    else:
+        with pytest.raises(NoWorkflowError, match="there is no workflow in the file's metadata"):
+            read(load(file))
+
+
+def test_the_lookup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/plain.json").write_text(json.dumps(UI, indent=1))
+    (tmp_path / "inside.json").write_bytes(b"\xef\xbb\xbf" + text({"input": {"workflow": API}}))
+    (tmp_path / "picture.png").write_bytes(png((b"tEXt", b"workflow\0" + text(UI))))
+    monkeypatch.chdir(tmp_path)
+    lookup = workflow_file.LookupModule(loader=DataLoader())
+    plain, inside, picture = lookup.run(["plain.json", str(tmp_path / "inside.json"), "picture.png"], {})
+    assert plain == json.dumps(UI, indent=1)
+    assert [json.loads(inside), json.loads(picture)] == [API, UI]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.json", "none.json is not on this machine"),
+        ("hello.mp4", "hello.mp4: there is no workflow"),
+        (".", "file"),
+    ],
+)
+def test_the_lookup_names_what_it_cannot_read(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hello.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AnsibleLookupError, match=said):
+        workflow_file.LookupModule(loader=DataLoader()).run([name], {})

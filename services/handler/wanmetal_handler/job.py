@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from . import isolated, media, output, workflows
+from . import convert, isolated, media, output, workflows
 from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
 from .comfyuis import ComfyUI, ComfyUIs
 from .failure import JobError, LostError
@@ -50,8 +51,7 @@ class Worker:
         if isinstance(given, Mapping) and "workflow" in given:
             name = given["workflow"]
             if isinstance(name, Mapping) and self.settings.raw_workflows:
-                browsers = isinstance(name.get("nodes"), list)
-                return None if browsers else workflows.brought(given, self.settings.raw_nodes.split())
+                return None if convert.needed(name) else workflows.brought(given, self.settings.raw_nodes.split())
             if not isinstance(name, str) or name not in self.workflows:
                 also = " or a graph in API format" if self.settings.raw_workflows else ""
                 off = "; graphs of your own need handler_raw_workflows: true" if isinstance(name, Mapping) else ""
@@ -102,10 +102,11 @@ class Worker:
             raise JobError("comfyui", str(error)) from error
         try:
             text = json.dumps(given["workflow"])
-            graph = json.loads(isolated.run(limit, _CONVERT_S, _CONVERT_BYTES, "convert", text, known))
+            graph, replaced = json.loads(isolated.run(limit, _CONVERT_S, _CONVERT_BYTES, "convert", text, known))
         except (TimeoutError, ChildProcessError) as error:
             raise JobError("request", "the workflow needs too much time or memory to be converted") from error
-        return workflows.brought({**given, "workflow": graph}, self.settings.raw_nodes.split())
+        task = workflows.brought({**given, "workflow": graph}, self.settings.raw_nodes.split())
+        return dataclasses.replace(task, replaced=tuple(replaced))
 
     def described(self) -> dict[str, Any]:
         """All workflows with their inputs, ranges, defaults and an example; choices are ComfyUI's own."""
@@ -257,6 +258,7 @@ class _Run:
         if not workflow.name:
             for _address, _metadata, entry, _facts in made:
                 answer.setdefault(entry.pop("list"), []).append(entry)
+            receipt |= {"replaced": task.replaced} if task.replaced else {}
             receipt |= {"files_sha256": hashes, "outputs": [facts for *_unused, facts in made], "seconds": self.seconds}
             return {**answer, "receipt": receipt}
         [(address, metadata, _entry, facts)] = made

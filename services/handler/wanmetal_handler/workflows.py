@@ -50,6 +50,8 @@ class Task:
     places: Mapping[str, Collection[tuple[str, str]]]
     workflow: Workflow
     api_key: str = ""
+    replaced: tuple[str, ...] = ()
+    """What is said of node types that others took the place of."""
 
     def filled(self, files: Mapping[str, str], prefix: str) -> Graph:
         """Return the graph with the names of its files. What it saves gets names that begin with ``prefix``."""
