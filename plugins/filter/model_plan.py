@@ -56,6 +56,10 @@ options:
     description: Whether no GPU is going to be used.
     type: bool
     default: false
+  variant:
+    description: Variant of the node packs, which some files are for.
+    type: str
+    default: wan
   mirrors:
     description: Mirrors, as for P(wanmetal.comfyui.mirror#filter).
     type: list

@@ -66,6 +66,7 @@ def plan(
     profile: str = "auto",
     vram_mb: Sequence[int] = (),
     cpu: bool = False,
+    variant: str = "wan",
     mirrors: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """Put the list of files together; each is there once, whoever wants it."""
@@ -75,8 +76,8 @@ def plan(
     table: list[dict[str, Any]] = []
     notes: list[str] = []
     for name in names:
-        ids = files_of_set(catalogue, name, chosen)
-        own = _own(catalogue, name, chosen)
+        ids = files_of_set(catalogue, name, chosen, variant)
+        own = _own(catalogue, name, chosen, variant)
         if not own:
             notes.append(f"the set {name} holds nothing for the profile {chosen}")
             continue
@@ -108,13 +109,14 @@ def _texts(name: str, values: Sequence[str]) -> list[str]:
     return list(values)
 
 
-def _own(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
+def _own(catalogue: Mapping[str, Any], name: str, profile: str, variant: str) -> list[str]:
     entry = catalogue["sets"].get(name)
     if entry is None:
         known = ", ".join(sorted(catalogue["sets"]))
         closest = _closest(name, catalogue["sets"])
         raise ValueError(f"wan_models_sets: there is no set {name!r}; there are {known}{closest}")
-    return [*entry.get("files", []), *entry.get("profiles", {}).get(profile, [])]
+    further = entry.get("variants", {}).get(variant, {})
+    return [*entry.get("files", []), *entry.get("profiles", {}).get(profile, []), *further.get(profile, [])]
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
@@ -122,11 +124,11 @@ def _closest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def files_of_set(catalogue: Mapping[str, Any], name: str, profile: str) -> list[str]:
+def files_of_set(catalogue: Mapping[str, Any], name: str, profile: str, variant: str = "wan") -> list[str]:
     """Return the files of a set and of all sets that it stands on, its own first."""
-    ids = _own(catalogue, name, profile)
+    ids = _own(catalogue, name, profile, variant)
     for needed in catalogue["sets"][name].get("needs", []):
-        ids += files_of_set(catalogue, needed, profile)
+        ids += files_of_set(catalogue, needed, profile, variant)
     return list(dict.fromkeys(ids))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PRO
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGUE: dict[str, Any] = yaml.safe_load((ROOT / "files/locks/models.yml").read_text(encoding="utf-8"))
 FIELDS = ["name", "folder", "urls", "bytes", "sha256", "task", "precision", "parameters", "licence", "vram_gb"]
+WITHOUT = {"image_joyai_image_edit", "video_wan_animate2"}
+"""Templates that name models of another family, or node types of a newer ComfyUI."""
+ELSEWHERE = {"PrimitiveNode", "GeminiImageNode", "GeminiNodeV3"}
+"""A node of the browser alone, and those that comfyui_partner_nodes adds."""
 
 
 @pytest.mark.parametrize("id_", CATALOGUE["files"])
@@ -36,10 +41,13 @@ def test_no_two_files_are_the_same_bytes_or_the_same_place() -> None:
 def test_every_set_is_made_of_what_there_is(name: str) -> None:
     entry = CATALOGUE["sets"][name]
     assert entry["description"]
-    assert set(entry) <= {"description", "needs", "files", "profiles"}
+    assert set(entry) <= {"description", "needs", "files", "profiles", "variants"}
     assert set(entry.get("needs", [])) <= set(CATALOGUE["sets"])
     assert set(entry.get("profiles", PROFILES)) == set(PROFILES), "a set says what it has for each profile"
-    listed = [*entry.get("files", []), *(id_ for ids in entry.get("profiles", {}).values() for id_ in ids)]
+    by_profile = [entry.get("profiles", {}), *entry.get("variants", {}).values()]
+    assert all(set(one) in ({*PROFILES}, set()) for one in by_profile)
+    assert set(entry.get("variants", {})) <= {"base", "wan"}
+    listed = [*entry.get("files", []), *(id_ for one in by_profile for ids in one.values() for id_ in ids)]
     assert set(listed) <= set(CATALOGUE["files"])
 
 
@@ -53,6 +61,31 @@ def test_below_24_gb_no_14b_model_is_planned() -> None:
     for entry in plan(CATALOGUE, sets=list(CATALOGUE["sets"]), profile="small")["files"]:
         kept = CATALOGUE["files"][entry["id"]]
         assert kept["parameters"] != "14B" or kept["folder"] == "loras", entry["id"]
+
+
+def test_a_variant_brings_no_more_than_it_needs() -> None:
+    for name, wrappers in {"encoders": "umt5-xxl-enc", "vae": "wan2-1-vae"}.items():
+        planned = {
+            variant: {entry["id"] for entry in plan(CATALOGUE, sets=[name], profile="full", variant=variant)["files"]}
+            for variant in ("base", "wan")
+        }
+        assert [id_ for id_ in planned["base"] if id_.startswith("kj-")] == []
+        assert [id_ for id_ in planned["wan"] if wrappers in id_ and id_.startswith("kj-")] != []
+        assert planned["base"] < planned["wan"]
+
+
+def test_the_official_templates_find_what_they_name() -> None:
+    """What 40 templates of the Wan family name, as the package comfyui-workflow-templates-json 0.1.123 has them."""
+    templates = yaml.safe_load((ROOT / "tests/data/templates.yml").read_text(encoding="utf-8"))
+    known = {(entry["folder"], entry["name"]) for entry in CATALOGUE["files"].values()}
+    core = set(json.loads((ROOT / "files/locks/schemas/core.json").read_text(encoding="utf-8"))["types"])
+    models = {
+        name: [model for model in template["models"] if tuple(model.split("/", 1)) not in known]
+        for name, template in templates.items()
+    }
+    nodes = {name: sorted(set(template["nodes"]) - core - ELSEWHERE) for name, template in templates.items()}
+    assert len(templates) == 40
+    assert {name for name in templates if models[name] or nodes[name]} == WITHOUT, (models, nodes)
 
 
 # The document

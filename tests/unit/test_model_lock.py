@@ -56,7 +56,7 @@ def test_a_repository_and_revision_is_asked_once() -> None:
 def test_the_shipped_catalogue_asks_few_questions() -> None:
     asked = model_lock.questions(yaml.safe_load(SHIPPED.read_text())["files"])
     assert sum(map(len, asked.values())) > 90
-    assert len(asked) < 30
+    assert sum(map(len, asked.values())) > 3 * len(asked), "many files a request"
 
 
 @pytest.mark.parametrize(
