@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable
@@ -216,3 +217,31 @@ def test_a_node_s_own_account_of_its_failure_is_kept() -> None:
         with pytest.raises(PromptFailedError) as caught:
             client.render(VIDEO, 5)
     assert caught.value.node == {"node_id": "4", "exception_type": "X"}
+
+
+def test_a_slow_answer_of_the_history_ends_no_wait() -> None:
+    fake = Fake()
+    with serve(fake) as url:
+        client = ComfyUIClient(url, 0.3)
+        prompt_id = client.submit(GRAPH)
+        path = f"/history/{prompt_id}"
+        found, slow = fake.get(path, {})[1], [1.0, 1.0]
+
+        def late(handler: Handler) -> None:
+            if slow:
+                time.sleep(slow.pop())
+            reply(handler, json.dumps(found).encode())
+
+        fake.special[path] = late
+        assert client.wait(prompt_id, 60) == {}
+        assert slow == []
+
+
+def test_a_history_that_never_answers_ends_the_wait_at_its_limit() -> None:
+    fake = Fake()
+    with serve(fake) as url:
+        client = ComfyUIClient(url, 0.2)
+        prompt_id = client.submit(GRAPH)
+        fake.special[f"/history/{prompt_id}"] = hang
+        with pytest.raises(NoAnswerError, match="gave no complete answer"):
+            client.wait(prompt_id, 1)

@@ -504,7 +504,9 @@ def packages(folder: Path) -> Path:
     (site / "a-1.dist-info").mkdir(parents=True)
     (site / "a.py").write_text("a")
     digest = base64.urlsafe_b64encode(hashlib.sha256(b"a").digest()).rstrip(b"=").decode()
-    (site / "a-1.dist-info/RECORD").write_text(f"a.py,sha256={digest},1\na-1.dist-info/RECORD,,\n")
+    (site / "a-1.dist-info/RECORD").write_text(
+        f"a.py,sha256={digest},1\n__pycache__/a.cpython-312.pyc,sha256={digest},1\na-1.dist-info/RECORD,,\n"
+    )
     return site / "a.py"
 
 

@@ -28,6 +28,10 @@ class NoAnswerError(ComfyUIError):
     """Nothing answers, or not in time."""
 
 
+class LateAnswerError(NoAnswerError):
+    """Something listens, and is too slow to answer in time."""
+
+
 class BadAnswerError(ComfyUIError):
     """Something answers, and not as ComfyUI would."""
 
@@ -123,12 +127,16 @@ class ComfyUIClient:
         deadline = time.monotonic() + timeout_s
         pause, check_queue_at = _POLL_FIRST_S, time.monotonic() + _LOST_AFTER_S
         while True:
-            entry = self.history(prompt_id)
-            if entry is not None:
-                return outputs_of(entry)
-            if time.monotonic() >= check_queue_at:
-                self.assert_known(prompt_id)
-                check_queue_at = time.monotonic() + _LOST_AFTER_S
+            try:
+                entry = self.history(prompt_id)
+                if entry is not None:
+                    return outputs_of(entry)
+                if time.monotonic() >= check_queue_at:
+                    self.assert_known(prompt_id)
+                    check_queue_at = time.monotonic() + _LOST_AFTER_S
+            except LateAnswerError:  # a host with much to do
+                if self.aborted or time.monotonic() >= deadline:
+                    raise
             left = deadline - time.monotonic()
             if left <= 0:
                 raise PromptTimeoutError(f"not finished after {timeout_s:.3g} s: {self._place(prompt_id)}")
@@ -257,7 +265,7 @@ class ComfyUIClient:
                 response = connection.getresponse()
                 data = _read(response, into)
         except TimeoutError as error:
-            raise NoAnswerError(f"{self.url}{path} gave no complete answer in {self.timeout_s:g} s") from error
+            raise LateAnswerError(f"{self.url}{path} gave no complete answer in {self.timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswerError(f"{self.url} does not answer: {error or type(error).__name__}") from error
         finally:
