@@ -74,6 +74,16 @@ def test_a_variant_brings_no_more_than_it_needs() -> None:
         assert planned["base"] < planned["wan"]
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("variant", ["base", "wan"])
+def test_what_is_fetched_as_shipped_makes_a_video(profile: str, variant: str) -> None:
+    defaults = yaml.safe_load((ROOT / "roles/wan_models/defaults/main.yml").read_text(encoding="utf-8"))
+    template = yaml.safe_load((ROOT / "tests/data/templates.yml").read_text(encoding="utf-8"))["text_to_video_wan"]
+    planned = plan(CATALOGUE, sets=defaults["wan_models_sets"], profile=profile, variant=variant)["files"]
+    assert set(template["models"]) <= {f"{entry['folder']}/{entry['name']}" for entry in planned}
+    assert 9e9 < sum(entry.get("bytes") or entry["about_bytes"] for entry in planned) < 11e9
+
+
 def test_the_official_templates_find_what_they_name() -> None:
     """What 40 templates of the Wan family name, as the package comfyui-workflow-templates-json 0.1.123 has them."""
     templates = yaml.safe_load((ROOT / "tests/data/templates.yml").read_text(encoding="utf-8"))
