@@ -490,17 +490,20 @@ def _half_a_bucket(endpoint: str, seen: Seen) -> str:
     return f"a bucket without {', '.join(missing)}" if missing else ""
 
 
+_USUAL_WORKERS = 8  # how many there are is known on the host alone where comfyui_instances is auto
 _SCALE = {"": 1e-6, "K": 1e-3, "M": 1.0, "G": 1e3, "T": 1e6}
 
 
 def _too_little_memory(limit: str, seen: Seen) -> str:
-    """Compare with what services/handler gives a process that decodes, and with what is held of a job beside it."""
-    names = ("enabled", "concurrency", "image_megapixels", "image_mb", "inline_mb")
-    enabled, jobs, pixels, image_mb, inline_mb = (seen.settings[f"handler_{name}"] for name in names)
-    instances = seen.settings["comfyui_instances"]
-    jobs = jobs or (instances if isinstance(instances, int) else 1)
+    """Compare with what services/handler gives its two processes that decode, and with what is held of each job."""
+    names = ("enabled", "concurrency", "image_megapixels", "image_mb", "video_mb", "inline_mb")
+    enabled, jobs, pixels, image_mb, video_mb, inline_mb = (seen.settings[f"handler_{name}"] for name in names)
+    instances = str(seen.settings["comfyui_instances"])
+    jobs = jobs or (int(instances) if instances.isdigit() else _USUAL_WORKERS)
     size = re.fullmatch(r"([0-9]+)([KMGT]?)", limit)  # systemd counts in powers of 1024, which leaves a little more
-    needed = 300 + 16 * image_mb + jobs * (64 + 24 * pixels + 12 * image_mb + 6 * inline_mb)
+    decoding = 664 + 4 * max(image_mb, video_mb) + 24 * pixels
+    held = 3 * (image_mb + video_mb) + 6 * pixels + 2 * video_mb + 6 * inline_mb
+    needed = 300 + 16 * (image_mb + video_mb) + min(jobs, 2) * decoding + jobs * held
     if not enabled or not size or int(size[1]) * _SCALE[size[2]] >= needed:
         return ""
     return f"{limit}, and {jobs} jobs at a time with images of {pixels} megapixels need {needed} MB"
@@ -512,10 +515,16 @@ def _too_large_as_png(pixels: int, seen: Seen) -> str:
     return found if seen.settings["handler_enabled"] and 3.02 * pixels > most else ""
 
 
+def _too_large_for_comfyui(video_mb: int, seen: Seen) -> str:
+    most = seen.settings["comfyui_max_upload_mb"]
+    found = f"{video_mb} MB with comfyui_max_upload_mb: {most}"
+    return found if seen.settings["handler_enabled"] and video_mb > most else ""
+
+
 def _small_record(kept: int, seen: Seen) -> str:
-    image_mb, inline_mb = seen.settings["handler_image_mb"], seen.settings["handler_inline_mb"]
-    found = f"{kept} MB with handler_image_mb: {image_mb} and handler_inline_mb: {inline_mb}"
-    return found if kept < 4 * image_mb + 2 * inline_mb else ""
+    image_mb, video_mb, inline_mb = (seen.settings[f"handler_{name}_mb"] for name in ("image", "video", "inline"))
+    found = f"{kept} MB with handler_image_mb: {image_mb}, _video_mb: {video_mb} and _inline_mb: {inline_mb}"
+    return found if kept < 4 * (image_mb + video_mb) + 2 * inline_mb else ""
 
 
 _HANDLER: Rules = {
@@ -571,14 +580,21 @@ _HANDLER: Rules = {
         Rule(
             _too_little_memory,
             "room for all jobs at a time",
-            "set more, or less for handler_concurrency, handler_image_megapixels, _image_mb or _inline_mb",
+            "set more, or less for handler_concurrency, handler_image_megapixels, _video_mb, _image_mb or _inline_mb",
         )
     ],
     "handler_keep_mb": [
-        Rule(_small_record, "room for a job: 4 times handler_image_mb and 2 times handler_inline_mb", "set more")
+        Rule(
+            _small_record,
+            "room for a job: 4 times handler_image_mb and handler_video_mb, and 2 times handler_inline_mb",
+            "set more",
+        )
     ],
     "handler_inline_mb": [between(1, 200, "MB")],
-    "handler_video_mb": [between(1, 500, "MB")],
+    "handler_video_mb": [
+        between(1, 500, "MB"),
+        Rule(_too_large_for_comfyui, "videos that ComfyUI takes", "set less, or more for comfyui_max_upload_mb"),
+    ],
     "handler_media_seconds": [between(1, 3600, "seconds")],
     "handler_bucket_link_hours": [between(1, 168, "hours")],
 }

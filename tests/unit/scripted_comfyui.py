@@ -57,6 +57,7 @@ class Script(Fake):
     no_socket: bool = False
     video: bytes = field(default_factory=mp4)
     key: str = "images"
+    saves: str | None = ".mp4"  # the ending of the file's name
     error: dict[str, Any] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     graphs: list[dict[str, Any]] = field(default_factory=list)
@@ -105,8 +106,10 @@ class Script(Fake):
         if self.end != "success":
             return {}
         folder, _, name = graph["6"]["inputs"]["filename_prefix"].rpartition("/")
-        self.files[f"{name}_00001_.mp4"] = self.video
-        return {"6": {self.key: [{"filename": f"{name}_00001_.mp4", "subfolder": folder, "type": "output"}]}}
+        if self.saves is None:
+            return {"6": {self.key: []}, "5": {"text": ["nothing"]}}
+        self.files[f"{name}_00001_{self.saves}"] = self.video
+        return {"6": {self.key: [{"filename": f"{name}_00001_{self.saves}", "subfolder": folder, "type": "output"}]}}
 
     def ended(self) -> dict[str, Any]:
         if self.end == "interrupted":

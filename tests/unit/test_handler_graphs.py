@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, done, image, serving, until
+from PIL import Image
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.media import remade
 from wanmetal_handler.settings import Networks
@@ -145,6 +146,17 @@ def test_a_webhook_is_told_the_end(options: dict[str, Any], tmp_path: Path) -> N
     assert json.loads(body)["status"] == "COMPLETED"
     assert headers["webhook-id"] == "one"
     assert headers["webhook-signature"].startswith("v1,")
+
+
+def test_the_files_of_a_request_have_a_limit_together(tmp_path: Path) -> None:
+    noise = io.BytesIO()
+    Image.effect_noise((100, 100), 200).save(noise, "PNG")
+    files = [{"name": f"{n}.png", "image": base64.b64encode(noise.getvalue()).decode()} for n in range(9)]
+    settings: dict[str, Any] = {"raw_workflows": 1, "image_megapixels": 0.01, "video_mb": 0.0}
+    with scripted() as (fake, url), serving(tmp_path, url, **settings) as service:
+        job = done(service, given=own(images=[{"name": "start.png", "image": image()}, *files]))
+        assert job["output"]["failure"]["message"] == "the files of the request have more than 0.06 MB together"
+        assert fake.graphs == []
 
 
 def test_a_video_is_copied_into_a_new_file() -> None:

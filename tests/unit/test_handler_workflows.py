@@ -69,7 +69,9 @@ def test_all_shipped_workflows_with_a_video_fit_and_the_flagship_has_the_image_s
     defaults = {"width": 720, "height": 1280, "num_frames": 81, "steps": 5, "cfg_scale": 1.0, "shift": 8.0}
     defaults |= {"lora_strength": 0.7, "interpolation_multiplier": 5, "final_frame_rate": 60}
     assert defaults.items() <= flagship.values(flagship.graph).items()
-    assert set(flagship.fields) - set(defaults) >= {"image", "positive_prompt", "negative_prompt", "seed", "frame_rate"}
+    others = {"image", "positive_prompt", "negative_prompt", "seed", "frame_rate", "attention_mode"}
+    others |= {f"lora_{number}{what}" for number in range(1, 5) for what in ("", "_strength")}
+    assert set(flagship.fields) - set(defaults) == others
     assert {name for name, one in found.items() if "video" in one.inputs} == {
         name for name, entry in shipped if "video" in entry["settings"]
     }

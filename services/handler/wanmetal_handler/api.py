@@ -210,7 +210,7 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
                 raise _refused("the request was cut off") from error
             if len(data) > most_body:
                 raise _refused(f"the request is too large; at most {most_body} bytes are taken", 413)
-            return await asyncio.to_thread(_accepted, jobs, bytes(data), prefix)
+            return await asyncio.to_thread(_accepted, jobs, data, prefix)
 
     @app.post("/run", openapi_extra={"requestBody": body}, **told_job)
     async def run(request: Request) -> Any:
@@ -289,7 +289,7 @@ def _schema(jobs: Jobs) -> dict[str, Any]:
     return dict(schema)
 
 
-def _accepted(jobs: Jobs, body: bytes, prefix: str) -> Job:
+def _accepted(jobs: Jobs, body: bytearray, prefix: str) -> Job:
     def no_number(name: str) -> float:
         raise ValueError(name)
 
@@ -297,6 +297,7 @@ def _accepted(jobs: Jobs, body: bytes, prefix: str) -> Job:
         given = json.loads(body, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise _refused('the request is no JSON of the form {"input": {…}}') from error
+    body.clear()
     if not isinstance(given, dict) or "input" not in given:
         raise _refused('the request has to be of the form {"input": {…}}')
     try:

@@ -199,6 +199,9 @@ class _Run:
             if name not in files:
                 with self.stage("image" if one.kind == "mask" else one.kind):
                     files[name] = media.load(one.kind, one.text, self.settings, self.limit)
+                if sum(len(data) for _unused, data in files.values()) > self.settings.media_mb * 1e6:
+                    why = f"the files of the request have more than {self.settings.media_mb:g} MB together"
+                    raise JobError(one.kind, why)
 
     def made(
         self,

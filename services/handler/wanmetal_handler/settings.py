@@ -66,6 +66,11 @@ class Settings:
         return cls(**given)
 
     @property
+    def media_mb(self) -> float:
+        """What all files of a request may have together, as they are given to ComfyUI."""
+        return 6 * self.image_megapixels + 2 * self.video_mb
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown."""
         return self.bucket_secret_access_key, self.bucket_access_key_id, self.webhook_secret
