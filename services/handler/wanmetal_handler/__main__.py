@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import api, isolated
+from .fleet import Fleet
 from .job import Worker
 from .jobs import Jobs
 from .settings import Settings
@@ -47,8 +48,11 @@ def serve(jobs: Jobs, port: int, most_body: int) -> None:
     """Serve the local API."""
     signal.signal(signal.SIGTERM, lambda *_unused: None)  # what is left of it when the server has ended by it
     with socket.create_server(("127.0.0.1", port), backlog=256) as listening:
+        fleet = Fleet(jobs) if jobs.worker.settings.queue_url else None
         print(f"listening on http://127.0.0.1:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
         api.Server(jobs, most_body).run([listening])
+    if fleet:
+        fleet.close()
     jobs.close()
 
 

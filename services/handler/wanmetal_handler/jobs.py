@@ -74,9 +74,12 @@ class Jobs:
             self._base.executescript(_MORE)
         if "options" not in [column["name"] for column in self._sql("PRAGMA table_info(jobs)")]:
             self._sql(_OPTIONS)
-        if not resume:
-            for row in self._sql("DELETE FROM jobs WHERE status IN (?, ?) RETURNING id", *OPEN):
-                _log.info("job %s: cut off by a restart", row["id"])
+        # What a queue has given is for the queue to give again.
+        gone = (
+            "DELETE FROM jobs WHERE status IN (?, ?) AND (? OR json_extract(options, '$.queue') IS TRUE) RETURNING id"
+        )
+        for row in self._sql(gone, *OPEN, not resume):
+            _log.info("job %s: cut off by a restart", row["id"])
         # What ran at the end of the last service waits again, unless it has ended the service before.
         cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _STARTS)
         for row in cut_off:

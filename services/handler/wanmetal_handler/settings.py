@@ -48,6 +48,9 @@ class Settings:
     webhook_secret: str = ""
     inline_mb: float = 10.0
     link_hours: float = 168.0
+    queue_url: str = ""  # of a fleet that jobs are taken from
+    queue_token: str = ""
+    queue_ca: str = ""  # file with the certificate that its own is checked by
     bucket_endpoint_url: str = ""  # without it there is no bucket
     bucket_access_key_id: str = ""
     bucket_secret_access_key: str = ""
@@ -73,4 +76,4 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown."""
-        return self.bucket_secret_access_key, self.bucket_access_key_id, self.webhook_secret
+        return self.bucket_secret_access_key, self.bucket_access_key_id, self.webhook_secret, self.queue_token

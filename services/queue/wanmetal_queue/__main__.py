@@ -18,6 +18,7 @@ from types import FrameType
 
 import psycopg
 import uvicorn
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
 from . import schema, webhook
@@ -36,6 +37,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="the service")
     commands.add_parser("migrate", help="bring the tables to this release's form, from an earlier or a later one")
+    commands.add_parser("dump", help="write the tables to the standard output, in PostgreSQL's own form")
+    commands.add_parser("restore", help="replace the tables by a dump at the standard input, while nothing serves them")
     commands.add_parser("status", help="tell of hosts and jobs, in JSON")
     for name in ("pause", "resume"):
         commands.add_parser(name, help=f"{name} the giving of jobs").add_argument("queues", nargs="*", default=[])
@@ -59,12 +62,29 @@ def main() -> int:
             serve(settings)
         elif options.command == "migrate":
             print(schema.migrate(settings.database))
+        elif options.command == "dump":
+            postgresql(settings.database, "pg_dump", "--format=custom", "--no-owner", "--no-privileges")
+        elif options.command == "restore":
+            replace = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction")
+            postgresql(settings.database, "pg_restore", *replace, "--dbname")
         else:
             with psycopg.connect(settings.database, autocommit=True, row_factory=dict_row) as connection:
                 print(operate(connection, options))
     except (OSError, ValueError, psycopg.Error) as error:
         sys.exit(f"the queue cannot {options.command}: {error}")
     return 0
+
+
+def postgresql(database: str, *command: str) -> None:
+    """Become a program of PostgreSQL, which learns the database by its environment: arguments are seen by all."""
+    given = {name: str(value) for name, value in conninfo_to_dict(database).items() if value is not None}
+    if command[-1] == "--dbname":
+        command = (*command, given.get("dbname", ""))
+    names = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER", "password": "PGPASSWORD"}
+    names |= {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "connect_timeout": "PGCONNECT_TIMEOUT"}
+    if strange := given.keys() - names:
+        raise ValueError(f"the database's address has {', '.join(sorted(strange))}, which is not known here")
+    os.execvpe(command[0], command, {**os.environ, **{names[name]: value for name, value in given.items()}})  # noqa: S606
 
 
 class Server(uvicorn.Server):

@@ -281,7 +281,8 @@ class Api:
                 token = self._token(request, "host")
                 if not token or token["draining"]:
                     raise RefusedError(429, "the host is drained")
-                if await request.is_disconnected():
+                # What a worker that was started anew has left behind is answered to nobody.
+                if await request.is_disconnected() or store.workers[worker.name].run != worker.run:
                     break
                 if jobs := await store.take(worker, min(int(batch), 100) if batch.isdecimal() else 1):
                     told_jobs = [_job(job) for job in jobs]
