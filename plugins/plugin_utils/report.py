@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -99,3 +100,43 @@ def _canary(canary: Mapping[str, Any]) -> str:
 
 def _video(details: Mapping[str, Any]) -> str:
     return f"{details['width']}x{details['height']}, {details['frames']} frames at {details['fps']:g} fps"
+
+
+def closing_lines(report: Mapping[str, Any], ssh: Mapping[str, Any] | None = None, *, local: bool = False) -> list[str]:
+    """Say what runs on a host and how to reach it."""
+    host, problems = report["host"], report["problems"]
+    if not report.get("current"):
+        return [f"{host} has no ComfyUI yet"]
+    state = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ready"
+    units = {unit: _ports(report, unit) for unit in report["units"] if _ports(report, unit)}
+    rows = [
+        ("release", f"{report['current']}" + (f", before it {report['previous']}" if report.get("previous") else "")),
+        *(
+            (unit.removesuffix(".service"), f"http://127.0.0.1:{', '.join(map(str, ports))}")
+            for unit, ports in units.items()
+        ),
+    ]
+    found = report.get("workflows") or {}
+    rows.append(("workflows", str(len(found)) if found else "none yet: they come with models, see docs/models.md"))
+    if not local and units:
+        forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for ports in units.values() for port in ports)
+        rows.append(("tunnel", f"{_ssh(host, ssh or {})} -N {forwards}"))
+        rows.append(("browser", f"http://127.0.0.1:{next(iter(units.values()))[0]} while the tunnel is open"))
+    rows += [("problem", text) for text in problems]
+    width = max(len(name) for name, _unused in rows)
+    return [f"{host}: {state}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
+
+
+def _ports(report: Mapping[str, Any], unit: str) -> list[int]:
+    name = unit.removesuffix(".service")
+    return sorted(
+        {s["port"] for s in report.get("sockets", []) if s["unit"].partition(".")[0].partition("@")[0] == name}
+    )
+
+
+def _ssh(host: str, to: Mapping[str, Any]) -> str:
+    words = ["ssh", *([to["options"]] if to.get("options") else [])]
+    words += ["-i", shlex.quote(str(to["key"]))] if to.get("key") else []
+    words += ["-p", str(to["port"])] if str(to.get("port") or 22) != "22" else []
+    target = to.get("address") or host
+    return " ".join([*words, f"{to['user']}@{target}" if to.get("user") else target])

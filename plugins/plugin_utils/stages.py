@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 MOST_TASKS = 5
+MOST_HOSTS = 3
+"""Of more hosts, the end shows a line each."""
 
 
 @dataclass
@@ -28,6 +31,15 @@ class Stages:
         self._end()
         self._stages.setdefault(stage, _Stage())
         self._open = (stage, task, self._clock())
+
+    def running(self, longer_than: float, hosts: Sequence[str]) -> str:
+        """A line about the task that runs, where it takes long."""
+        task = self._open
+        if not task or (seconds := self._clock() - task[2]) < longer_than / 2:
+            return ""
+        where = f" on {', '.join(hosts[:MOST_HOSTS])}" if hosts else ""
+        more = f" and {len(hosts) - MOST_HOSTS} more" if len(hosts) > MOST_HOSTS else ""
+        return f"... {task[1]}: {seconds:.0f} s so far{where}{more}"
 
     def changed(self) -> None:
         """A host was changed by the task that runs."""
@@ -64,3 +76,35 @@ class Stages:
                 *(f"  {seconds:8.1f} s  {stage}: {task}" for seconds, stage, task in slow),
             ]
         return lines
+
+
+def first_line(result: Mapping[str, Any]) -> str:
+    """Say in a line why a task failed."""
+    text = str(result.get("msg") or result.get("stderr") or "it gives no reason")
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "it gives no reason")
+    return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def closing(
+    hosts: Mapping[str, Mapping[str, int]],
+    failed: Mapping[str, str],
+    said: Mapping[str, Sequence[str]],
+    command: str = "./deploy ",
+) -> list[str]:
+    """Lines for the end: what failed, and what there is to say of each host, with what was changed there."""
+    wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
+    well = [host for host in hosts if host in said and host not in wrong]
+    lines = ["", "Failed", *(f"  {host}: {failed.get(host, 'see above')}" for host in wrong)] if wrong else []
+    if reached := [host for host in wrong if not hosts[host]["unreachable"]]:
+        lines += ["", f"What the services there wrote: {command}logs --limit {','.join(reached)}"]
+    for host in well:
+        changed = hosts[host]["changed"]
+        first, *rest = said[host]
+        head = f"{first}, {f'{changed} changed' if changed else 'nothing changed'}"
+        lines += [*([] if len(well) > MOST_HOSTS and host != well[0] else [""]), head]
+        lines += rest if len(well) <= MOST_HOSTS else []
+    if len(well) > MOST_HOSTS:
+        lines.append(f"How to reach one of them: {command}status --limit HOST")
+    elif well:
+        lines += ["", f"To render a video on each host and check all that runs: {command}verify"]
+    return lines

@@ -68,9 +68,9 @@ def test_help_explains_and_runs_nothing(checkout: Path, arguments: list[str]) ->
         (2, "", "Correct what is said above.", "same command"),
         (2, "unchanged", "Nothing has been changed. Correct what is said above.", "same command"),
         (4, "unchanged", "Nothing has been changed. Correct what is said above.", "same command"),
-        (2, "changed", "the same command goes on from here.", "Nothing has been changed"),
-        (4, "changed", "the same command goes on from here.", "Nothing has been changed"),
-        (99, "changed", "interrupted (status 130). Run the same command again to go on from here.", "Correct"),
+        (2, "changed", "the same command continues from here.", "Nothing has been changed"),
+        (4, "changed", "the same command continues from here.", "Nothing has been changed"),
+        (99, "changed", "interrupted (status 130). Run the same command again: it continues from here.", "Correct"),
     ],
 )
 def test_what_is_advised_depends_on_how_far_it_came(
@@ -153,7 +153,7 @@ def test_the_inventory_of_init_is_used_where_there_is_one(whole: Path) -> None:
 def test_a_failure_names_its_log(whole: Path) -> None:
     stand_in = whole / ".venv/deploy/bin/ansible-playbook"
     stand_in.write_text('#!/bin/sh\necho what it said > "$ANSIBLE_LOG_PATH"\nexit 2\n')
-    assert "all of it is in reports/verify.log" in deploy(whole, "verify", "-i", "mine").stderr
+    assert "the whole log is in reports/verify.log" in deploy(whole, "verify", "-i", "mine").stderr
     log = whole / "reports/verify.log"
     assert (log.read_text(), log.stat().st_mode & 0o077) == ("what it said\n", 0)
 

@@ -50,3 +50,20 @@ def test_help_runs_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     said, commands = deploy(tmp_path, *arguments)
     assert said.startswith("./deploy init")
     assert commands == []
+
+
+@pytest.mark.parametrize("name", ["status", "logs"])
+def test_an_operation_is_a_playbook_of_its_name(name: str, tmp_path: Path) -> None:
+    book = tmp_path / "playbooks" / f"{name}.yml"
+    book.parent.mkdir()
+    book.write_text((DEPLOY.parent / "playbooks" / book.name).read_text())
+    _, commands = deploy(tmp_path, name, "-i", "mine")
+    assert commands[-1] == ["ansible-playbook", str(book), "-i", "mine"]
+
+
+def test_the_name_of_a_service_is_a_variable(tmp_path: Path) -> None:
+    book = tmp_path / "playbooks/logs.yml"
+    book.parent.mkdir()
+    book.write_text((DEPLOY.parent / "playbooks/logs.yml").read_text())
+    deploy(tmp_path, "logs", "comfyui", "-i", "mine")
+    assert '{"service": "comfyui"}' in (tmp_path / "log").read_text()

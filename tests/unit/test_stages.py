@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import Stages
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.report import closing_lines
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import Stages, closing, first_line
 
 
 def test_adds_up_stages_and_names_the_slowest_tasks() -> None:
@@ -31,3 +33,90 @@ def test_says_so_when_nothing_changed() -> None:
 
 def test_is_silent_without_tasks() -> None:
     assert Stages(lambda: 0.0).report(slowest_from=2.0) == []
+
+
+def test_a_task_that_takes_long_is_said() -> None:
+    now = 0.0
+    stages = Stages(lambda: now)
+    assert stages.running(20, []) == ""
+    stages.begin("comfyui", "Build")
+    assert stages.running(20, ["a"]) == ""
+    now = 21.0
+    assert stages.running(20, ["a"]) == "... Build: 21 s so far on a"
+    assert stages.running(20, list("abcde")).endswith("on a, b, c and 2 more")
+
+
+def counts(**others: int) -> dict[str, int]:
+    return {"changed": 0, "failures": 0, "unreachable": 0, **others}
+
+
+def test_the_end_says_what_failed_and_what_runs() -> None:
+    hosts = {"a": counts(changed=2), "b": counts(failures=1), "c": counts(unreachable=1), "d": counts(failures=1)}
+    failed = {"a": "rescued", "b": "comfyui: Switch: no", "c": "play: Look: no route"}
+    lines = closing(hosts, failed, {"a": ["a: ready", "  release  x"], "b": ["b: ready"]})
+    assert lines[:5] == ["", "Failed", "  b: comfyui: Switch: no", "  c: play: Look: no route", "  d: see above"]
+    assert lines[5:7] == ["", "What the services there wrote: ./deploy logs --limit b,d"]
+    assert lines[7:10] == ["", "a: ready, 2 changed", "  release  x"]
+    assert "./deploy verify" in lines[-1]
+
+
+def test_of_many_hosts_the_end_has_a_line_each() -> None:
+    names = [f"gpu{number}" for number in range(10)]
+    lines = closing({n: counts() for n in names}, {}, {n: [f"{n}: ready", "  much"] for n in names})
+    assert lines == ["", *(f"{n}: ready, nothing changed" for n in names), lines[-1]]
+    assert "./deploy status --limit HOST" in lines[-1]
+
+
+def test_a_run_without_words_ends_without() -> None:
+    assert closing({"localhost": counts(changed=1)}, {}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        ({"msg": "\n\n first\nsecond"}, "first"),
+        ({"msg": "", "stderr": "bad"}, "bad"),
+        ({}, "it gives no reason"),
+        ({"msg": "x" * 1000}, "x" * 299 + "…"),
+        ({"msg": ["a"]}, "['a']"),
+    ],
+)
+def test_why_a_task_failed_fits_a_line(result: dict[str, object], line: str) -> None:
+    assert first_line(result) == line
+
+
+REPORT = {
+    "host": "gpu1",
+    "problems": [],
+    "current": "r2",
+    "previous": "r1",
+    "units": {"comfyui.service": {}, "comfyui-api.service": {}, "comfyui@0.service": {}},
+    "sockets": [
+        {"unit": "comfyui@1.service", "port": 8189},
+        {"unit": "comfyui@0.service", "port": 8188},
+        {"unit": "comfyui-api.service", "port": 8288},
+    ],
+    "workflows": {"one": []},
+}
+
+
+def test_the_closing_words_lead_to_the_host() -> None:
+    lines = closing_lines(REPORT, {"address": "192.0.2.7", "user": "me", "port": 2222, "options": "-o ProxyJump=gate"})
+    assert lines[0] == "gpu1: ready"
+    tunnel = next(line for line in lines if "tunnel" in line)
+    assert (
+        "ssh -o ProxyJump=gate -p 2222 me@192.0.2.7 -N -L 8188:127.0.0.1:8188 -L 8189:127.0.0.1:8189 -L 8288:" in tunnel
+    )
+    assert any("browser" in line and "http://127.0.0.1:8188 while" in line for line in lines)
+
+
+def test_the_closing_words_of_this_machine_have_no_tunnel() -> None:
+    assert not any("tunnel" in line for line in closing_lines(REPORT, local=True))
+
+
+def test_the_closing_words_name_problems_and_what_is_missing() -> None:
+    lines = closing_lines({**REPORT, "problems": ["it is down"], "workflows": {}})
+    assert lines[0] == "gpu1: 1 problem"
+    assert any(line.split() == ["problem", "it", "is", "down"] for line in lines)
+    assert any("none yet: they come with models" in line for line in lines)
+    assert closing_lines({"host": "a", "problems": [], "current": ""}) == ["a has no ComfyUI yet"]
