@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import t
 _FILES = Path(__file__).resolve().parents[2] / "files" / "workflows"
 FOLDER = _FILES / "ui"
 INDEX = _FILES / "index.json"
+PACKS = _FILES / "packs.json"
 
 BACKSLASH = "on Linux, ComfyUI knows no name with a backslash; write {} in the workflow, and save it again"
 _MODEL_FILE = re.compile(r".+\.(safetensors|sft|pth|pt|ckpt|bin|onnx|gguf)", re.IGNORECASE)
@@ -262,7 +264,8 @@ def for_host(
                 f"{name}: node types that this host does not have are replaced, as a note in it says: {changes}"
             )
     for name, text in texts.items():
-        api, found = _looked_at(text, release)
+        brings = Brings.of(text if name in own else "")
+        api, found = _looked_at(text, release, brings)
         problems += [
             {
                 "kind": "workflows",
@@ -274,8 +277,8 @@ def for_host(
             for what, needed, fix in found
         ]
         if name in own and not found:
-            notes += _unknown(name, api, release)
-            notes += _lacks(name, api, files, catalogue, profile)
+            lacking = [*_unknown(name, api, release), *_lacks(name, api, files, catalogue, profile, brings)]
+            notes += lacking or [f"{name} opens, and nothing that it needs is known to be missing"]
     placed = {f"{BROWSER}/{name}": text.encode() for name, text in texts.items()}
     if given:
         placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((_FILES / "input").iterdir())}
@@ -287,6 +290,64 @@ def for_host(
         "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
         "notes": [_plain(note) for note in notes],
     }
+
+
+@dataclass(frozen=True)
+class Brings:
+    """What a file of the browser says itself: of node types their pack, of models where they are and go."""
+
+    packs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By node type the repository and the commit, where that is known."""
+    models: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By name the address and the folder."""
+
+    @classmethod
+    def of(cls, text: str) -> Brings:
+        """Read them. A stranger may have written the file, so only what looks like one is taken."""
+        packs: dict[str, tuple[str, str]] = {}
+        models: dict[str, tuple[str, str]] = {}
+        try:
+            whole = json.loads(text)
+            inner = (whole.get("definitions") or {}).get("subgraphs") or []
+            nodes = [node for graph in [whole, *inner] for node in graph.get("nodes") or []]
+        except (ValueError, RecursionError, AttributeError, TypeError):
+            return cls()
+        for node in nodes:
+            about = node.get("properties") if isinstance(node, Mapping) else None
+            if not isinstance(about, Mapping):
+                continue
+            repository, commit = str(about.get("aux_id")), str(about.get("ver"))
+            if _REPOSITORY.fullmatch(repository):
+                known = commit if _COMMIT.fullmatch(commit) else ""
+                packs.setdefault(str(node.get("type")), (f"{_GITHUB}{repository.removesuffix('.git')}.git", known))
+            for model in about["models"] if isinstance(about.get("models"), list) else []:
+                parts = (
+                    [str(model.get(key)) for key in ("name", "url", "directory")] if isinstance(model, Mapping) else []
+                )
+                if parts and _ADDRESS.fullmatch(parts[1]) and _FOLDER.fullmatch(parts[2]):
+                    models.setdefault(parts[0].rpartition("/")[2], (parts[1].partition("?")[0], parts[2]))
+        return cls(packs, models)
+
+    def pack(self, kind: str) -> tuple[str, str] | None:
+        """The repository of a node type's pack, by our own map or by the file, and the commit by the file."""
+        entry = replacements().get(kind)
+        if (ours := _pack_addresses().get(entry["pack"]) if entry else None) is not None:
+            told_here, commit = self.packs.get(kind, ("", ""))
+            return ours, commit if told_here == ours else ""
+        return self.packs.get(kind)
+
+
+_GITHUB = "https://github.com/"
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}/[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ADDRESS = re.compile(r"https://[A-Za-z0-9.-]+/[A-Za-z0-9._~/%+-]+(\?[A-Za-z0-9=&_.-]*)?")
+_FOLDER = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
+
+
+@cache
+def _pack_addresses() -> dict[str, str]:
+    """The repositories of packs whose node types can be replaced, by the names of the packs."""
+    return dict(json.loads(PACKS.read_text(encoding="utf-8")))
 
 
 def _own(path: str, text: str, release: Release) -> tuple[str, list[Replacement]]:
@@ -370,12 +431,12 @@ class Release:
         ]
 
 
-def _looked_at(text: str, release: Release) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+def _looked_at(text: str, release: Release, brings: Brings) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
     """A workflow in API format, and what is wrong with it: what is found, what is needed and how to fix it."""
     api: dict[str, Any] = {}
     try:
         api = workflow_check.read(json.loads(text), release.recorded)
-        found = list(_wrong(api, release))
+        found = list(_wrong(api, release, brings))
     except (ValueError, ConversionError) as error:
         found = [(str(error), _NEEDED, _SAVE)]
     if len(found) > _SHOWN:
@@ -384,7 +445,7 @@ def _looked_at(text: str, release: Release) -> tuple[dict[str, Any], list[tuple[
     return api, found
 
 
-def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str, str]]:
+def _wrong(api: Mapping[str, Any], release: Release, brings: Brings) -> Iterator[tuple[str, str, str]]:
     """What is found, what is needed and how to fix it."""
     recorded = release.recorded
     strange: set[str] = set()
@@ -395,7 +456,12 @@ def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str,
             continue
         strange.add(kind)
         found = f"{workflow_check.named(id_, node)}: the node type {kind}"
-        if kind not in recorded:
+        if kind not in recorded and (known := brings.pack(kind)) and not release.silent:
+            repository, commit = known
+            if repository not in packs:
+                packs.add(repository)
+                yield found, f"the node pack {repository}, which has it", _to_add(api, repository, commit, brings)
+        elif kind not in recorded:
             fix = f"name its pack in custom_nodes_extra, with {kind} under node_types, or {_REMOVE}"
             if not release.silent:
                 yield found, "a node type of ComfyUI, or of a node pack of this host", fix
@@ -404,6 +470,18 @@ def _wrong(api: Mapping[str, Any], release: Release) -> Iterator[tuple[str, str,
             yield found, f"the node pack {name}, which has it", f"set wanmetal_variant: wan, or {_REMOVE}"
     for line in workflow_check.problems(api, release.schemas, {*release.trusted, *strange}):
         yield line, _NEEDED, _SAVE
+
+
+def _to_add(api: Mapping[str, Any], repository: str, commit: str, brings: Brings) -> str:
+    """What adds a pack with the node types of it that a workflow has."""
+    kinds = dict.fromkeys(str(node["class_type"]) for node in api.values())
+    entry = {
+        "name": repository.rpartition("/")[2].removesuffix(".git"),
+        "repository": repository,
+        "commit": commit or "the 40 digits of one",
+        "node_types": [one for one in kinds if (brings.pack(one) or ("",))[0] == repository],
+    }
+    return f"add {json.dumps(entry, ensure_ascii=False)} to custom_nodes_extra, if you trust it, or {_REMOVE}"
 
 
 def _unknown(name: str, api: Mapping[str, Any], release: Release) -> Iterator[str]:
@@ -417,7 +495,12 @@ def _unknown(name: str, api: Mapping[str, Any], release: Release) -> Iterator[st
 
 
 def _lacks(
-    name: str, api: Mapping[str, Any], files: Sequence[Mapping[str, Any]], catalogue: Mapping[str, Any], profile: str
+    name: str,
+    api: Mapping[str, Any],
+    files: Sequence[Mapping[str, Any]],
+    catalogue: Mapping[str, Any],
+    profile: str,
+    brings: Brings,
 ) -> Iterator[str]:
     """Models of a workflow that nothing fetches. They may be on the host all the same."""
     needed = needs(api, workflow_schemas.recorded(), catalogue)
@@ -434,7 +517,11 @@ def _lacks(
     advice = advise(known, catalogue, profile, [str(file["id"]) for file in files if file.get("id")])
     ways = [f"{', '.join(advice.sets)} to wan_models_sets"] if advice.sets else []
     ways += [f"the id {id_} to wan_models_files{_other_profile(id_, catalogue, profile)}" for id_ in advice.ids]
-    ways += [f"an entry for {one} to wan_models_files" for one in strange]
+    for one in strange:
+        base = one.rpartition("/")[2]
+        url, folder = brings.models.get(base, ("", ""))
+        entry = json.dumps({"name": base, "folder": folder, "url": url}) if url else f"an entry for {one}"
+        ways.append(f"{entry} to wan_models_files")
     add = " and ".join(ways)
     yield f"{name} needs {models}, which nothing fetches: add {add}, unless the host has it by other ways"
 

@@ -14,6 +14,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files i
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.replace import table as replacements
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import plan
 
@@ -300,6 +301,7 @@ PICTURE = {"type": "EmptyImage", "widgets_values": [64, 64, 1, 0]}
 SAVED = {"type": "SaveImage", "inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "widgets_values": ["x"]}
 LINK = [1, 1, 0, 2, 0, "IMAGE"]
 GOOD = saved(PICTURE, SAVED, links=[LINK])
+OPENS = "mine.json opens, and nothing that it needs is known to be missing"
 
 
 def told(text: str, packs: dict[str, Any] | None = None, comfyui: str = COMFYUI) -> dict[str, Any]:
@@ -465,7 +467,7 @@ def test_a_pack_of_the_operator_that_promises_nothing_may_have_any_type() -> Non
             "name it under node_types there, and a deploy sees to it"
         ],
     }
-    assert told(GOOD, own) == {"problems": [], "notes": []}
+    assert told(GOOD, own) == {"problems": [], "notes": [OPENS]}
     assert told(SAVED_BY_KJ, {"mine": own["mine"]})["problems"], "of a pack that is known, and that the host lacks"
 
 
@@ -482,7 +484,80 @@ def test_models_that_nothing_fetches_are_told_and_do_not_stop_a_deploy() -> None
         "mine.json needs my_own_14B_fp8_scaled.safetensors, which nothing fetches: add an entry for "
         "my_own_14B_fp8_scaled.safetensors to wan_models_files, unless the host has it by other ways"
     ]
-    assert lacking(other, [*files, {"id": "civitai-1", "folder": "loras"}]) == []
+    assert lacking(other, [*files, {"id": "civitai-1", "folder": "loras"}]) == [OPENS]
+
+
+HERE = "https://example.org/models/my_own.safetensors"
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["plain", "in a subgraph"])
+def test_the_file_itself_says_where_a_model_is(inside: bool) -> None:
+    models = [{"name": "my_own.safetensors", "url": f"{HERE}?download=true", "directory": "diffusion_models"}]
+    loader = {"type": "UNETLoader", "widgets_values": ["wan/my_own.safetensors", "default"]}
+    about = {**loader, "properties": {"models": models}}
+    whole = json.loads(saved(loader if inside else about, PICTURE, SAVED, links=[[1, 2, 0, 3, 0, "IMAGE"]]))
+    if inside:
+        whole["definitions"] = {"subgraphs": [{"id": "s", "nodes": [{"id": 9, **about}], "links": []}]}
+    (note,) = lacking(json.dumps(whole), EVERYTHING)
+    entry = {"name": "my_own.safetensors", "folder": "diffusion_models", "url": HERE}
+    assert f"add {json.dumps(entry)} to wan_models_files, unless" in note
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("http://example.org/x", "loras"),
+        ("https://me:secret@example.org/x", "loras"),
+        ("https://example.org/{{ x }}", "loras"),
+        (HERE, "../etc"),
+        (HERE, "/etc"),
+        (None, 1),
+    ],
+)
+def test_what_is_no_address_or_folder_is_not_repeated(url: Any, folder: Any) -> None:
+    about = {"models": [{"name": "my_own.safetensors", "url": url, "directory": folder}, 1]}
+    loader = {"type": "UNETLoader", "widgets_values": ["my_own.safetensors", "default"], "properties": about}
+    (note,) = lacking(saved(loader, PICTURE, SAVED, links=[[1, 2, 0, 3, 0, "IMAGE"]]), EVERYTHING)
+    assert "add an entry for my_own.safetensors to wan_models_files" in note
+
+
+MAGIC = {"aux_id": "them/Magic", "ver": "0123456789" * 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties", "repository", "commit"),
+    [
+        ("SaveMagic", MAGIC, "https://github.com/them/Magic.git", MAGIC["ver"]),
+        ("SaveMagic", {**MAGIC, "ver": "1.2.3"}, "https://github.com/them/Magic.git", "the 40 digits of one"),
+        ("RMBG", MAGIC, "https://github.com/1038lab/ComfyUI-RMBG.git", "the 40 digits of one"),
+        ("RMBG", {}, "https://github.com/1038lab/ComfyUI-RMBG.git", "the 40 digits of one"),
+    ],
+)
+def test_a_pack_that_the_host_lacks_is_named_once_with_its_repository(
+    kind: str, properties: dict[str, Any], repository: str, commit: str
+) -> None:
+    # an inverted cut-out is what nothing stands for
+    node = {**SAVED, "type": kind, "properties": properties, "widgets_values": ["x", 1, 1, 0, 0, True, False, "Alpha"]}
+    (problem,) = told(saved(PICTURE, node, node, SAVED, links=[LINK, [1, 1, 0, 4, 0, "IMAGE"]]))["problems"]
+    assert problem["found"] == f"node 2 ({kind}): the node type {kind}"
+    assert problem["needed"] == f"the node pack {repository}, which has it"
+    name = repository.rpartition("/")[2].removesuffix(".git")
+    entry = {"name": name, "repository": repository, "commit": commit, "node_types": [kind]}
+    assert f"add {json.dumps(entry)} to custom_nodes_extra" in problem["fix"]
+
+
+@pytest.mark.parametrize("aux", ["x", "a/b/c", "them/{{ x }}", "../x", None, 7])
+def test_what_is_no_repository_is_not_repeated(aux: Any) -> None:
+    node = {**SAVED, "type": "SaveMagic", "properties": {"aux_id": aux}}
+    (problem,) = told(saved(PICTURE, node, links=[LINK]))["problems"]
+    assert "name its pack in custom_nodes_extra, with SaveMagic under node_types" in problem["fix"]
+
+
+def test_each_pack_that_the_replacements_name_has_a_repository() -> None:
+    named = {entry["pack"] for entry in replacements().values()}
+    packs = json.loads(workflows.PACKS.read_text())
+    assert named == set(packs)
+    assert all(packs[name] == f"https://github.com/{packs[name].split('/')[3]}/{name}.git" for name in packs)
 
 
 def loading(*names: str) -> str:
