@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -279,6 +280,34 @@ def test_after_them_it_works_as_before(fuzzed: Any, tmp_path_factory: pytest.Tem
     assert fuzzed.call("POST", "/runsync", {"input": GOOD})[1]["status"] == "COMPLETED"
     left = [path for path in tmp_path_factory.getbasetemp().glob("fuzzed*/*put/*") if path.is_file()]
     assert left == []
+
+
+def test_a_drained_program_refuses_new_jobs_and_ends_the_others(tmp_path: Path) -> None:
+    with scripted(takes_s=60) as (fake, url), started(tmp_path, url) as (port, process):
+        caller = Caller(port, fake)
+        for id_ in ("runs", "waits"):
+            caller.run(id=id_)
+        until(lambda: fake.queue["queue_running"])
+        process.send_signal(signal.SIGUSR1)
+        until(lambda: caller.call("GET", "/health")[1]["draining"])
+        for path in ("/run", "/runsync"):
+            assert caller.call("POST", path, {"input": GOOD, "id": "new"})[0] == 503
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/run", json.dumps({"input": GOOD}), JSON_TYPE)
+        response = connection.getresponse()
+        assert (response.status, int(response.headers["Retry-After"]) > 0) == (503, True)
+        assert json.loads(response.read())["failure"]["kind"] == "restart"
+        assert caller.call("GET", "/status/new")[0] == 404
+        assert caller.call("GET", "/status/waits")[1]["status"] == "IN_QUEUE"
+        assert caller.call("POST", "/run", {"input": GOOD, "id": "runs"})[1]["status"] == "IN_PROGRESS"
+        fake.takes_s = 0.01
+        assert caller.call("POST", "/cancel/runs")[1]["status"] == "CANCELLED"
+        fake.end = "success"
+        until(lambda: caller.call("GET", "/status/waits")[1]["status"] == "COMPLETED")
+        until(lambda: caller.call("GET", "/health")[1]["jobs"]["inProgress"] == 0)
+        process.send_signal(signal.SIGUSR2)
+        until(lambda: not caller.call("GET", "/health")[1]["draining"])
+        assert caller.run(id="new")[0] == 200
 
 
 def test_a_cut_off_job_is_told_after_a_restart_by_the_program(tmp_path: Path) -> None:

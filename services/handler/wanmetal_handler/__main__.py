@@ -45,7 +45,13 @@ def main() -> int:
 
 
 def serve(jobs: Jobs, port: int, most_body: int) -> None:
-    """Serve the local API."""
+    """Serve the local API. SIGUSR1 lets in no new jobs, as before an upgrade, and SIGUSR2 lets them in again."""
+
+    def drain(number: int, _frame: object) -> None:
+        jobs.draining = number == signal.SIGUSR1
+
+    signal.signal(signal.SIGUSR1, drain)
+    signal.signal(signal.SIGUSR2, drain)
     signal.signal(signal.SIGTERM, lambda *_unused: None)  # what is left of it when the server has ended by it
     with socket.create_server(("127.0.0.1", port), backlog=256) as listening:
         fleet = Fleet(jobs) if jobs.worker.settings.queue_url else None
@@ -58,6 +64,8 @@ def serve(jobs: Jobs, port: int, most_body: int) -> None:
 
 def work_for_runpod(worker: Worker) -> None:
     """Do the same jobs, taken from RunPod's queue by its SDK, until the process ends."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # it is for the queue to give no more jobs
     import runpod.serverless  # it takes a second, and 70 MB of memory, which the local API spares
 
     # A job that a restart cuts off is RunPod's to give again, here or elsewhere.

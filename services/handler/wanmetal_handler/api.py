@@ -29,6 +29,7 @@ _log = logging.getLogger("handler")
 _MOST_WAIT_MS = 300_000
 _DRAIN_S, _BODY_S, _HEALTH_S = 5, 60, 1.0
 _LARGE = 1_000_000
+_RETRY_S = "10"
 _THERE_ARE = (
     "there are: POST /run, POST /runsync, GET /status/ID, POST /cancel/ID, GET /health, GET /workflows, GET /docs"
 )
@@ -159,7 +160,9 @@ def _refused(why: str, status: int = 400) -> JobError:
 
 
 def _answer(error: JobError) -> JSONResponse:
-    return JSONResponse({**error.output(), "status": "REFUSED"}, error.details.get("status", 400))
+    status = error.details.get("status", 400)
+    headers = {"Retry-After": _RETRY_S} if status in {429, 503} else None
+    return JSONResponse({**error.output(), "status": "REFUSED"}, status, headers)
 
 
 def application(jobs: Jobs, most_body: int) -> FastAPI:

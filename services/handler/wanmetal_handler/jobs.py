@@ -66,6 +66,7 @@ class Jobs:
         self._unwritten: dict[str, Job] = {}
         self._ends: dict[str, Future[None]] = {}
         self._closing = False
+        self.draining = False  # jobs that are new are refused, and the others go on
         # Each statement is a transaction of its own.
         self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
         self._base.row_factory = sqlite3.Row
@@ -142,6 +143,9 @@ class Jobs:
         text = json.dumps(given)
         with self._news:
             if not self._known(id_, attempt):
+                if self.draining:
+                    why = "the service takes no new jobs before a restart; try again later"
+                    raise JobError("restart", why, status=503)
                 [(waiting,)] = self._sql("SELECT COUNT(*) FROM jobs WHERE status = ?", QUEUED)
                 if waiting >= self._settings.queue or not self._has_room(len(text), 1):
                     raise JobError("full", "too many jobs wait; try again later", status=429)
@@ -206,6 +210,7 @@ class Jobs:
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         """Say whether jobs can be done, how many there are of each kind, and how each ComfyUI is."""
+        draining = self.draining  # before the counts, so that they have all jobs that were accepted before
         counts = dict(map(tuple, self._sql("SELECT status, COUNT(*) FROM jobs GROUP BY status")))
         names = {"completed": COMPLETED, "failed": FAILED, "cancelled": CANCELLED}
         names |= {"timedOut": TIMED_OUT, "inProgress": RUNNING, "inQueue": QUEUED}
@@ -213,6 +218,7 @@ class Jobs:
         good = any(one["state"] != "away" for one in found)
         states = [one["state"] for one in found]
         return good, {
+            "draining": draining,
             "jobs": {name: counts.get(status, 0) for name, status in names.items()},
             "workers": {"idle": states.count("idle"), "running": states.count("busy"), "away": states.count("away")},
             "comfyui": found,
