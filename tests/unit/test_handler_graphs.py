@@ -100,6 +100,60 @@ def test_a_graph_that_is_refused(change: dict[str, Any], said: str, tmp_path: Pa
             service.worker.check(own(**change))
 
 
+def linked(kind: str, key: str, *, through: str = "", said: str = "/imagine/a.fox") -> dict[str, Any]:
+    """A text that reaches an input of a node, on its way through another node."""
+    graph: dict[str, Any] = {"1": {"class_type": "PrimitiveString", "inputs": {"value": said}}}
+    graph["2"] = {"class_type": through, "inputs": {"string_a": ["1", 0]}} if through else graph["1"]
+    graph["3"] = {"class_type": kind, "inputs": {key: ["2", 0]}}
+    return {"workflow": graph}
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ("CLIPTextEncode", "text"),
+        ("CLIPTextEncodeFlux", "t5xxl"),
+        ("WanVideoTextEncode", "positive_prompt"),
+        ("TextEncodeAceStepAudio", "lyrics"),
+        ("PrimitiveStringMultiline", "value"),
+    ],
+)
+@pytest.mark.parametrize(
+    "said", ["/imagine a fox", "/imagine", "~ ~ a fox", "C:\\ is a drive", "handler/one", "a/../b", "x [temp]"]
+)
+def test_a_prompt_may_look_like_a_path(node: str, name: str, said: str, tmp_path: Path) -> None:
+    encoded = {"class_type": node, "inputs": {name: said}}
+    # Pictures that were made by it are saved, and their node names a file.
+    saved = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}}
+    with serving(tmp_path, "http://127.0.0.1:1", raw_workflows=1) as service:
+        service.worker.check(
+            {"workflow": {"1": encoded, "2": saved}} if "Encode" in node else {"workflow": {"1": encoded}}
+        )
+        service.worker.check(linked("CLIPTextEncode", "text", through="StringConcatenate", said=said))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        linked("VHS_LoadVideoPath", "video"),
+        linked("VHS_LoadVideoPath", "video", through="StringConcatenate", said="../../x"),
+        linked("SaveImage", "filename_prefix", said="a/../../b"),
+        linked("LoadImage", "image", said="x.png [output]"),
+        linked("Mine", "text_file"),
+        {"workflow": {"1": {"class_type": "Mine", "inputs": {"prompt_path": "/etc/passwd"}}}},
+        {"workflow": {"1": {"class_type": "Mine", "inputs": {"source": "/etc/passwd"}}}},
+        {"workflow": {"1": {"class_type": "VHS_LoadVideoPath", "inputs": {"video": "/etc/a b.mp4"}}}},
+    ],
+)
+def test_the_name_of_a_file_may_not(given: dict[str, Any], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"raw_workflows": 1}
+    with (
+        serving(tmp_path, "http://127.0.0.1:1", **settings) as service,
+        pytest.raises(JobError, match="inside of ComfyUI"),
+    ):
+        service.worker.check(given)
+
+
 def test_without_the_setting_no_graph_is_taken(tmp_path: Path) -> None:
     with serving(tmp_path, "http://127.0.0.1:1") as service, pytest.raises(JobError, match="handler_raw_workflows"):
         service.worker.check(own())

@@ -26,6 +26,14 @@ _MODELS = (".safetensors", ".pth", ".pt", ".ckpt", ".gguf")
 _OUTSIDE = re.compile(
     r"\s*(/|~|[A-Za-z]:[\\/]|file:|handler/)|(.*[\\/])?\.\.([\\/]|\s*$)|.*\[(output|temp)\]\s*$", re.I | re.S
 )
+# Inputs that hold words, such as prompts, by their names; those that name files; and nodes that pass words on.
+_WORDS = re.compile(
+    r"(?!.*(file|path|folder|dir)).*(text|prompt|caption|value|string|tags|lyrics|clip_|t5|positive|negative|instruct|"
+    r"question|message|description|title|note)",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(r".*(file|path|folder|dir|_name$)|image|mask|video|audio", re.IGNORECASE)
+_PASSING = re.compile(r"(?!.*encode).*(string|text|primitive|concat|join|format|switch|reroute)", re.IGNORECASE)
 _MOST_NODES, _MOST_FILES = 2000, 50
 
 
@@ -218,6 +226,7 @@ def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
     places: dict[str, list[tuple[str, str]]] = {name: [] for name in media}
     if not isinstance(graph, dict) or not 0 < len(graph) <= _MOST_NODES:
         raise RequestError(*found, ("workflow", graph, f"a graph in API format of at most {_MOST_NODES} nodes"))
+    words = _words(graph)
     for id_, node in graph.items():
         if (
             not isinstance(node, dict)
@@ -234,11 +243,30 @@ def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
         for name, value in _texts(node["inputs"]):
             if value in media and node["inputs"].get(name) == value:
                 places[value].append((id_, name))
-            elif name != PREFIX and _OUTSIDE.match(value[:4096]):
+            elif name != PREFIX and _OUTSIDE.match(value[:4096]) and (id_, name) not in words:
                 found.append((f"workflow.{id_}.inputs.{name}", value, "a name inside of ComfyUI's own folders"))
     if found:
         raise RequestError(*found[:50])
     return Task(graph, media, places, Workflow("", graph, {}, ""), str(key))
+
+
+def _words(graph: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The inputs that hold words, which may look as they like, unless they are linked to one that names a file."""
+    given = {
+        id_: node["inputs"]
+        for id_, node in graph.items()
+        if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
+    }
+    names = [value for inputs in given.values() for name, value in inputs.items() if _NAMES.match(name)]
+    fed: set[str] = set()
+    while names:
+        match names.pop():
+            case [str(id_), int()] if (
+                id_ in given and id_ not in fed and _PASSING.match(str(graph[id_].get("class_type")))
+            ):
+                fed.add(id_)
+                names += given[id_].values()
+    return {(id_, name) for id_, inputs in given.items() for name in inputs if id_ not in fed and _WORDS.match(name)}
 
 
 def _texts(value: Any, name: str = "", depth: int = 0) -> list[tuple[str, str]]:
