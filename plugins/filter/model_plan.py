@@ -60,6 +60,19 @@ options:
     description: Variant of the node packs, which some files are for.
     type: str
     default: wan
+  workflows:
+    description: Workflows of files whose models are wanted, as JSON, by the names that messages give them.
+    type: dict
+    default: {}
+  template_names:
+    description: Official templates whose models are wanted, of those of C(files/locks/templates.yml).
+    type: list
+    elements: str
+    default: []
+  templates:
+    description: The official templates, as in that file.
+    type: dict
+    default: {}
   mirrors:
     description: Mirrors, as for P(wanmetal.comfyui.mirror#filter).
     type: list
@@ -154,11 +167,12 @@ _value:
       elements: str
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import on_host, plan
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.workflow_models import of_files, of_templates
 
 
 def model_plan(
@@ -166,11 +180,17 @@ def model_plan(
     state: Mapping[str, Any] | None = None,
     models_dir: str = "",
     rate: int = 0,
+    workflows: Mapping[str, str] | None = None,
+    template_names: Sequence[str] = (),
+    templates: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Plan; see the documentation above."""
     try:
-        return plan(planned, **settings) if state is None else on_host(planned, state, models_dir, rate)
+        if state is not None:
+            return on_host(planned, state, models_dir, rate)
+        named = [*of_templates(template_names, templates or {}, planned), *of_files(workflows or {}, planned)]
+        return plan(planned, workflows=named, **settings)
     except (TypeError, ValueError) as error:
         raise AnsibleFilterError(f"wanmetal.comfyui.model_plan: {error}") from error
 

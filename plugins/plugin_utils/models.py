@@ -68,6 +68,7 @@ def plan(
     cpu: bool = False,
     variant: str = "wan",
     mirrors: Sequence[Mapping[str, str]] = (),
+    workflows: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Put the list of files together; each is there once, whoever wants it."""
     chosen, why = choose_profile(profile, vram_mb, cpu=cpu)
@@ -85,7 +86,7 @@ def plan(
         for id_ in ids:
             wanted.setdefault(id_, {"id": id_, **catalogue["files"][id_]})
     extra = [
-        *(_entry(catalogue, index, entry) for index, entry in enumerate(files)),
+        *(_entry(catalogue, f"wan_models_files[{index}]", entry) for index, entry in enumerate(files)),
         *_versions("wan_models_checkpoints", checkpoints, "checkpoints"),
         *_versions("wan_models_loras", loras, "loras"),
         *_versions("id", versions, ""),
@@ -98,9 +99,39 @@ def plan(
             )
     if extra:
         table.append({"set": "further files", "ids": [entry["id"] for entry in extra]})
+    for workflow in workflows:
+        ids = _of_workflow(catalogue, workflow, wanted, notes)
+        table.append({"set": workflow["name"].rpartition("/")[2], "ids": ids})
     listed = [_for_module(entry, mirrors) for entry in wanted.values()]
     request.parse_files(listed)
     return {"profile": chosen, "profile_reason": why, "files": listed, "sets": table, "notes": notes}
+
+
+def _of_workflow(
+    catalogue: Mapping[str, Any], workflow: Mapping[str, Any], wanted: dict[str, dict[str, Any]], notes: list[str]
+) -> list[str]:
+    """Add what a workflow names; files of the operator's own go before those of its addresses."""
+    name = workflow["name"]
+    ids = list(workflow["ids"])
+    for id_ in ids:
+        wanted.setdefault(id_, {"id": id_, **catalogue["files"][id_]})
+    for entry in workflow["entries"]:
+        url = str(entry["url"])
+        if not url.startswith(("https://", "http://")):
+            raise ValueError(f"wan_models_workflows: {name}: the address of {entry['name']} must begin with https://")
+        own = _entry(catalogue, f"wan_models_workflows: {name}", entry)
+        place = f"{own['folder']}/{own['name']}"
+        here = [id_ for id_, one in wanted.items() if f"{one.get('folder')}/{one.get('name')}" == place]
+        wanted.setdefault(here[0] if here else own["id"], own)
+        ids.append(here[0] if here else own["id"])
+    there = {str(one.get("name")) for one in wanted.values()}
+    strange = [model for model in workflow["unknown"] if model.replace("\\", "/").rpartition("/")[2] not in there]
+    if strange:
+        notes.append(
+            f"{name} needs {', '.join(strange)}, whose address neither the catalogue nor the file knows: add an entry "
+            "for each to wan_models_files, with name, folder and url, or place it on the host by other ways"
+        )
+    return list(dict.fromkeys(ids))
 
 
 def _texts(name: str, values: Sequence[str]) -> list[str]:
@@ -132,9 +163,8 @@ def files_of_set(catalogue: Mapping[str, Any], name: str, profile: str, variant:
     return list(dict.fromkeys(ids))
 
 
-def _entry(catalogue: Mapping[str, Any], index: int, entry: object) -> dict[str, Any]:
+def _entry(catalogue: Mapping[str, Any], where: str, entry: object) -> dict[str, Any]:
     """Turn an operator's own file into the catalogue's shape."""
-    where = f"wan_models_files[{index}]"
     if isinstance(entry, str):
         if "/" in entry:
             raise ValueError(f"{where}: an address belongs in a mapping with name, folder and url")

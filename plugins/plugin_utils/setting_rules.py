@@ -399,6 +399,16 @@ def _no_such_sets(names: Sequence[str], seen: Seen) -> str:
     return ", ".join(found)
 
 
+def _no_such_workflows(names: Sequence[str], seen: Seen) -> str:
+    templates = locks.load("templates")
+    found = []
+    for name in names:
+        if name not in templates and seen.read(name) is None:
+            close = difflib.get_close_matches(name, templates, n=1)
+            found.append(f"{shown(name)}{f' (did you mean {close[0]}?)' if close else ''}")
+    return ", ".join(found)
+
+
 def _no_address(value: str, seen: Seen) -> str:
     return shown(value) if seen.settings["wan_models_share"] and not value else ""
 
@@ -409,6 +419,13 @@ _WAN_MODELS: Rules = {
             _no_such_sets,
             "sets of models: " + ", ".join(sorted(locks.load("models")["sets"])),
             "correct the name; docs/models.md says what each set holds",
+        )
+    ],
+    "wan_models_workflows": [
+        Rule(
+            _no_such_workflows,
+            "names of official templates in files/locks/templates.yml, or files on the controller",
+            "correct the name or the path",
         )
     ],
     "wan_models_files": [

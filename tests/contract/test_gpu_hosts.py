@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -86,6 +87,24 @@ def test_models_and_kernels_fit_what_the_gpus_are(tmp_path: Path) -> None:
     assert "whole: full, 9.0 with cuda-12.8" in said
     assert "sliced: small, 8.0 with cuda-12.8" in said
     assert "later: fp8,  with cuda-12.8" in said
+
+
+def test_workflows_bring_their_models(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.json"
+    loader = {"class_type": "VAELoader", "inputs": {"vae_name": "wan2.2_vae.safetensors"}}
+    mine.write_text(json.dumps({"1": loader}))
+    told = "{{ __wan_models_planned.sets | map(attribute='set') | join(' ') }}"
+    ids = "{{ __wan_models_planned.files | map(attribute='id') | join(' ') }}"
+    said = play(
+        tmp_path,
+        {"gpu1": "one"},
+        [[role("wanmetal", "facts"), role("wan_models", "plan"), say(told), say(ids)]],
+        wan_models_sets=["previews"],
+        wan_models_workflows=["text_to_video_wan", str(mine)],
+        wanmetal_python="3.11",
+    )
+    assert "previews text_to_video_wan mine.json" in said
+    assert "lighttaew2-1 wan21-t2v-1-3b-fp16 umt5-xxl-fp8-e4m3fn-scaled wan-2-1-vae wan22-vae" in said
 
 
 def test_the_plan_needs_no_internal_name_of_a_role(tmp_path: Path) -> None:
