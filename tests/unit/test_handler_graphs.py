@@ -16,8 +16,16 @@ import av
 import pytest
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
-from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, done, image, serving, until
+from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import (
+    GOOD,
+    done,
+    image,
+    record,
+    serving,
+    until,
+)
 from PIL import Image
+from wanmetal_handler import jobs
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.media import remade
 from wanmetal_handler.settings import Networks
@@ -173,6 +181,45 @@ def test_jobs_are_spread_over_all_and_one_that_ends_costs_no_job(tmp_path: Path)
             service.accept(str(number), GOOD)
         assert {(service.wait(str(n), 60) or {})["status"] for n in range(12, 20)} == {"COMPLETED"}
         assert [one["state"] for one in service.health()[1]["comfyui"]] == ["idle"] * 3
+
+
+def test_webhooks_that_fail_hold_up_no_others_and_are_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread for all: a try that waits for its turn must not hold it."""
+    monkeypatch.setattr(jobs, "_WEBHOOKS", 1)
+    monkeypatch.setattr(jobs.Jobs._report, "__defaults__", ((0.5, 3600.0),))
+    asked: list[str] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(self.path)
+            self.send_response(200 if self.path == "/good" else 500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as hook, scripted() as (_, url):
+        threading.Thread(target=hook.serve_forever, args=(0.01,), daemon=True).start()
+        with serving(tmp_path, url, image_allow=Networks("127.0.0.0/8")) as service:
+            for number, name in enumerate(["bad", "bad", "good"]):
+                service.accept(str(number), GOOD, 0, {"webhook": f"http://127.0.0.1:{hook.server_port}/{name}"})
+            until(lambda: asked.count("/bad") == 4 and asked.count("/good") == 1)
+            # What answered is done with; the others are tried again, by the next service if need be.
+            until(lambda: record(tmp_path, "SELECT id FROM jobs WHERE options IS NOT NULL") == [("0",), ("1",)])
+        with serving(tmp_path, url, image_allow=Networks("127.0.0.0/8")):
+            until(lambda: asked.count("/bad") >= 6)
+        assert asked.count("/good") == 1
+        # A job that has ended the service twice is at its end when the next one starts.
+        options = json.dumps({"webhook": f"http://127.0.0.1:{hook.server_port}/good"})
+        cut_off = f"status = 'IN_PROGRESS', attempts = 2, finished = NULL, output = NULL, options = '{options}'"
+        record(tmp_path, f"UPDATE jobs SET {cut_off} WHERE id = '2'")  # noqa: S608 (the test's own)
+        with serving(tmp_path, url, image_allow=Networks("127.0.0.0/8")) as service:
+            until(lambda: asked.count("/good") == 2)
+            assert (service.get("2") or {})["status"] == "FAILED"
+        hook.shutdown()
 
 
 @pytest.mark.parametrize("options", [{"webhook": "{}"}, {"webhook": "{}", "policy": {"lowPriority": True}}])

@@ -46,7 +46,7 @@ DELETE FROM jobs WHERE number = (SELECT number FROM jobs WHERE finished IS NOT N
 RETURNING 1
 """
 _STARTS, _MOST_JOBS = 2, 10_000
-_WEBHOOK_PAUSES_S = (10.0, 10.0)
+_WEBHOOK_PAUSES_S, _WEBHOOK_S, _WEBHOOKS = (10.0, 10.0), 10.0, 16
 _CUT_OFF = JobError("restart", "the service was restarted while the job ran, twice; it was not tried again")
 _FULL = JobError("storage", "the job's end could not be written down, since the disk is full")
 _log = logging.getLogger("handler")
@@ -81,6 +81,9 @@ class Jobs:
         )
         for row in self._sql(gone, *OPEN, not resume):
             _log.info("job %s: cut off by a restart", row["id"])
+        self._hooks = ThreadPoolExecutor(_WEBHOOKS)
+        for row in self._sql("SELECT id, options FROM jobs WHERE finished IS NOT NULL AND options IS NOT NULL"):
+            self._hooks.submit(self._report, row["id"], json.loads(row["options"])["webhook"])
         # What ran at the end of the last service waits again, unless it has ended the service before.
         cut_off = self._sql("SELECT id FROM jobs WHERE status = ? AND attempts >= ?", RUNNING, _STARTS)
         for row in cut_off:
@@ -92,9 +95,6 @@ class Jobs:
         ]
         for thread in self._threads:
             thread.start()
-        self._hooks = ThreadPoolExecutor(4)
-        for row in self._sql("SELECT id, options FROM jobs WHERE finished IS NOT NULL AND options IS NOT NULL"):
-            self._hooks.submit(self._report, row["id"], json.loads(row["options"])["webhook"])
 
     async def run_job(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """Do a job that a queue gives, and return its output, or error and failure.
@@ -269,34 +269,43 @@ class Jobs:
             self._ended(id_)
         for row in done:
             if row["options"]:
-                self._hooks.submit(self._report, id_, json.loads(row["options"])["webhook"])
+                self._hook(id_, json.loads(row["options"])["webhook"])
         return bool(done)
 
     def _ended(self, id_: str) -> None:
         if end := self._ends.pop(id_, None):
             end.set_result(None)
 
-    def _report(self, id_: str, url: str) -> None:
-        """Post a job's end to the address that it names, signed where there is a secret; at most three times."""
-        body = json.dumps(told(self.get(id_) or {})).encode()
-        for pause in (*_WEBHOOK_PAUSES_S, None):
-            stamp = str(int(time.time()))
-            headers = {"Content-Type": "application/json", "webhook-id": id_, "webhook-timestamp": stamp}
-            if secret := self._settings.webhook_secret:
-                signed = hmac.digest(secret.encode(), f"{id_}.{stamp}.".encode() + body, "sha256")
-                headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
-            status = "no answer"
-            with closing(Limit(60)) as limit, suppress(JobError, TimeoutError, ChildProcessError):
-                given = (url, body, headers, tuple(self._settings.image_allow))
-                status = isolated.run(limit, 30, 100_000_000 + 4 * len(body), "post", *given).decode()
-            if status.startswith("2"):
-                break
+    def _report(self, id_: str, url: str, pauses: tuple[float, ...] = _WEBHOOK_PAUSES_S) -> None:
+        """Post a job's end to the address that it names, signed where there is a secret; later again, where it fails.
+
+        No thread waits for the next try, so that addresses which do not answer hold up no others for long.
+        """
+        body, stamp = json.dumps(told(self.get(id_) or {})).encode(), str(int(time.time()))
+        headers = {"Content-Type": "application/json", "webhook-id": id_, "webhook-timestamp": stamp}
+        if secret := self._settings.webhook_secret:
+            signed = hmac.digest(secret.encode(), f"{id_}.{stamp}.".encode() + body, "sha256")
+            headers["webhook-signature"] = f"v1,{base64.b64encode(signed).decode()}"
+        status = "no answer"
+        with closing(Limit(60)) as limit, suppress(JobError, TimeoutError, ChildProcessError):
+            given = (url, body, headers, tuple(self._settings.image_allow))
+            status = isolated.run(limit, _WEBHOOK_S, 100_000_000 + 4 * len(body), "post", *given).decode()
+        with self._news:
+            if self._closing:
+                return  # the next service tells it
+            if status.startswith("2") or not pauses:
+                self._sql("UPDATE jobs SET options = NULL WHERE id = ?", id_)
+        if not status.startswith("2"):
             _log.warning("job %s: its webhook answered: %s", id_, status)
-            if pause is None or self._closing:
-                break
-            time.sleep(pause)
-        if not self._closing:
-            self._sql("UPDATE jobs SET options = NULL WHERE id = ?", id_)
+            if pauses:
+                later = threading.Timer(pauses[0], self._hook, (id_, url, pauses[1:]))
+                later.daemon = True
+                later.start()
+
+    def _hook(self, *given: Any) -> None:
+        with self._news:
+            if not self._closing:
+                self._hooks.submit(self._report, *given)
 
     def _work(self) -> None:
         while job := self._next():
