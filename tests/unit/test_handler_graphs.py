@@ -16,6 +16,7 @@ import av
 import pytest
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
+from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_output import REFUSAL, storage
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import (
     GOOD,
     done,
@@ -247,6 +248,27 @@ def test_a_webhook_is_told_the_end(options: dict[str, Any], tmp_path: Path) -> N
     assert json.loads(body)["status"] == "COMPLETED"
     assert headers["webhook-id"] == "one"
     assert headers["webhook-signature"].startswith("v1,")
+
+
+@pytest.mark.parametrize(("allowed", "refusals"), [("127.0.0.0/8", 0), ("127.0.0.0/8", 9), ("", 0)])
+def test_a_job_may_name_a_bucket_of_its_own(allowed: str, refusals: int, tmp_path: Path) -> None:
+    with (
+        storage(*[(403, REFUSAL % b"AccessDenied")] * refusals) as (bucket, put),
+        scripted() as (fake, url),
+        serving(tmp_path, url, image_allow=Networks(allowed)) as service,
+    ):
+        keys = {"accessId": "key-id", "accessSecret": "s3cret", "bucketName": "mine"}
+        service.accept("one", GOOD, 0, {"s3Config": {**keys, "endpointUrl": bucket.bucket_endpoint_url}})
+        job = service.wait("one", 60) or {}
+    if allowed and not refusals:
+        assert job["output"]["video_url"].startswith(f"{bucket.bucket_endpoint_url}/mine/one-")
+        assert list(put["parts"].values()) == [fake.video]
+    else:
+        assert (job["status"], job["output"]["failure"]["kind"]) == ("FAILED", "bucket")
+        assert put["parts"] == {}
+        assert bool(put["requests"]) is bool(allowed), "nothing may be sent to an address that is not allowed"
+    assert "s3cret" not in json.dumps(job)
+    assert record(tmp_path, "SELECT options FROM jobs") == [(None,)], "the record keeps no secret"
 
 
 def test_the_files_of_a_request_have_a_limit_together(tmp_path: Path) -> None:
