@@ -1,0 +1,126 @@
+"""A workflow is checked against a ComfyUI, run there, and what it makes comes back: the playbook as people run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, PromptLostError
+from ansible_collections.wanmetal.comfyui.plugins.modules import workflow_run
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def kind(inputs: dict[str, Any], *outputs: str, ends: bool = False) -> dict[str, Any]:
+    return {"input": {"required": inputs}, "output": list(outputs), "output_name": list(outputs), "output_node": ends}
+
+
+INFO = {
+    "LoadImage": kind({"image": [["start.png"], {"image_upload": True}]}, "IMAGE", "MASK"),
+    "PrimitiveString": kind({"value": ["STRING", {}]}, "STRING"),
+    "PrimitiveInt": kind({"value": ["INT", {}]}, "INT"),
+    "ImageScale": kind(
+        {
+            "image": ["IMAGE", {}],
+            "upscale_method": [["nearest-exact"]],
+            "width": ["INT", {}],
+            "height": ["INT", {}],
+            "crop": [["disabled"]],
+        },
+        "IMAGE",
+    ),
+    "RepeatImageBatch": kind({"image": ["IMAGE", {}], "amount": ["INT", {"min": 1, "max": 4096}]}, "IMAGE"),
+    "CreateVideo": kind({"images": ["IMAGE", {}], "fps": ["FLOAT", {}]}, "VIDEO"),
+    "SaveVideo": kind(
+        {"video": ["VIDEO", {}], "filename_prefix": ["STRING", {}], "format": [["mp4"]], "codec": [["h264"]]}, ends=True
+    ),
+    "UNETLoader": kind({"unet_name": [["there.safetensors"]], "weight_dtype": [["default"]]}, "MODEL"),
+}
+
+
+def play(folder: Path, url: str, graph: dict[str, Any], **settings: Any) -> tuple[int, str]:
+    (folder / "mine.json").write_text(json.dumps(graph))
+    (folder / "hosts.yml").write_text("gpu_hosts: {hosts: {here: {ansible_connection: local}}}")
+    given = {
+        "file": str(folder / "mine.json"),
+        "comfyui_port": int(url.rpartition(":")[2]),
+        "ansible_python_interpreter": sys.executable,
+        "ansible_become": False,
+        "workflow_output_dir": str(folder / "made"),
+        "wanmetal_accelerator": "cpu",
+        **settings,
+    }
+    command = ["playbooks/workflow.yml", "-i", str(folder / "hosts.yml"), "-e", json.dumps(given)]
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", *command],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_a_workflow_is_run_where_that_is_asked_for(run: bool, tmp_path: Path) -> None:
+    graph = json.loads(json.dumps(GRAPH))
+    graph["1"]["inputs"]["image"] = "start.png"
+    graph["8"] = {"class_type": "easy int", "inputs": {"value": 5}}
+    graph["4"]["inputs"]["amount"] = ["8", 0]
+    with scripted() as (fake, url):
+        fake.special["/object_info"] = lambda handler: reply(handler, json.dumps(INFO).encode())
+        rc, said = play(tmp_path, url, graph, run=run)
+    assert rc == 0, said
+    assert "replaced: node 8 (easy int): easy int → PrimitiveInt" in said
+    assert "mine.json opens" in said
+    assert len(fake.graphs) == int(run)
+    made = list((tmp_path / "made").rglob("*.mp4"))
+    if run:
+        assert "here: it is queued as job " in said
+        assert [file.read_bytes() for file in made] == [fake.video]
+        assert fake.history == {}
+    else:
+        assert made == []
+    assert not list(tmp_path.glob("*.wanmetal-workflow"))
+
+
+@pytest.mark.parametrize(
+    ("place", "state"), [("queue_running", "is being rendered"), ("queue_pending", "waits for other jobs")]
+)
+def test_it_says_where_a_job_is(place: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow_run, "_LOOK_S", 0.0)
+    with scripted() as (fake, url):
+        fake.queue[place].append([0, "one", {}])
+        assert workflow_run.looked_at(ComfyUIClient(url), "one", tmp_path)["state"] == state
+        with pytest.raises(PromptLostError):
+            workflow_run.looked_at(ComfyUIClient(url), "two", tmp_path)
+
+
+def test_names_of_files_lead_nowhere_and_none_is_lost(tmp_path: Path) -> None:
+    entry = {"filename": "../../a.png", "subfolder": "x", "type": "output"}
+    temporary = {**entry, "type": "temp"}
+    with scripted() as (fake, url):
+        fake.files["../../a.png"] = b"pixels"
+        fake.history["one"] = {"outputs": {"1": {"images": [entry, temporary, entry]}}, "status": fake.status}
+        assert workflow_run.looked_at(ComfyUIClient(url), "one", tmp_path)["files"] == ["a.png", "1-a.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["1-a.png", "a.png"]
+
+
+def test_what_cannot_run_is_told_and_not_run(tmp_path: Path) -> None:
+    loader = {"class_type": "UNETLoader", "inputs": {"unet_name": "mine.safetensors", "weight_dtype": "default"}}
+    graph = {**GRAPH, "9": loader, "10": {"class_type": "RMBG", "inputs": {"image": ["1", 0], "invert_output": True}}}
+    graph["4"] = {**GRAPH["4"], "inputs": {**GRAPH["4"]["inputs"], "amount": 0}}
+    with scripted() as (fake, url):
+        fake.special["/object_info"] = lambda handler: reply(handler, json.dumps(INFO).encode())
+        rc, said = play(tmp_path, url, graph, run=True)
+    assert rc == 2
+    assert fake.graphs == []
+    assert "lacks the node pack https://github.com/1038lab/ComfyUI-RMBG.git" in said
+    assert "amount must be 1 to 4096, found 0" in said
