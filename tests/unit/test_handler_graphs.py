@@ -163,6 +163,15 @@ def test_the_name_of_a_file_may_not(given: dict[str, Any], tmp_path: Path) -> No
         service.worker.check(given)
 
 
+def test_what_the_queue_has_given_is_done_although_the_handler_is_drained(tmp_path: Path) -> None:
+    with scripted() as (_, url), serving(tmp_path, url) as service:
+        service.draining = True
+        with pytest.raises(JobError, match="takes no new jobs"):
+            service.accept("one", GOOD)
+        service.accept("two", GOOD, 0, {"queue": True})
+        assert (service.wait("two", 60) or {})["status"] == "COMPLETED"
+
+
 def test_without_the_setting_no_graph_is_taken(tmp_path: Path) -> None:
     with serving(tmp_path, "http://127.0.0.1:1") as service, pytest.raises(JobError, match="handler_raw_workflows"):
         service.worker.check(own())

@@ -94,7 +94,7 @@ class Fleet:
             self._free.acquire()
             job, good = None, False
             try:
-                vram = self._vram()
+                vram = None if self._jobs.draining else self._vram()
                 if vram is not None:
                     self._told["vram"] = str(vram)
                     status, job = self._call(_TAKE, self._query(), _TAKE_S)

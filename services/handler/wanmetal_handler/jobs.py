@@ -143,7 +143,7 @@ class Jobs:
         text = json.dumps(given)
         with self._news:
             if not self._known(id_, attempt):
-                if self.draining:
+                if self.draining and not (options or {}).get("queue"):  # the queue gave it a moment before
                     why = "the service takes no new jobs before a restart; try again later"
                     raise JobError("restart", why, status=503)
                 [(waiting,)] = self._sql("SELECT COUNT(*) FROM jobs WHERE status = ?", QUEUED)
