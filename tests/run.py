@@ -29,7 +29,10 @@ STEPS = ("lint", "unit", "molecule", "e2e")
 SLOW = ("default", "nodes", "sageattention", "services")  # scenarios that run with --full alone
 LONGEST = ("e2e", "upgrade", "services", "nodes", "sageattention", "wan_models", "comfyui")  # are started first
 # Programs that steps run, and the packages that bring them.
-PROGRAMS = {"lint": {"git": "git"}, "unit": {"aria2c": "aria2", "git": "git", "pg_ctlcluster": "postgresql"}}
+PROGRAMS = {
+    "lint": {"git": "git"},
+    "unit": {"aria2c": "aria2", "bwrap": "bubblewrap", "git": "git", "pg_ctlcluster": "postgresql"},
+}
 ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")
 CORES = len(os.sched_getaffinity(0))

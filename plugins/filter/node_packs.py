@@ -39,6 +39,13 @@ options:
       - The text of a Python lock. With it, the filter tells how the packs in its header differ from these, or gives
         an empty text where they do not.
     type: str
+  gate:
+    description: The report of the gate of node packs. With it, only the packs that it has not tried are given.
+    type: dict
+  comfyui:
+    description: The commit of ComfyUI that O(gate) is asked about.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -77,6 +84,10 @@ _value:
           weights that it reads and V(cache) for what it writes, and their names there, C(pack) and C(cache).
       type: list
       elements: dict
+    accepted:
+      description: What the gate would refuse and is accepted, for M(wanmetal.comfyui.node_pack_gate).
+      type: list
+      elements: dict
     sources:
       description: Its entries for M(wanmetal.comfyui.python_lock).
       type: list
@@ -87,7 +98,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import PackError, lock_problem, packs
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import (
+    PackError,
+    lock_problem,
+    packs,
+    untried,
+)
 
 
 def _node_packs(
@@ -97,11 +113,15 @@ def _node_packs(
     mirrors: object = (),
     folder: str = "",
     python_lock: str | None = None,
+    gate: dict[str, Any] | None = None,
+    comfyui: str = "",
 ) -> list[dict[str, Any]] | str:
     try:
         found = packs(lock, variant, extra or [], mirrors, folder)
     except (PackError, TypeError, ValueError) as error:
         raise AnsibleFilterError(f"node_packs: {error}") from error
+    if gate is not None:
+        return untried(found, gate, comfyui)
     return found if python_lock is None else lock_problem(python_lock, [pack["label"] for pack in found])
 
 

@@ -24,6 +24,7 @@ _PACK: dict[str, Any] = {
     "folders": {},
     "models": [],
     "node_types": [],
+    "accepted": [],
 }
 
 
@@ -88,6 +89,7 @@ def _pack(entry: Mapping[str, Any], mirrors: object, folder: str) -> dict[str, A
         "label": label(name, commit),
         "release": {"commit": commit, "node_types": sorted(entry["node_types"])},
         "checkout": {"name": name, "repository": url, "commit": commit, "dest": dest, "submodules": True},
+        "accepted": [dict(one) for one in entry["accepted"]],
         "folders": [
             {"link": f"{dest}/{inside}", "kind": kind, "pack": name, "cache": f"{name}/{inside}"}
             for inside, kind in sorted(entry["folders"].items())
@@ -118,3 +120,41 @@ def lock_problem(text: str, wanted: Sequence[str]) -> str:
     return "; ".join(
         f"{what} {', '.join(found)}" for what, found in (("made without", lacks), ("made with", strange)) if found
     )
+
+
+def untried(found: Sequence[Mapping[str, Any]], report: Mapping[str, Any], comfyui: str) -> list[Any]:
+    """The packs that the gate has not tried at their commit, on this commit of ComfyUI, with what is accepted."""
+    tried = report.get("packs", {})
+
+    def known(pack: Mapping[str, Any]) -> bool:
+        one = tried.get(pack["name"], {})
+        reasons = [*one.get("reasons", ()), *one.get("accepted", ())]
+        accepted = {why["accepted"] for why in reasons if "accepted" in why}
+        return (
+            one.get("commit") == pack["release"]["commit"]
+            and one.get("comfyui") == comfyui
+            and accepted == {why["why"] for why in pack["accepted"]}
+        )
+
+    return [pack for pack in found if not known(pack)]
+
+
+def gate_notes(report: Mapping[str, Any], extra: Sequence[Mapping[str, Any]], comfyui: str) -> list[str]:
+    """What the gate found for each pack of an operator, for people."""
+    notes = []
+    for entry in extra:
+        name = str(entry.get("name"))
+        found = report.get("packs", {}).get(name, {})
+        if found.get("commit") != entry.get("commit"):
+            said = "this commit was not tried by the gate of node packs: run playbooks/lock.yml with this inventory"
+        elif found["verdict"] == "passes":
+            said = "the gate of node packs found nothing that refuses it"
+            said += (
+                f"; accepted: {', '.join(one['accepted'] for one in found['accepted'])}" if found["accepted"] else ""
+            )
+        else:
+            said = f"the gate of node packs refuses it, and it is installed since you name it: it {found['why']}"
+        if found.get("commit") == entry.get("commit") and found.get("comfyui") != comfyui:
+            said += " (tried on another commit of ComfyUI)"
+        notes.append(f"custom_nodes_extra: {name}: {said}")
+    return notes

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import lock_problem, packs, wrong_entry
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import (
+    lock_problem,
+    packs,
+    untried,
+    wrong_entry,
+)
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 
 LOCKS = house.ROOT / "files/locks"
 LOCK: dict[str, Any] = house.read(LOCKS / "custom_nodes.yml")
 SCHEMAS: dict[str, Any] = {path.stem: json.loads(path.read_text()) for path in (LOCKS / "schemas").glob("*.json")}
-PYTHON_LOCKS = [
-    path for variant in LOCK["variants"] for path in sorted((LOCKS / "python").glob(f"{variant}-*-py*.txt"))
-]
+GATE: dict[str, Any] = house.read(LOCKS / "gate.yml")["packs"]
+PYTHON_LOCKS = [path for variant in LOCK["variants"] for path in sorted((LOCKS / "python").glob(f"{variant}-*.txt"))]
 PACKS = list(LOCK["packs"])
 
 
@@ -40,9 +44,19 @@ def test_a_pack_has_all_it_needs(name: str) -> None:
     assert pack.keys() | {"name"} <= known
     assert wrong_entry({"name": name, **pack}) == ""
     assert pack["licence"]
-    assert pack["requirements"]
     assert pack["node_types"] == sorted(pack["node_types"], key=str.lower)
     assert set(pack.get("models", [])) <= house.read(LOCKS / "models.yml")["sets"].keys()
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_the_gate_let_it_pass(name: str) -> None:
+    core = house.read(LOCKS / "upstream.yml")["comfyui"]["commit"]
+    assert untried([pack for pack in packs(LOCK, "wan") if pack["name"] == name], {"packs": GATE}, core) == []
+    assert (GATE[name]["verdict"], GATE[name]["reasons"]) == ("passes", [])
+
+
+def test_the_gate_s_report_is_of_the_variant_s_packs() -> None:
+    assert set(GATE) == set(PACKS)
 
 
 @pytest.mark.parametrize("name", PACKS)

@@ -250,6 +250,7 @@ def test_what_a_pack_means_to_others() -> None:
             "dest": "/c/one",
             "submodules": True,
         },
+        "accepted": [],
         "folders": [
             {"link": "/c/one/cache", "kind": "cache", "pack": "one", "cache": "one/cache"},
             {"link": "/c/one/ckpts", "kind": "models", "pack": "one", "cache": "one/ckpts"},
