@@ -5,57 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.tests import cores
-from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import HOSTS, make
+from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import HOSTS, make, python_of
 
 COMPILERS = {"cu128": "the compiler of CUDA 12.8", "cu130": "the compiler of CUDA 13.0"}
 SHOWN = {"gpu": "NVIDIA GeForce RTX 4090", "cpu": "no NVIDIA GPU"}
-# Loaded by a host's Python as it starts: the modules see root, and the GPU of another tree.
-SHOW = """\
-import importlib.util
-import os
-import sys
-from pathlib import Path
-
-os.getuid = os.geteuid = lambda: 0
-
-
-class Finder:
-    def find_spec(self, name, path, target=None):
-        if not name.endswith(".module_utils.host.gpu"):
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-
-        def exec_module(module):
-            del spec.loader.exec_module  # the loader is that of other modules, too
-            spec.loader.exec_module(module)
-            module.gpu_info.__defaults__ = (Path(os.environ["SHOWN_ROOT"]),)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-
-sys.meta_path.insert(0, Finder())
-"""
 
 
 def host(folder: Path, accelerator: str, version: str) -> dict[str, Any]:
     """This machine, as if it were a host with a GPU, or with none."""
     root = make(folder / "root", HOSTS["one" if accelerator == "gpu" else "no gpu"])
-    (folder / "sitecustomize.py").write_text(SHOW)
-    python = folder / "python3"
-    settings = shlex.join([f"PYTHONPATH={folder}", f"SHOWN_ROOT={root}"])
-    python.write_text(f'#!/bin/sh\nexec env {settings} {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
-    return {"wanmetal_accelerator": accelerator, "wanmetal_lane": version, "ansible_python_interpreter": str(python)}
+    python = str(python_of(folder, root))
+    return {"wanmetal_accelerator": accelerator, "wanmetal_lane": version, "ansible_python_interpreter": python}
 
 
 @pytest.mark.parametrize("core", cores.PROMISED)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import HOSTS, make
+from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import HOSTS, make, python_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,12 +28,17 @@ def say(text: str) -> dict[str, Any]:
     return {"name": "Say", "ansible.builtin.debug": {"msg": text}}
 
 
-def play(home: Path, kinds: Mapping[str, str], plays: list[list[dict[str, Any]]], **settings: Any) -> str:
+def play(
+    home: Path, kinds: Mapping[str, str], plays: list[list[dict[str, Any]]], status: int = 0, **settings: Any
+) -> str:
     """What a run says, whose hosts are of these kinds."""
-    hosts = {name: {"__nvidia_driver_root": str(make(home / name, HOSTS[kind]))} for name, kind in kinds.items()}
+    hosts = {}
+    for name, kind in kinds.items():
+        root = make(home / name, HOSTS[kind])
+        # Preflight's module looks at the GPUs by itself, and knows no other root.
+        hosts[name] = {"__nvidia_driver_root": str(root), "ansible_python_interpreter": str(python_of(root, root))}
     shared = {
         "ansible_connection": "local",
-        "ansible_python_interpreter": sys.executable,
         "wanmetal_root": str(home / "root"),
         "wanmetal_data_dir": str(home / "data"),
         **settings,
@@ -51,7 +56,7 @@ def play(home: Path, kinds: Mapping[str, str], plays: list[list[dict[str, Any]]]
         check=False,
         env={**os.environ, **environment},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -124,3 +129,36 @@ def test_the_plan_needs_no_internal_name_of_a_role(tmp_path: Path) -> None:
     )
     assert "ports comfyui-api.service comfyui-handler.service comfyui.service jupyterlab.service" in said
     assert "will be built" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "accelerator", "found"),
+    [
+        ("one", "gpu", "NVIDIA GeForce RTX 4090"),
+        ("one", "cpu", "NVIDIA GeForce RTX 4090"),
+        ("eight", "gpu", "NVIDIA H100 80GB HBM3"),
+        ("mig", "gpu", "NVIDIA A100-SXM4-40GB"),
+        ("one, without a driver", "gpu", "NVIDIA AD10x [10de:2684]"),
+        ("wsl", "gpu", "NVIDIA GeForce RTX 3080"),
+        ("given to a virtual machine", "cpu", "NVIDIA AD10x [10de:2684]"),
+        ("no gpu", "cpu", ""),
+    ],
+)
+def test_the_practice_copy_is_refused_where_there_is_a_gpu(
+    kind: str, accelerator: str, found: str, tmp_path: Path
+) -> None:
+    said = play(
+        tmp_path,
+        {"gpu1": kind},
+        [[role("preflight"), say("gpu1 goes on")]],
+        status=2 if found else 0,
+        preflight_skip=["arch", "disk", "memory", "names", "os", "ports", "sources", "systemd", "time"],
+        wanmetal_variant="practice",
+        wanmetal_accelerator=accelerator,
+        wanmetal_python="3.11",
+        wanmetal_root="/opt/wanmetal",
+        wanmetal_data_dir="/var/lib/wanmetal",
+    )
+    assert ("gpu1 goes on" in said) != bool(found)
+    assert (f"practice, on a host with {found}" in said) == bool(found), said
+    assert ("set wanmetal_variant: wan, and where" in said) == bool(found)

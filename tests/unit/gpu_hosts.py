@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,35 @@ BROKEN = (
     "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA "
     "driver is installed and running.\n"
 )
+
+# Loaded by a host's Python as it starts: the modules see root, and the GPU of another tree.
+SHOW = """\
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+os.getuid = os.geteuid = lambda: 0
+
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if not name.endswith(".module_utils.host.gpu"):
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+
+        def exec_module(module):
+            del spec.loader.exec_module  # the loader is that of other modules, too
+            spec.loader.exec_module(module)
+            module.gpu_info.__defaults__ = (Path(os.environ["SHOWN_ROOT"]),)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
+"""
 
 
 def row(index: int, bus: str, name: str, capability: str, memory: int, mig: str = "[N/A]", ecc: str = "[N/A]") -> str:
@@ -169,6 +200,16 @@ def make(root: Path, host: Host) -> Path:
     for bus in host.cards if host.bound else ():
         (root / f"sys/bus/pci/devices/0000:{bus}:00.0/driver").symlink_to(f"../../../../bus/pci/drivers/{host.bound}")
     return root
+
+
+def python_of(folder: Path, root: Path) -> Path:
+    """A Python for a host's modules, which see this root, and the GPUs of a tree that ``make`` has written."""
+    (folder / "sitecustomize.py").write_text(SHOW)
+    python = folder / "python3"
+    settings = shlex.join([f"PYTHONPATH={folder}", f"SHOWN_ROOT={root}"])
+    python.write_text(f'#!/bin/sh\nexec env {settings} {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    return python
 
 
 def _script(answers: Mapping[str, str], status: int) -> str:
