@@ -97,7 +97,8 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
     outputs_of,
 )
 
-_LOOK_S, _PAUSE_S = 5.0, 0.25
+_LOOK_S = 5.0
+_PAUSE_S = 0.25
 
 
 def made(outputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
