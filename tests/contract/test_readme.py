@@ -6,7 +6,10 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,6 +300,31 @@ def test_settings_are_in_order(name: str, block: str) -> None:
     assert set(values) <= SPECS.known
     yours = {name: value for name, value in values.items() if name not in FOLDERS_OF_YOURS}
     assert settings.check(yours, yours, SPECS, lambda _: b"#!") == []
+
+
+def test_the_first_page_of_settings_shows_defaults() -> None:
+    given: dict[str, Any] = {}
+    for block in blocks(HERE["docs/settings.md"], "yaml"):
+        given |= yaml.safe_load(block)
+    assert given == {name: SPECS.options[name]["default"] for name in given}
+
+
+PLAYBOOKS = [(name, block) for name, text in HERE.items() for block in blocks(text, "yml")]
+
+
+@pytest.mark.parametrize(("name", "block"), PLAYBOOKS)
+def test_a_playbook_of_one_s_own_is_read(name: str, block: str, tmp_path: Path) -> None:
+    """Its plays are listed by Ansible, and it sets what there is."""
+    assert name
+    for play in yaml.safe_load(block):
+        values = play.get("vars", {})
+        assert settings.check(values, values, SPECS, lambda _: b"#!") == []
+    path = tmp_path / "mine.yml"
+    path.write_text(block)
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "--list-tasks", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=house.ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "wanmetal.comfyui.comfyui :" in done.stdout
 
 
 def anchor(heading: str) -> str:
