@@ -93,3 +93,17 @@ def test_the_example_of_a_fleet_is_in_order(host: str) -> None:
     values |= house.read(own) if own.is_file() else {}
     assert host in house.read(FLEET / "hosts.yml")["gpu_hosts"]["hosts"]
     assert settings.check(values, values, settings.load_specs(), lambda _: None) == []
+
+
+def test_the_walks_are_short_and_lead_to_files() -> None:
+    text = (house.ROOT / "docs/developing.md").read_text().split("## Three walks")[1].split("\n## ")[0]
+    walks = [part for part in text.split("\n\n") if part.startswith("**")]
+    for walk, longest in zip(walks, (7, 15, 9), strict=True):
+        folder, files = "", []
+        for name in re.findall(r"`([\w/.]+)`", walk.split(": ", 1)[1]):
+            if (house.ROOT / name).is_dir():
+                folder = name
+            else:
+                files.append(house.ROOT / ("" if "/" in name else folder) / name)
+        assert [file for file in files if not file.is_file()] == []
+        assert 2 < len(files) <= longest, walk

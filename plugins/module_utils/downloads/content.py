@@ -1,5 +1,8 @@
-"""What a file holds. Sizes and hashes say nothing of a page, a pointer or a broken model under a model's name; and of
-LoRAs that arrive as zip files what can be loaded safely is taken, and the rest is named."""
+"""What a file holds.
+
+Sizes and hashes say nothing of a page, a pointer or a broken model under a model's name; and of LoRAs that arrive as
+zip files what can be loaded safely is taken, and the rest is named.
+"""
 
 from __future__ import annotations
 

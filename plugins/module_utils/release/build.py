@@ -53,14 +53,17 @@ class Release:
 
     @property
     def folder(self) -> Path:
+        """Where the release is, once it is complete."""
         return self.root / "releases" / self.name
 
     @property
     def draft(self) -> Path:
+        """Where it is built before."""
         return self.root / "releases" / f".{self.name}.new"
 
     @property
     def complete(self) -> bool:
+        """Whether it was built to its end."""
         return (self.folder / COMPLETE).is_file()
 
 

@@ -63,6 +63,7 @@ class Builder:
             self.locks[:] = self.locks[:-1]
 
     def run(self, *command: str | Path) -> None:
+        """Run a program, again where it fails and retries are left. Raises BuildError with its last output."""
         words = [str(word) for word in command]
         for attempt in range(self.retries + 1):
             if attempt:

@@ -111,6 +111,7 @@ class Need:
 
     @property
     def reasons(self) -> list[str]:
+        """All of them, a sentence each."""
         return self.restart + self.verification + self.rest
 
 
@@ -179,9 +180,11 @@ class Host:
 
     # -- releases
     def release_dir(self, release: str) -> Path:
+        """Folder of a release, whether it exists or not."""
         return self.root / "releases" / release
 
     def is_complete(self, release: str) -> bool:
+        """Whether a release was built to its end."""
         return bool(release) and (self.release_dir(release) / COMPLETE).is_file()
 
     def link(self, name: str) -> str:
@@ -190,6 +193,7 @@ class Host:
         return path.readlink().name if path.is_symlink() else ""
 
     def set_link(self, name: str, release: str) -> None:
+        """Point ``current`` or ``previous`` to a release in one step, or remove it where ``release`` is empty."""
         path = self.root / name
         if not release:
             path.unlink(missing_ok=True)
@@ -227,6 +231,7 @@ class Host:
 
     # -- environments: each may serve several releases, which link to it
     def environment(self, release: str) -> Path | None:
+        """The Python environment that a release links to, or None."""
         link = self.release_dir(release) / "venv"
         return self.root / "environments" / link.readlink().parent.name if link.is_symlink() else None
 
@@ -244,9 +249,11 @@ class Host:
         return environments.unused(self.root / "environments", _ENVIRONMENTS, releases_without=without)
 
     def remove_environment(self, name: str) -> None:
+        """Remove an environment by its name."""
         environments.remove(self.root / "environments" / name)
 
     def remove_release(self, release: str) -> None:
+        """Remove a release, not its environment."""
         folder = self.release_dir(release)
         (folder / COMPLETE).unlink(missing_ok=True)  # first, or half a release would pass for a whole one
         shutil.rmtree(folder)
@@ -265,6 +272,7 @@ class Host:
 
     # -- settings
     def verified(self) -> dict[str, str]:
+        """What was verified last: ``release``, ``generation``, ``previous``; empty where nothing was."""
         try:
             found = json.loads(self.verified_file.read_text())
         except (OSError, ValueError):
@@ -286,9 +294,11 @@ class Host:
             return None
 
     def write(self, path: Path, content: bytes, owner: str, group: str, mode: int) -> None:
+        """Write a file as a whole or not at all."""
         write_whole(path, content, mode, owner=owner, group=group)
 
     def differs(self, item: ConfigFile) -> bool:
+        """Whether a file's content, mode, owner or group is not as wanted."""
         try:
             found = item.dest.stat()
             return (
@@ -319,11 +329,13 @@ class Host:
         _aside(path, which).replace(path)
 
     def discard_set_aside(self, folders: set[Path]) -> None:
+        """Remove what was set aside in these folders."""
         for path in (path for folder in folders for path in folder.glob(f".*.{SET_ASIDE}")):
             path.unlink(missing_ok=True)
 
     # -- the service, and its workers where it has several: comfyui.service, and comfyui@0.service and so on
     def systemctl(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and output of systemctl."""
         return _run(["systemctl", *arguments])
 
     def run(self, command: list[str]) -> tuple[int, str]:
@@ -331,11 +343,13 @@ class Host:
         return _run(command)
 
     def unit_state(self, unit: str) -> dict[str, str]:
+        """ActiveState, UnitFileState and MainPID of a unit, as systemd gives them."""
         _unused, text = self.systemctl("show", unit, "--property=ActiveState,UnitFileState,MainPID")
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
     @property
     def workers_pattern(self) -> str:
+        """Pattern of the names of the workers' units."""
         return self.unit.replace(".service", "@*.service")
 
     def running_workers(self) -> list[str]:
@@ -345,6 +359,7 @@ class Host:
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
     def running_generation(self, main_pid: str) -> str:
+        """The generation that a process was started with, or an empty string."""
         try:
             environment = Path(f"/proc/{main_pid}/environ").read_bytes().decode(errors="replace")
         except OSError:
@@ -368,6 +383,7 @@ class Host:
         return text if code else ""
 
     def journal(self, since: float) -> str:
+        """Last lines of the service and its workers since a time (seconds of the epoch)."""
         _run(["journalctl", "--sync"])  # or the very last words, which matter most, may not be in it yet
         # With --since, --lines would give the first ones.
         units = ["--unit", self.unit, "--unit", self.workers_pattern]
@@ -375,12 +391,15 @@ class Host:
         return "\n".join(text.splitlines()[-LAST_LINES:])
 
     def now(self) -> float:
+        """Seconds of the epoch."""
         return time.time()
 
     def monotonic(self) -> float:
+        """Seconds of a clock that nobody sets."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds."""
         time.sleep(seconds)
 
 
@@ -430,6 +449,7 @@ class Switch:
     drain_timeout_s: float = 0.0
 
     def target(self, release: str, config: tuple[ConfigFile, ...], workers: tuple[Worker, ...]) -> Target:
+        """A release with its settings and workers, under the hash of them."""
         contents = {str(item.dest): (item.content, item.mode) for item in config}
         return Target(release, config, generation_of(release, contents), workers)
 
@@ -480,6 +500,7 @@ class Switch:
         return ""
 
     def diff(self, target: Target) -> list[dict[str, str]]:
+        """What a switch to the target would change, for ``--diff``: the release and every file that is no secret."""
         result = [
             {
                 "before_header": "current",

@@ -134,6 +134,7 @@ class Build:
 
     @property
     def unit(self) -> str:
+        """Name of the unit that builds it."""
         return f"wanmetal-build-{self.name}.service"
 
     @property
@@ -199,9 +200,11 @@ class Builder:
         self._work = cache / "private" / build.cache
 
     def wheel(self) -> Path | None:
+        """The finished wheel, or None."""
         return next(iter(sorted(self.build.dest.glob("*.whl"))), None)
 
     def unit(self) -> dict[str, str]:
+        """State of the build's unit, as systemd gives it."""
         names = "LoadState,ActiveState,Result,ExecMainStartTimestampMonotonic"
         _unused, text = self._run(["systemctl", "show", self.build.unit, f"--property={names}"])
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)

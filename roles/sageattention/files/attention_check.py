@@ -57,6 +57,7 @@ class Measured:
 
     @property
     def speedup(self) -> float:
+        """How many times as fast as torch's own attention."""
         return self.torch_seconds / self.seconds if self.seconds else 0.0
 
 
@@ -257,6 +258,7 @@ def self_test(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the result as JSON. Exit status 0 where the kernels may be used."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", nargs="+", default=["cuda"], help="default: cuda, one card of each kind")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens, default: those of Wan")
