@@ -26,8 +26,17 @@ from tests.lab import lab
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports/test"
 STEPS = ("lint", "unit", "molecule", "e2e")
-SLOW = ("default", "nodes", "sageattention", "services")  # scenarios that run with --full alone
-LONGEST = ("e2e", "upgrade", "services", "nodes", "sageattention", "wan_models", "comfyui")  # are started first
+SLOW = ("default", "nodes", "queue", "sageattention", "services")  # scenarios that run with --full alone
+LONGEST = (
+    "e2e",
+    "upgrade",
+    "services",
+    "queue",
+    "nodes",
+    "sageattention",
+    "wan_models",
+    "comfyui",
+)  # are started first
 # Programs that steps run, and the packages that bring them.
 PROGRAMS = {
     "lint": {"git": "git"},

@@ -431,7 +431,7 @@ KINDS = (
         "give each service a port of its own",
     ),
     _kind(
-        "_url|_endpoint",
+        "(?<!_database)_url|_endpoint",
         ("str",),
         matches(r"(https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[!-~]*)?)?"),
         "an http(s) address without a user, of ASCII letters",

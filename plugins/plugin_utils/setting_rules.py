@@ -616,6 +616,49 @@ _HANDLER: Rules = {
     "handler_bucket_link_hours": [between(1, 168, "hours")],
 }
 
+# -- queue
+
+
+def _no_certificate(file: str, seen: Seen) -> str:
+    content = seen.read(file) if file else b"PRIVATE KEY"
+    if content is None:
+        return f"{shown(file)}, which is no file on the controller"
+    return "" if b"PRIVATE KEY" in content else f"{shown(file)}, which has no key"
+
+
+def _nameless(listen: str, seen: Seen) -> str:
+    everywhere = (one := address(listen)) is not None and one.is_unspecified
+    return f"{listen} without queue_name" if everywhere and not seen.settings["queue_name"] else ""
+
+
+_QUEUE: Rules = {
+    "queue_listen": [Rule(_nameless, "with all addresses also the name that hosts use", "set queue_name")],
+    "queue_name": [
+        Rule(
+            matches(r"([A-Za-z0-9][A-Za-z0-9.-]{0,250}|[0-9A-Fa-f:]+)?"),
+            "a host's name or address",
+            "for example {name}: queue.example",
+        )
+    ],
+    "queue_certificate": [
+        Rule(_no_certificate, "a PEM file with the key, the certificate and its chain", "correct the path, or the file")
+    ],
+    "queue_database_url": [
+        Rule(matches(r"(postgres(ql)?://\S+)?"), "postgresql://USER:PASSWORD@HOST/DATABASE, or nothing", "correct it")
+    ],
+    "queue_waiting": [between(1, 1_000_000, "jobs")],
+    "queue_attempts": [between(1, 100, "attempts")],
+    "queue_job_timeout": [between(10, 604_800, "seconds")],
+    "queue_keep_hours": [between(1, 8760, "hours")],
+    "handler_queue_url": [
+        Rule(
+            matches(r"(https://[\w.:\[\]-]+|http://(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?)?"),
+            "https://HOST:PORT, or http:// on this host itself",
+            "correct it: a token is not sent over a network without TLS",
+        )
+    ],
+}
+
 # -- comfyui_api
 
 _API_NAMES = {
@@ -701,4 +744,5 @@ RULES: Rules = {
     **_WAN_MODELS,
     **_COMFYUI_API,
     **_HANDLER,
+    **_QUEUE,
 }

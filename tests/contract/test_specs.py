@@ -84,7 +84,7 @@ def test_every_option_says_what_it_is(role: str) -> None:
             assert (spec["type"] == "list") == ("elements" in spec), where
             assert ("default" in spec) != bool(spec.get("required")), f"{where} needs a default, or required: true"
             # What everything fetches with is shown; rules keep passwords out of it.
-            secret = re.search(r"_(environment|key|key_id|password|secret|tokens?)$", name)
+            secret = re.search(r"_(database_url|environment|key|key_id|password|secret|tokens?)$", name)
             assert bool(secret and name != "wanmetal_environment") == spec.get("no_log", False), f"{where}: no_log"
 
 

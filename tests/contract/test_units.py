@@ -41,7 +41,7 @@ MINIMUM = {
 JIT = {"comfyui": "Triton", "comfyui-api": "Node.js", "jupyterlab": "Triton"}
 DEVICES = {"comfyui": ["char-nvidia* rw"], "jupyterlab": ["char-nvidia* rw", "char-pts rw"]}
 CAPABILITIES = {"comfyui-api": "CAP_FOWNER"}  # it removes outputs of ComfyUI
-NETLINK = {"comfyui-api", "comfyui-handler", "jupyterlab"}
+NETLINK = {"comfyui-api", "comfyui-handler", "jupyterlab", "wanmetal-queue"}
 
 Unit = Mapping[str, list[str]]
 
@@ -61,7 +61,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Unit]
         "wanmetal_accelerator": "cpu",
         "ansible_facts": {"distribution": "Debian", "distribution_major_version": "12"},
         "wan_models_share_address": "10.0.0.1",
-        **{f"__{role}_hash": "0" * 12 for role in ("comfyui_api", "handler", "jupyterlab")},
+        **{f"__{role}_hash": "0" * 12 for role in ("comfyui_api", "handler", "jupyterlab", "queue")},
     }
     rendered = {unit_name(path): f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}" for path in TEMPLATES}
     plays = [

@@ -1,0 +1,133 @@
+"""Two hosts behind one endpoint, as RunPod's own client sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://queue_hosts"]
+PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
+CLIENT = """
+import asyncio, json, os, aiohttp, runpod
+runpod.api_key = os.environ["TOKEN"]
+given = {"image": os.environ["PIXELS"], "num_frames": 5, "seed": 3}
+e = runpod.Endpoint("any")
+jobs = [e.run({"input": given}) for _ in range(4)]
+print(json.dumps([job.output(timeout=300) for job in jobs]))
+print(json.dumps(e.run_sync({"input": given}, timeout=300)))
+print(json.dumps(e.health()))
+
+async def main():
+    async with aiohttp.ClientSession() as session:
+        job = await runpod.AsyncioEndpoint("any", session).run(given)
+        print(json.dumps([await job.output(timeout=300), await job.status()]))
+asyncio.run(main())
+"""
+
+
+def call(host: Host, *arguments: str) -> str:
+    return str(host.check_output("sudo wanmetal-queue " + " ".join(arguments)))
+
+
+@pytest.fixture
+def client(host: Host, tmp_path: Path) -> dict[str, str]:
+    """The environment of a client: an address, a token, and the CA that the host has made."""
+    address = host.check_output("hostname -I").split()[0]
+    (tmp_path / "ca.pem").write_text(host.check_output("sudo cat /etc/wanmetal-queue/ca.pem"))
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "TOKEN": call(host, "token-add", "client", "tests"),
+        "PIXELS": PIXELS,
+        "RUNPOD_ENDPOINT_BASE_URL": f"https://{address}:8390/v2",
+        "REQUESTS_CA_BUNDLE": str(tmp_path / "ca.pem"),
+        "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
+    }
+
+
+def test_real_jobs_by_runpod_s_client(host: Host, client: dict[str, str]) -> None:
+    project = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+    subprocess.run([project / "tools/venv", "handler"], check=True, capture_output=True)
+    command = [str(project / ".venv/handler/bin/python"), "-c", CLIENT]
+    done = subprocess.run(command, env=client, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    several, one, health, (last, status) = map(json.loads, done.stdout.splitlines())
+    for output in [*several, one, last]:
+        assert output["video_url"].startswith("data:video/mp4;base64,"), output
+    assert status == "COMPLETED"
+    assert health["jobs"]["completed"] >= 5
+    found = json.loads(call(host, "status"))
+    assert {entry["host"] for entry in found["hosts"]} == {"molecule-queue-1", "molecule-queue-2"}
+    for entry in found["hosts"]:
+        assert entry["workflows"] == ["still"]
+        assert entry["release"]
+        assert entry["seen_s_ago"] < 10
+
+
+@pytest.mark.usefixtures("host")
+def test_a_job_that_no_host_can_do_is_refused(client: dict[str, str]) -> None:
+    answer = curl(client, "run", {"input": {"workflow": "Flux"}})
+    assert "the workflow Flux; there are: still" in answer["error"]
+
+
+def test_requests_wait_while_the_service_is_restarted(host: Host, client: dict[str, str]) -> None:
+    host.check_output(
+        "sudo systemd-run --no-block sh -c 'systemctl stop wanmetal-queue; sleep 3; systemctl start wanmetal-queue'"
+    )
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        assert "jobs" in curl(client, "health", None)
+
+
+def test_nothing_listens_without_tls_or_lies_open(host: Host, client: dict[str, str]) -> None:
+    listening = host.check_output("ss -Hltn").splitlines()
+    addresses = [
+        line.split()[3] for line in listening if line.split()[3].rpartition(":")[2] in {"8390", "8391", "5432"}
+    ]
+    assert all(entry.startswith(("127.0.0.1:", "[::1]:")) for entry in addresses if not entry.endswith(":8390")), (
+        addresses
+    )
+    plain = client["RUNPOD_ENDPOINT_BASE_URL"].replace("https", "http")
+    assert subprocess.run(["curl", "-sf", f"{plain}/any/health"], check=False).returncode != 0
+    modes = {"/etc/wanmetal/queue.env": "600 root root", "/etc/wanmetal-queue/ca.key": "600 root root"}
+    modes["/etc/wanmetal-queue/server.pem"] = "640 root wanmetal-queue"
+    for path, mode in modes.items():
+        assert host.check_output(f"sudo stat -c '%a %U %G' {path}") == mode
+
+
+@pytest.mark.usefixtures("host")
+def test_no_token_of_a_host_is_shown_anywhere() -> None:
+    log = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "ansible.log").read_text()
+    inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+    for name in ("molecule-queue-1", "molecule-queue-2"):
+        worker = Host.get_host(f"ansible://{name}", ansible_inventory=inventory)
+        token = worker.check_output("sudo sed -n s/^HANDLER_QUEUE_TOKEN=//p /etc/wanmetal/handler-queue.env")
+        assert len(token) == 64
+        assert token not in log
+        assert token not in worker.check_output("sudo journalctl --no-pager -u comfyui-handler; ps -ef")
+
+
+def curl(client: dict[str, str], path: str, body: Any) -> Any:
+    data = [] if body is None else ["-d", json.dumps(body)]
+    command = [
+        "curl",
+        "-s",
+        "-m",
+        "60",
+        "--cacert",
+        client["SSL_CERT_FILE"],
+        "-H",
+        f"Authorization: {client['TOKEN']}",
+        *data,
+    ]
+    done = subprocess.run(
+        [*command, f"{client['RUNPOD_ENDPOINT_BASE_URL']}/any/{path}"], capture_output=True, check=True
+    )
+    return json.loads(done.stdout)
