@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -21,6 +22,8 @@ CASES: dict[str, dict[str, Any]] = {
     "several": {"comfyui_instances": 2},
     "open": {"comfyui_ip_allow": ["any"], "comfyui_listen": "0.0.0.0"},  # noqa: S104
     "home": HOME,
+    "core": {"wanmetal_data_dir": "/FOLDER", "wanmetal_comfyui": {"version": "0.33.0"}},
+    "cores": {"wanmetal_data_dir": "/FOLDER", "wanmetal_comfyui": {"version": "0.33.0"}, "comfyui_instances": 2},
 }
 # What no service does without: everything that follows from there being no privilege to use.
 MINIMUM = {
@@ -97,7 +100,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Unit]
 def settings_of(text: str) -> Unit:
     found = defaultdict(list)
     section = ""
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("["):
             section = line
         elif section == "[Service]" and "=" in line and not line.startswith(("#", " ")):
@@ -143,3 +146,45 @@ def test_node_packs_see_no_socket_and_no_network(units: dict[str, dict[str, Unit
         assert unit["TemporaryFileSystem"] == ["/run:ro"]
         assert (unit["IPAddressDeny"], unit["IPAddressAllow"][0].split()[0]) == (["any"], "localhost")
     assert units["open"]["comfyui"].get("IPAddressAllow") is None
+
+
+OLD, NEWER = "0.32.0", "0.34.0"
+
+
+@pytest.mark.parametrize(
+    ("there", "copied"),
+    [
+        ([], None),  # the first core of a host
+        ([OLD], OLD),
+        (["0.3.75", OLD, "0.9.1"], OLD),  # by number, not by letter
+        ([OLD, f"{OLD}+783545f6"], f"{OLD}+783545f6"),  # a commit after the version
+        ([NEWER], None),  # an older core cannot use it
+        (["0.31.0", OLD, NEWER, "0.33.1"], OLD),
+        ([OLD, "0.33.0", NEWER], "0.33.0"),  # its own: the way back, and the way there again
+    ],
+)
+@pytest.mark.parametrize(("case", "worker"), [("core", ""), ("cores", "-1")])
+def test_each_core_begins_with_the_database_of_the_one_before(
+    case: str, worker: str, there: list[str], copied: str | None, units: Any, tmp_path: Path
+) -> None:
+    user = tmp_path / "user"
+    user.mkdir()
+    other = "" if worker else "-1"
+    for version in there:
+        (user / f"comfyui-{version}{worker}.db").write_text(version)
+        (user / f"comfyui-{version}{other}.db").write_text("of another worker")
+    if copied == OLD:
+        (user / f"comfyui-{OLD}{worker}.db-journal").write_text("of a process that was killed")
+    before = {path.name: path.read_text() for path in user.iterdir()}
+    (command,) = [line for line in units[case]["comfyui"]["ExecStartPre"] if "/user" in line]
+    words = shlex.split(command.replace("/FOLDER", str(tmp_path)).replace("%i", "1").replace("$$", "$"))
+    subprocess.run(words, check=True)
+    after = {path.name: path.read_text() for path in user.iterdir()}
+    own = f"comfyui-0.33.0{worker}.db"
+    assert after.get(own) == copied
+    assert after.get(f"{own}-journal") == before.get(f"comfyui-{copied}{worker}.db-journal")
+    assert {name: text for name, text in after.items() if not name.startswith(own)} == {
+        name: text for name, text in before.items() if not name.startswith(own)
+    }
+    subprocess.run(words, check=True)
+    assert after == {path.name: path.read_text() for path in user.iterdir()}
