@@ -27,6 +27,10 @@ _wanmetal_deploy() {
   elif [ "${COMP_WORDS[1]}" = init ]; then
     words='--hosts --user --jump --variant --make --data-dir --inventory --huggingface-token-file --civitai-token-file'
     words="$words --vault-password-file --yes --no-look --help"
+  elif [ "${COMP_WORDS[1]} $COMP_CWORD" = 'queue 2' ]; then
+    words='status pause resume drain undrain token --help'
+  elif [ "${COMP_WORDS[1]} ${COMP_WORDS[2]} $COMP_CWORD" = 'queue token 3' ]; then
+    words='add revoke'
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
 }

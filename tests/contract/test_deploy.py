@@ -118,6 +118,12 @@ def test_every_playbook_is_an_operation_with_a_description(whole: Path, name: st
             ["rollback", "0.3-1", "--limit", "a"],
             """rollback.yml -i {inventory} -e {{"comfyui_rollback_to": "0.3-1"}} --limit a""",
         ),
+        (["queue"], "queue.yml -i {inventory}"),
+        (["queue", "status"], """queue.yml -i {inventory} -e {{"queue_action": "status"}}"""),
+        (
+            ["queue", "token", "add", 'a"b', "--limit", "c", "d"],
+            """queue.yml -i {inventory} -e {{"queue_action": "token add a\\"b"}} --limit c d""",
+        ),
         (["civitai", 'a"', "-i", "x"], """civitai.yml -e {{"id": "a\\""}} -i x"""),
     ],
 )
@@ -164,6 +170,9 @@ def test_a_failure_names_its_log(whole: Path) -> None:
         (["./deploy", "r"], ["rollback"], ["verify"]),
         (["./deploy", ""], ["init", "verify", "--lab"], ["hosts", "site"]),
         (["./deploy", "init", "--h"], ["--hosts", "--help"], ["--lab"]),
+        (["./deploy", "queue", ""], ["status", "drain", "token"], ["add", "-i"]),
+        (["./deploy", "queue", "token", ""], ["add", "revoke"], ["status"]),
+        (["./deploy", "queue", "drain", "gpu1", "--c"], ["--check"], ["add"]),
         (["./deploy", "-e", "comfyui_po"], ["comfyui_port="], ["comfyui_listen="]),
     ],
 )

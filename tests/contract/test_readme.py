@@ -119,9 +119,10 @@ def deploy(words: list[str]) -> None:
         assert path.is_file(), f"{words[0]} is no operation"
         rest = words[1:]
         if rest and not rest[0].startswith("-"):
-            argument = re.search(r"(?m)^# argument: (\w+)=", path.read_text())
+            argument = re.search(r"(?m)^# argument: (\w+)=.*?([.]{3})?$", path.read_text())
             assert argument, f"{words[0]} takes no {rest[0]}"
-            rest = ["-e", f"{argument[1]}={rest[0]}", *rest[1:]]
+            taken = [*itertools.takewhile(lambda word: not word.startswith("-"), rest)] if argument[2] else rest[:1]
+            rest = ["-e", f"{argument[1]}={' '.join(taken)}", *rest[len(taken) :]]
         if rest != ["--help"]:
             playbook([f"playbooks/{words[0]}.yml", *rest])
     elif words not in (["--help"], ["completion"]):
