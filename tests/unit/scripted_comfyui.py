@@ -69,6 +69,8 @@ class Script(Fake):
         self.special |= {"/ws": self.talk, "/upload/image": self.take}
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
+        if path == "/prompt" and "6" not in body["prompt"]:
+            return 400, {"error": {"message": "Prompt has no outputs", "details": ""}, "node_errors": {}}
         if path == "/prompt" and self.reject is None:
             prompt_id = body.get("prompt_id") or f"job-{len(self.graphs)}"
             self.graphs.append(body["prompt"])

@@ -59,8 +59,8 @@ PATHS = st.sampled_from(
 
 
 @contextmanager
-def api(tmp_path: Path, most_body: int = 1_000_000, **script: Any) -> Iterator[Any]:
-    with scripted(**script) as (fake, url), serving(tmp_path, url) as service:
+def api(tmp_path: Path, most_body: int = 1_000_000, *, raw_workflows: int = 0, **script: Any) -> Iterator[Any]:
+    with scripted(**script) as (fake, url), serving(tmp_path, url, raw_workflows=raw_workflows) as service:
         server = handler_api.Server(service, most_body)
         listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

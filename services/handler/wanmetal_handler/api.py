@@ -10,23 +10,27 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from .failure import JobError
+from .inputs import whole
 from .jobs import Job, Jobs, told
+from .workflows import BROUGHT
 
 _log = logging.getLogger("handler")
-_MOST_WAIT_MS = 300_000
+_MOST_WAIT_MS, _WEEK_MS = 300_000, 604_800_000
 _DRAIN_S, _BODY_S, _HEALTH_S = 5, 60, 1.0
 _LARGE = 1_000_000
 _RETRY_S = "10"
@@ -37,8 +41,9 @@ _MUST = {
     "id": "id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit",
     "attempt": "attempt has to be a whole number, 0 or more",
     "webhook": "webhook has to be an http(s) address without a user name",
+    "wait": f"wait has to be milliseconds, at most {_MOST_WAIT_MS}",
 }
-Address = Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$", max_length=2000)]
+Address = Annotated[str, StringConstraints(pattern=r"^https?://[^\x00-\x20\x7f-\xa0@]+$", max_length=2000)]
 
 
 class _Strict(BaseModel):
@@ -48,8 +53,8 @@ class _Strict(BaseModel):
 class Policy(_Strict):
     """How long a job may take, in milliseconds."""
 
-    executionTimeout: int | None = Field(None, gt=5000, le=604_800_000)  # noqa: N815 (RunPod's name, as below)
-    ttl: int | None = Field(None, ge=10_000, le=604_800_000)
+    executionTimeout: Annotated[int, Field(gt=5000, le=_WEEK_MS), BeforeValidator(whole)] | None = None  # noqa: N815 (RunPod's name, as below)
+    ttl: Annotated[int, Field(ge=10_000, le=_WEEK_MS), BeforeValidator(whole)] | None = None
     lowPriority: bool = False  # noqa: N815
 
 
@@ -68,7 +73,7 @@ class JobRequest(_Strict):
 
     input: Any = Field(description="What the workflow is given; /workflows tells what it may be")
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
-    attempt: int = Field(0, ge=0, lt=2**31)
+    attempt: Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(whole)] = 0
     webhook: Address | None = None
     policy: Policy | None = None
     s3Config: Bucket | None = None  # noqa: N815
@@ -93,6 +98,23 @@ class Refusal(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     error: str
+
+
+class Health(BaseModel):
+    """How the handler and each ComfyUI are."""
+
+    draining: bool
+    jobs: dict[str, int]
+    workers: dict[str, int]
+    comfyui: list[dict[str, Any]]
+    workflows: dict[str, list[str]]
+
+
+class Described(BaseModel):
+    """What a workflow takes."""
+
+    inputs: dict[str, Any] = Field(description="A JSON schema")
+    example: dict[str, Any]
 
 
 class Server(uvicorn.Server):
@@ -167,7 +189,7 @@ def _answer(error: JobError) -> JSONResponse:
 
 def application(jobs: Jobs, most_body: int) -> FastAPI:
     """The API, described at /docs."""
-    refusals: dict[int | str, Any] = {status: {"model": Refusal} for status in (400, 403, 404, 411, 413, 429, 503)}
+    refusals: dict[int | str, Any] = {status: {"model": Refusal} for status in ("4XX", 503)}
     app = FastAPI(title="wanmetal handler", version="1", redoc_url=None, responses=refusals)
     app.state.large = large = asyncio.Semaphore(2)  # more large ones at a time could fill the memory
     asked = asyncio.Lock()
@@ -178,6 +200,10 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
     @app.exception_handler(JobError)
     async def refused(_request: Request, error: JobError) -> JSONResponse:
         return _answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return _answer(_explained(error.errors()))
 
     @app.exception_handler(sqlite3.Error)
     async def full(_request: Request, error: sqlite3.Error) -> JSONResponse:
@@ -222,14 +248,13 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
         return JSONResponse({"id": job["id"], "status": job["status"]})
 
     @app.post("/runsync", openapi_extra={"requestBody": body}, **told_job)
-    async def runsync(request: Request, wait: str = "90000") -> Any:
+    async def runsync(request: Request, wait: Annotated[int, Query(ge=0, le=_MOST_WAIT_MS)] = 90_000) -> Any:
         """Accept a job, and wait so many milliseconds for its end."""
-        if not (wait.isascii() and wait.isdigit() and len(wait) < 8 and int(wait) <= _MOST_WAIT_MS):
-            raise _refused(f"wait has to be milliseconds, at most {_MOST_WAIT_MS}")
         job = await accepted(request, "sync-")
-        return _told(await jobs.ended(job["id"], int(wait) / 1000))
+        return _told(await jobs.ended(job["id"], wait / 1000))
 
-    @app.api_route("/status/{id}", methods=["GET", "POST"], **told_job)
+    @app.get("/status/{id}", **told_job)
+    @app.post("/status/{id}", **told_job)
     def status(id: str) -> Any:
         """Tell how a job stands."""
         return _told(jobs.get(id))
@@ -240,7 +265,8 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
         await asyncio.to_thread(jobs.stop, id)
         return _told(await jobs.ended(id, 10.0))
 
-    @app.api_route("/health", methods=["GET", "POST"])
+    @app.get("/health", response_model=Health, responses={503: {"model": Health | Refusal}})
+    @app.post("/health", response_model=Health, responses={503: {"model": Health | Refusal}})
     async def healthy() -> Any:
         """Tell how the handler and each ComfyUI are."""
         async with asked:
@@ -249,7 +275,7 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
             good, found = health["found"]
         return JSONResponse(found, 200 if good else 503)
 
-    @app.get("/workflows")
+    @app.get("/workflows", response_model=dict[str, Described])
     def listed() -> Any:
         """Tell the inputs of each workflow, their ranges and defaults, with an example."""
         return JSONResponse(jobs.worker.described())
@@ -280,16 +306,16 @@ def _schema(jobs: Jobs) -> dict[str, Any]:
             one["required"] = [*one["required"], "workflow"]
         inputs.append({"title": name, **one})
     if jobs.worker.settings.raw_workflows:
-        files = {"type": "array", "items": {"type": "object"}}
-        inner = {
-            "workflow": {"type": "object"},
-            "images": files,
-            "files": files,
-            "comfy_org_api_key": {"type": "string"},
-        }
-        inputs.append({"title": "a graph", "type": "object", "properties": inner, "required": ["workflow"]})
+        inputs.append(BROUGHT)
     schema["properties"]["input"] = {"anyOf": inputs}
     return dict(schema)
+
+
+def _explained(errors: Sequence[Any]) -> JobError:
+    """The first of the errors that pydantic found."""
+    place = [str(part) for part in errors[0]["loc"] if part != "query"]
+    field, why = ascii(".".join(place))[1:-1][:80], re.sub(r"[^ -~]", "?", errors[0]["msg"])
+    return _refused(_MUST.get(field) or f"{field}: {why}")
 
 
 def _accepted(jobs: Jobs, body: bytearray, prefix: str) -> Job:
@@ -308,8 +334,6 @@ def _accepted(jobs: Jobs, body: bytearray, prefix: str) -> Job:
             {name: value for name, value in given.items() if name != "input"} | {"input": 0}
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field, why = ascii(".".join(map(str, first["loc"])))[1:-1][:80], re.sub(r"[^ -~]", "?", first["msg"])
-        raise _refused(_MUST.get(field) or f"{field}: {why}") from error
+        raise _explained(error.errors(include_url=False, include_input=False)) from error
     options = asked.model_dump(include={"webhook", "policy", "s3Config"}, exclude_none=True)
     return jobs.accept(asked.id or f"{prefix}{uuid.uuid4()}", given["input"], asked.attempt, options)

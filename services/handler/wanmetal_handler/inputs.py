@@ -118,6 +118,11 @@ class RequestError(JobError):
         super().__init__("request", said, problems=problems)
 
 
+def whole(value: Any) -> Any:
+    """A whole number that is written with a point, as JSON may have it, without the point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def check(given: object, inputs: Mapping[str, Input]) -> dict[str, Any]:
     """Return the values of a request to a workflow with these ``inputs``; raise RequestError with all problems."""
     if not isinstance(given, Mapping):
@@ -126,6 +131,8 @@ def check(given: object, inputs: Mapping[str, Input]) -> dict[str, Any]:
     found = []
     for said, value in given.items():
         name = str(OLD_NAMES.get(said, said))
+        if name in inputs and inputs[name].kind == "integer":
+            value = whole(value)
         if name not in inputs:
             found.append((said, value, f"only: {', '.join([*inputs, 'workflow'])}"))
         elif name != said and name in given:

@@ -51,7 +51,11 @@ class Worker:
         if isinstance(given, Mapping) and "workflow" in given:
             name = given["workflow"]
             if isinstance(name, Mapping) and self.settings.raw_workflows:
-                return None if convert.needed(name) else workflows.brought(given, self.settings.raw_nodes.split())
+                if not convert.needed(name):
+                    return workflows.brought(given, self.settings.raw_nodes.split())
+                if problems := workflows.files_of(given)[1]:
+                    raise RequestError(*problems)
+                return None
             if not isinstance(name, str) or name not in self.workflows:
                 also = " or a graph in API format" if self.settings.raw_workflows else ""
                 off = "; graphs of your own need handler_raw_workflows: true" if isinstance(name, Mapping) else ""

@@ -139,6 +139,9 @@ class Jobs:
             self.wait(id_, 30.0)  # it is about to end
         if known := self._known(id_, attempt):
             return known
+        if isinstance(given, str):  # as worker-comfyui takes it
+            with suppress(ValueError, RecursionError):
+                given = json.loads(given)
         self.worker.check(given)
         text = json.dumps(given)
         with self._news:

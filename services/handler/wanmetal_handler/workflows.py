@@ -191,21 +191,64 @@ def load(path: Path) -> dict[str, Workflow]:
     return workflows
 
 
-def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
-    """Check a graph of a caller's own with its files, as worker-comfyui takes them."""
-    found: list[tuple[Any, Any, str]] = []
-    graph, names = given["workflow"], "workflow, images, files and comfy_org_api_key"
-    found += [
-        (name, given[name], f"beside a graph: {names}")
-        for name in given.keys() - set(names.replace(" and ", ", ").split(", "))
+def _files(inner: str) -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    entry: dict[str, Any] = {"type": "object", "properties": {"name": {**text, "maxLength": 200}, inner: text}}
+    entry |= {"required": ["name", inner], "additionalProperties": False}
+    return {"type": ["array", "null"], "items": entry, "maxItems": _MOST_FILES}
+
+
+_NODE = {
+    "type": "object",
+    "properties": {"class_type": {"type": "string"}, "inputs": {"type": "object"}, "_meta": {"type": "object"}},
+    "required": ["class_type", "inputs"],
+}
+BROUGHT: dict[str, Any] = {
+    "title": "a graph of the caller's own",
+    "type": "object",
+    "properties": {
+        "workflow": {
+            "anyOf": [
+                {
+                    "description": "In API format",
+                    "type": "object",
+                    "additionalProperties": _NODE,
+                    "minProperties": 1,
+                    "maxProperties": _MOST_NODES,
+                },
+                {
+                    "description": "As the browser saves it",
+                    "type": "object",
+                    "properties": {"nodes": {"type": "array"}},
+                    "required": ["nodes"],
+                },
+            ]
+        },
+        "images": _files("image"),
+        "files": _files("file"),
+        "comfy_org_api_key": {"type": ["string", "null"]},
+    },
+    "required": ["workflow"],
+    "additionalProperties": False,
+}
+"""What ``brought`` takes, as JSON schema."""
+
+
+def files_of(given: Mapping[str, Any]) -> tuple[dict[str, Media], list[tuple[Any, Any, str]]]:
+    """The files beside a graph by their names, and what is wrong with what stands there."""
+    names = BROUGHT["properties"]
+    found: list[tuple[Any, Any, str]] = [
+        (name, given[name], f"beside a graph: {', '.join(names)}") for name in given.keys() - names
     ]
-    key = given.get("comfy_org_api_key") or ""
-    if not isinstance(key, str):
+    if not isinstance(given.get("comfy_org_api_key") or "", str):
         found.append(("comfy_org_api_key", None, "a text"))
     media: dict[str, Media] = {}
     for field_, inner in (("images", "image"), ("files", "file")):
-        entries = given.get(field_) or []
-        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        entries = given.get(field_)
+        if entries is not None and not isinstance(entries, list):
+            found.append((field_, entries, f"a list of objects with the texts name and {inner}"))
+            continue
+        for number, entry in enumerate(entries or []):
             at, entry = f"{field_}[{number}]", entry if isinstance(entry, Mapping) else {}
             name, text = entry.get("name"), entry.get(inner)
             if not isinstance(name, str) or not isinstance(text, str) or not text or entry.keys() - {"name", inner}:
@@ -223,6 +266,13 @@ def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
                     )
     if len(media) > _MOST_FILES:
         found.append(("files", len(media), f"at most {_MOST_FILES} files"))
+    return media, found
+
+
+def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
+    """Check a graph of a caller's own with its files, as worker-comfyui takes them."""
+    media, found = files_of(given)
+    graph = given["workflow"]
     places: dict[str, list[tuple[str, str]]] = {name: [] for name in media}
     if not isinstance(graph, dict) or not 0 < len(graph) <= _MOST_NODES:
         raise RequestError(*found, ("workflow", graph, f"a graph in API format of at most {_MOST_NODES} nodes"))
@@ -247,7 +297,7 @@ def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
                 found.append((f"workflow.{id_}.inputs.{name}", value, "a name inside of ComfyUI's own folders"))
     if found:
         raise RequestError(*found[:50])
-    return Task(graph, media, places, Workflow("", graph, {}, ""), str(key))
+    return Task(graph, media, places, Workflow("", graph, {}, ""), given.get("comfy_org_api_key") or "")
 
 
 def _words(graph: Mapping[str, Any]) -> set[tuple[str, str]]:
