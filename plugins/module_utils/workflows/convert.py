@@ -232,7 +232,8 @@ class _Graph:
         inner = scope.inner.get(str(node["id"]))
         if inner is not None:
             own = [(one["name"], str(one["type"])) for one in inner.definition.get("inputs") or []]
-        elif known := self._schemas.get(node["type"]):
+        # Use Everywhere has given its inputs other names; what counts is their order in the file.
+        elif node["type"] not in _EVERYWHERE and (known := self._schemas.get(node["type"])):
             own = [(one.name, one.type) for one in sorted(known.inputs, key=lambda one: one.widget)]
         else:
             return [
