@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.tests.contract import house
+from wanmetal_handler import addresses
 
 TEMPLATES = sorted(house.ROOT.glob("roles/*/templates/*.service.j2"))
-METADATA = {"169.254.169.254", "169.254.170.2", "168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254"}
+METADATA = {"169.254.170.2", *map(str, addresses._METADATA)}
 HOME = {"wanmetal_root": "/home/wan", "jupyterlab_ip_deny": []}
 CASES: dict[str, dict[str, Any]] = {
     "shipped": {},

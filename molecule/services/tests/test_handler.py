@@ -28,7 +28,7 @@ def request(**fields: Any) -> dict[str, Any]:
 
 
 def ended(host: Host, id_: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while (job := call(host, f"/status/{id_}"))["status"] in {"IN_QUEUE", "IN_PROGRESS"}:
         assert time.monotonic() < deadline, job
         time.sleep(0.2)
@@ -88,16 +88,16 @@ def test_jobs_outlive_a_restart_of_the_service(host: Host) -> None:
 
 
 def test_comfyui_dies_in_the_middle_of_a_job(host: Host) -> None:
-    """That job fails with the reason; the next one waits until ComfyUI is back."""
+    """That job is rendered once more when ComfyUI is back, and the next one after it."""
     hit, next_ = (f"{name}-{time.monotonic_ns()}" for name in ("hit", "next"))
     call(host, "/run", {"id": hit, **request(width=512, height=512, num_frames=401)})
     call(host, "/run", {"id": next_, **request(seed=9)})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while "nodes_begun" not in call(host, f"/status/{hit}").get("progress", {}):
         assert time.monotonic() < deadline
     host.check_output("systemctl kill --signal=KILL comfyui")
     job = ended(host, hit)
-    assert job["status"] == "COMPLETED", job  # rendered once more
+    assert job["status"] == "COMPLETED", job
     assert ended(host, next_)["status"] == "COMPLETED"
     assert left_behind(host) == ""
 

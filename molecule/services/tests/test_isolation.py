@@ -6,13 +6,17 @@ Root tries the same outside of them, since a target that nobody reaches would sh
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
+PROJECT = Path(__file__).resolve().parents[3]
 CLOUD = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "192.0.0.192", "100.100.100.200")
 OUTSIDE = {"LAN": "192.0.2.7", "internet": "198.51.100.7", **{f"metadata at {address}": address for address in CLOUD}}
 # Another machine: a network namespace behind a cable, which answers at addresses of all kinds, by TCP and by UDP.
@@ -29,6 +33,7 @@ cat > /srv/services/docker <<'END'
 import os, socket
 here = socket.create_server("/run/docker.sock", family=socket.AF_UNIX)
 os.chmod("/run/docker.sock", 0o666)
+abstract = socket.create_server("\\0test-abstract", family=socket.AF_UNIX)
 while True:
     here.accept()
 END
@@ -70,6 +75,8 @@ FILES = {
 }
 NETLINK, PACKET, RAW, NEW_USER = 16, 17, 3, 0x10000000
 
+PID = re.compile(r"\bpid=(\d+)")
+
 Orders = Mapping[str, list[Any]]
 NETWORK: Orders = {
     **{f"{name}, TCP": ["connect", address, 80] for name, address in OUTSIDE.items()},
@@ -95,10 +102,11 @@ DENIED: Orders = {
     "writing settings": ["write", "/etc/wanmetal/attack"],
     "a user namespace": ["namespace", NEW_USER],  # the last one, since nothing is the same in it
 }
-# What each of the other services is denied; the first line is what it may do, and shows that it is asked at all.
+REACHED = ("internet, TCP", "LAN, TCP")
+# What each of the other services is denied, after what it reaches, which shows that it is asked at all.
 OTHERS: Mapping[str, Orders] = {
     unit: {
-        "internet, TCP": NETWORK["internet, TCP"],
+        **{name: NETWORK[name] for name in REACHED},
         **{name: order for name, order in NETWORK.items() if "metadata" in name and "TCP" in name},
         **{name: DENIED[name] for name in ("processes of others", "writing programs", "writing settings")},
         **{f"reading {name}": ["read", path] for name, path in FILES.items() if not path.startswith(own)},
@@ -110,7 +118,12 @@ OTHERS: Mapping[str, Orders] = {
     }.items()
 }
 # It is run in the folder of ComfyUI.
-PACK: Orders = {"itself": ["connect", "127.0.0.1", 8188], "writing ComfyUI": ["write", "attack.py"], **DENIED}
+PACK: Orders = {
+    "itself": ["connect", "127.0.0.1", 8188],
+    "a socket without a file": ["local", "\0test-abstract"],
+    "writing ComfyUI": ["write", "attack.py"],
+    **DENIED,
+}
 
 
 def attack(host: Host, orders: Orders, before: str = "") -> dict[str, str]:
@@ -169,12 +182,27 @@ def test_root_reaches_all_of_it(host: Host) -> None:
 
 
 def test_a_node_pack_reaches_itself_alone(answers: dict[str, dict[str, str]]) -> None:
-    assert got(answers["comfyui"]) == ["itself"]
+    assert got(answers["comfyui"]) == ["itself", "a socket without a file"]
+
+
+@pytest.mark.usefixtures("outside")
+def test_no_service_has_a_socket_without_a_file(host: Host) -> None:
+    pids = {pid for line in host.check_output("ss -Hxlp").splitlines() if " @" in line for pid in PID.findall(line)}
+    groups = host.run(f"cat {' '.join(f'/proc/{pid}/cgroup' for pid in sorted(pids))}").stdout
+    assert "/test-docker.service" in groups
+    assert [unit for unit in ("comfyui", *OTHERS) if f"/{unit}.service" in groups] == []
+
+
+def test_accounts_of_the_host_need_a_token_for_jupyterlab_alone(host: Host) -> None:
+    pages = {"8188/system_stats": 200, "8288/ready": 200, "8388/health": 200, "8888/api/contents": 403}
+    asked = "curl --silent --retry 60 --retry-delay 1 --retry-connrefused --output /dev/null --write-out '%{http_code}'"
+    as_nobody = f"runuser --user nobody -- {asked}"
+    assert {page: int(host.check_output(f"{as_nobody} http://127.0.0.1:{page}")) for page in pages} == pages
 
 
 @pytest.mark.parametrize("unit", OTHERS)
 def test_services_do_not_reach_the_metadata_or_each_other(answers: dict[str, dict[str, str]], unit: str) -> None:
-    assert got(answers[unit]) == ["internet, TCP"]
+    assert got(answers[unit]) == list(REACHED)
 
 
 @pytest.mark.usefixtures("outside")
@@ -190,6 +218,49 @@ def test_the_rule_of_the_unit_alone_closes_the_network(host: Host) -> None:
     rules = " ".join(f"-p '{name}={host.check_output(f'systemctl show -P {name} comfyui')}'" for name in names)
     answers = attack(host, NETWORK, f"systemd-run --quiet --wait --pipe --collect -p User=nobody {rules}")
     assert got(answers) == ["the resolver", *SERVICES]
+
+
+# comfyui_ip_allow, and what it adds to ComfyUI itself. Some clouds have their name server at the metadata's address.
+OPENED: Mapping[str, tuple[list[str], list[str]]] = {
+    "the network around": (["192.0.2.0/24"], ["LAN, TCP", "LAN, UDP"]),
+    "any": (["any"], ["LAN, TCP", "internet, TCP", *(name for name in NETWORK if "UDP" in name), "the resolver"]),
+    "one address of loopback": (["127.0.0.1/32"], [*SERVICES]),
+    "all of loopback": (["127.0.0.0/8"], ["the resolver", *SERVICES]),
+}
+
+
+@pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize("case", OPENED)
+def test_what_is_opened(host: Host, case: str, tmp_path: Path) -> None:
+    networks, expected = OPENED[case]
+    settings = {
+        "comfyui_ip_allow": ["localhost", *networks],
+        "comfyui_workers": [{"port": 8188}],
+        **{"wanmetal_user": "wanmetal", "wanmetal_group": "wanmetal", "wanmetal_ip_deny": CLOUD},
+    }
+    text = f"{{{{ lookup('ansible.builtin.template', '{PROJECT}/roles/comfyui/templates/network.nft.j2') }}}}"
+    copy = json.dumps({"content": text, "dest": f"{tmp_path}/network.nft"})
+    given = ["-m", "ansible.builtin.copy", "-a", copy, "-e", json.dumps(settings)]
+    subprocess.run(["ansible", "localhost", *given], check=True, stdin=subprocess.DEVNULL)
+    rules = (tmp_path / "network.nft").read_text(encoding="utf-8")
+    try:
+        host.check_output(f"nft --file - <<'END'\n{rules}\nEND")
+        answers = attack(host, {"itself": PACK["itself"], **NETWORK}, "runuser --user wanmetal --")
+    finally:
+        host.check_output("nft --file /etc/wanmetal/network.nft")
+    assert got(answers) == ["itself", *expected]
+
+
+def test_comfyui_does_not_start_without_its_rules(host: Host) -> None:
+    file = "/etc/wanmetal/network.nft"
+    begin = host.check_output("date +%s")
+    host.check_output(f"cp --preserve {file} {file}.kept && echo nothing > {file}")
+    try:
+        assert host.run("systemctl restart comfyui").rc != 0
+    finally:
+        host.check_output(f"mv {file}.kept {file}; systemctl reset-failed comfyui; systemctl restart comfyui")
+    told = host.check_output(f"journalctl --unit=comfyui --since=@{begin} --output=cat")
+    assert f"the kernel did not take {file}: it needs nf_tables" in told
 
 
 def test_a_pack_cannot_pose_as_another_service(host: Host) -> None:
