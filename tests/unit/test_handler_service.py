@@ -44,7 +44,8 @@ GOOD = {"image": image(), "positive_prompt": "a fox", "seed": 7}
 
 @contextmanager
 def serving(tmp_path: Path, url: str, told: Any = None, resume: bool = True, **settings: Any) -> Iterator[Jobs]:
-    (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
+    if not (tmp_path / "workflows.json").exists():
+        (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
     (tmp_path / "release.json").write_text('{"id": "0.3.75-abc"}')
     homes = [tmp_path / name for name in ("input", "output")]
     for home in homes:

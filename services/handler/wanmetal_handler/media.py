@@ -128,10 +128,10 @@ def remade(kind: str, data: bytes, most_pixels: int, most_seconds: float) -> tup
             for packet in source.demux(streams):
                 if packet.dts is None:
                     continue
-                at, index = float((packet.pts or packet.dts) * packet.time_base), packet.stream.index
+                end, index = (packet.pts or packet.dts) + (packet.duration or 0), packet.stream.index
                 packets[index] += 1
-                start = float((packet.stream.start_time or 0) * packet.time_base)
-                if at - start > most_seconds or packets[index] > most_seconds * _MOST_PACKETS:
+                lasts = float((end - (packet.stream.start_time or 0)) * packet.time_base)
+                if lasts > most_seconds or packets[index] > most_seconds * _MOST_PACKETS:
                     raise JobError(kind, f"the {kind} lasts longer than {most_seconds:g} s")  # noqa: TRY301
                 if packets[index] == 1 and not packet.decode():
                     packet.stream.codec_context.flush_buffers()
@@ -144,7 +144,7 @@ def remade(kind: str, data: bytes, most_pixels: int, most_seconds: float) -> tup
     except MemoryError as error:
         raise JobError(kind, f"the {kind} needs more memory than it may take") from error
     except Exception as error:  # as with images
-        raise JobError(kind, f"the {kind} is damaged: {type(error).__name__}") from error
+        raise _damaged(kind, error) from error
     if form == "mp4" and kind == "audio":
         form = "m4a"
     return ("mkv" if form == "matroska" else form).encode(), result.getvalue()
@@ -186,7 +186,7 @@ def upright(data: bytes, most_pixels: int) -> bytes:
     except JobError:
         raise
     except Exception as error:  # a decoder given damaged data fails in many ways
-        raise JobError("image", f"the image is damaged: {type(error).__name__}") from error
+        raise _damaged("image", error) from error
     return result.getvalue()
 
 
@@ -285,6 +285,11 @@ def _connected(host: str, port: int, allowed: Sequence[Network]) -> socket.socke
         with suppress(OSError):
             return socket.create_connection((str(address), port), _CONNECT_S)
     return socket.create_connection((str(addresses[-1]), port), _CONNECT_S)
+
+
+def _damaged(kind: str, error: Exception) -> JobError:
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return JobError(kind, f"the {kind} is damaged: {why}")
 
 
 def _unfetched(why: str) -> JobError:
