@@ -37,12 +37,13 @@ LONGEST = (
     "wan_models",
     "comfyui",
 )  # are started first
+ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 # Programs that steps run, and the packages that bring them.
 PROGRAMS = {
     "lint": {"git": "git"},
     "unit": {"aria2c": "aria2", "bwrap": "bubblewrap", "git": "git", "pg_ctlcluster": "postgresql"},
+    "faults": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},
 }
-ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")
 CORES = len(os.sched_getaffinity(0))
 
