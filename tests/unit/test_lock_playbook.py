@@ -18,11 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.file.allow=always"]
 
 
-def committed(folder: Path, files: dict[str, str]) -> str:
+def committed(folder: Path, files: dict[str, str], day: int = 1, tag: str = "") -> str:
     """Return the commit of files in a repository, which is made where it is not there."""
     made(folder, files)
-    for command in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"], ["commit", "--quiet", "-m", "x"]):
-        subprocess.run([*GIT, *command], cwd=folder, check=True)
+    date = f"2026-08-{day:02}T12:00:00Z"
+    dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    tags = [["tag", tag]] if tag else []
+    commit = [["init", "--quiet", "--initial-branch=main"], ["add", "--all"], ["commit", "--quiet", "-m", "x"]]
+    for command in commit + tags:
+        subprocess.run([*GIT, *command], cwd=folder, check=True, env=os.environ | dates)
     return subprocess.run(
         [*GIT, "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -81,6 +85,11 @@ class World:
         assert (done.returncode == 0) is ("failed=0" in said), said
         return said
 
+    def pinned(self) -> tuple[str, str, str]:
+        comfyui = yaml.safe_load((self.locks / "upstream.yml").read_text())["comfyui"]
+        nodes = yaml.safe_load((self.locks / "custom_nodes.yml").read_text())
+        return comfyui["version"], comfyui["commit"], nodes["packs"]["own"]["commit"]
+
     def gate(self) -> dict[str, Any]:
         found: dict[str, Any] = yaml.safe_load((self.locks / "gate.yml").read_text())["packs"]["mine"]
         return found
@@ -113,3 +122,43 @@ def test_locks_and_gate(world: World) -> None:
     said = world.lock([reboots])
     assert "mine is refused: it installs software at run time (__init__.py:3)" in said
     assert world.gate()["commit"] == reboots["commit"]
+
+
+def test_another_comfyui(world: World) -> None:
+    """Its tag, the packs of its time, and all that follows from both: the locks, and the gate's report."""
+    core, pack = world.mirror / "comfyanonymous/ComfyUI.git", world.mirror / "own/pack.git"
+    subprocess.run([*GIT, "tag", "v9.9.9"], cwd=core, check=True)
+    mine = {"__init__.py": NODE, "requirements.txt": "pack-needs<2"}
+    old = committed(pack, mine, 1)
+    nodes = yaml.safe_load((world.locks / "custom_nodes.yml").read_text())
+    nodes["variants"]["wan"] = ["own"]
+    url = "https://github.com/own/pack.git"
+    nodes["packs"] = {"own": {"repository": url, "commit": old, "requirements": ["requirements.txt"]}}
+    (world.locks / "custom_nodes.yml").write_text("# Ours\n" + yaml.safe_dump(nodes))
+    newer = committed(core, {"new.py": ""}, 10, "v9.9.10")
+    between = committed(core, {"more.py": ""}, 11)
+    of_its_time = committed(pack, {"requirements.txt": "pack-needs>=2"}, 20)
+    too_new = committed(pack, {"requirements.txt": "no-such-package"}, 30)
+
+    said = world.lock([], "-e", "comfyui=9.9.10", "--check")
+    assert "ComfyUI 9.9.10 of 2026-08-10, in place of 9.9.9" in said
+    assert world.pinned() == ("9.9.9", world.comfyui, old)
+
+    said = world.lock([], "-e", "comfyui=9.9.10")
+    assert f"own {of_its_time[:12]} of 2026-08-20, in place of {old[:12]}" in said
+    assert world.pinned() == ("9.9.10", newer, of_its_time)
+    assert (world.locks / "custom_nodes.yml").read_text().startswith("# Ours\n")
+    lock = (world.locks / "python/wan-cu128.txt").read_text()
+    assert "pack-needs==2.0" in lock
+    assert f"# Node packs: own {of_its_time[:12]}" in lock
+    gate = yaml.safe_load((world.locks / "gate.yml").read_text())["packs"]["own"]
+    assert (gate["commit"], gate["comfyui"]) == (of_its_time, newer)
+
+    said = world.lock([], "-e", "comfyui=9.9.11")
+    assert "has no tag v9.9.11; the newest there are v9.9.10, v9.9.9" in said
+    named = {"comfyui": between, "comfyui_packs": {"own": old}}
+    world.lock([], "-e", json.dumps(named))
+    assert world.pinned() == (f"9.9.10+{between[:8]}", between, old)
+    said = world.lock([], "-e", json.dumps({"comfyui": "9.9.9", "comfyui_packs": {"other": too_new}}))
+    assert "comfyui_packs names other; the packs are own" in said
+    assert world.pinned() == (f"9.9.10+{between[:8]}", between, old)
