@@ -26,6 +26,7 @@ CHANGES_NOTHING = {
         "ansible.builtin.debug",
         "ansible.builtin.fetch",
         "wanmetal.comfyui.canary",
+        "wanmetal.comfyui.doctor",
         "wanmetal.comfyui.worker_report",
     },
 }

@@ -193,7 +193,7 @@ def worker_report(
             for entry in listeners(proc)
             if entry["unit"] in units
         ],
-        "services": {unit: _answer(url) for unit, url in services.items()},
+        "services": {unit: no_answer(url) for unit, url in services.items()},
         "api_error": "",
         "versions": {},
         "devices": [],
@@ -223,7 +223,7 @@ def worker_report(
     return report
 
 
-def _answer(url: str) -> str:
+def no_answer(url: str) -> str:
     """Why an address on this host does not answer with status 200, or an empty string."""
     try:
         with _DIRECT.open(url, timeout=10) as answer:
