@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size as human
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, pack
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, GALLERY, pack
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.browser import to_browser
@@ -32,6 +32,16 @@ _FILES = Path(__file__).resolve().parents[2] / "files" / "workflows"
 FOLDER = _FILES / "ui"
 INDEX = _FILES / "index.json"
 PACKS = _FILES / "packs.json"
+PICTURES = _FILES / "pictures"
+FIRST = (
+    "Wan22-TextToVideo",
+    "Wan22-ImageToVideo",
+    "Wan22-5B",
+    "Native-TextToVideo-1.3B",
+    "Native-TextToVideo",
+    "Native-ImageToVideo",
+)
+"""What the browser page begins with: the first of these whose models the host has, or else any."""
 
 BACKSLASH = "on Linux, ComfyUI knows no name with a backslash; write {} in the workflow, and save it again"
 _MODEL_FILE = re.compile(r".+\.(safetensors|sft|pth|pt|ckpt|bin|onnx|gguf)", re.IGNORECASE)
@@ -280,6 +290,7 @@ def for_host(
             lacking = [*_unknown(name, api, release), *_lacks(name, api, files, catalogue, profile, brings)]
             notes += lacking or [f"{name} opens, and nothing that it needs is known to be missing"]
     placed = {f"{BROWSER}/{name}": text.encode() for name, text in texts.items()}
+    placed |= gallery(texts, [*(name for name in FIRST if name in given), *given, *(Path(name).stem for name in own)])
     if given:
         placed |= {f"input/{file.name}": file.read_bytes() for file in sorted((_FILES / "input").iterdir())}
     return {
@@ -290,6 +301,23 @@ def for_host(
         "problems": [{key: _plain(text) for key, text in one.items()} for one in problems],
         "notes": [_plain(note) for note in notes],
     }
+
+
+def gallery(texts: Mapping[str, str], order: Sequence[str]) -> dict[str, bytes]:
+    """Return the templates of workflows with their pictures, and which of them the page begins with.
+
+    Their names differ from those of the files in the browser's list: a tab with the name of a file would save over it.
+    """
+    files: dict[str, bytes] = {}
+    for name, text in texts.items():
+        stem = Path(name).stem
+        title = f"{GALLERY}/{stem.replace('-', ' ')}" if "-" in stem else f"{GALLERY}/{stem} template"
+        files[f"{title}.json"] = text.encode()
+        if (picture := PICTURES / f"{stem}.jpg").is_file():
+            files[f"{title}.jpg"] = picture.read_bytes()
+        if stem == next(iter(order), None):
+            files[f"{GALLERY}/first.txt"] = f"{Path(title).name}\n".encode()
+    return files
 
 
 @dataclass(frozen=True)

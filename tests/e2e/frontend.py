@@ -161,6 +161,8 @@ class Page:
     packs: Mapping[str, Path]
     workflows: Mapping[str, Any]
     answers: dict[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files, by the path under which the page asks for them."""
     kept: bytes | None = None
     missing: set[str] = field(default_factory=set)
     done: threading.Event = field(default_factory=threading.Event)
@@ -175,13 +177,20 @@ class Page:
         self.answers = {
             **_ANSWERS,
             "/object_info": object_info(self.schemas),
-            "/extensions": [*files, "/extensions/wanmetal_tests/export.js"],
+            "/extensions": [
+                *files,
+                "/extensions/wanmetal_tests/export.js",
+                *(path for path in self.raw if path.endswith(".js")),
+            ],
             "/extensions/wanmetal_tests/list.json": {"names": list(self.workflows), "pictures": [], "patience": 20},
+            **self.answers,
         }
         self.answers |= {f"/extensions/wanmetal_tests/{name}.json": one for name, one in self.workflows.items()}
 
     def get(self, path: str) -> tuple[str, bytes] | None:
         """The answer to a path, with its type."""
+        if path in self.raw:
+            return mimetypes.guess_type(path)[0] or "application/octet-stream", self.raw[path]
         if path in self.answers:
             return "application/json", json.dumps(self.answers[path]).encode()
         if path == "/extensions/wanmetal_tests/export.js":
@@ -249,11 +258,11 @@ def chromium() -> str:
 
 
 @contextmanager
-def opened(address: str) -> Iterator[None]:
+def opened(address: str, query: str = "?wanmetal-export") -> Iterator[None]:
     """The page, open in the browser, which exports by the script of the tests' pack."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"]
-        command += [f"--user-data-dir={profile}", f"{address}/?wanmetal-export"]
+        command += [f"--user-data-dir={profile}", f"{address}/{query}"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             yield
@@ -262,9 +271,9 @@ def opened(address: str) -> Iterator[None]:
             process.wait(20)
 
 
-def exported(page: Page, seconds: float = 3000) -> dict[str, Any]:
+def exported(page: Page, seconds: float = 3000, query: str = "?wanmetal-export") -> dict[str, Any]:
     """What the page makes of the workflows, for the API. The time is for a browser that hangs."""
-    with served(page) as address, opened(address):
+    with served(page) as address, opened(address, query):
         assert page.done.wait(seconds), f"the browser has exported nothing; it found no {sorted(page.missing)}"
     assert page.kept is not None
     return dict(json.loads(page.kept))

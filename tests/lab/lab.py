@@ -611,6 +611,7 @@ def create_host(state: Path, name: str, image: str) -> None:
     login = ensure_key(state / "key")
     public = ensure_key(state / "host_keys" / name)
     private = (state / "host_keys" / name).read_bytes()
+    delete_tree(state / "store" / "hosts" / name, image)  # of a host of this name that Docker has removed
     must("docker", *create_arguments(state, name, image))
     files = {
         "etc/ssh/ssh_host_ed25519_key": (private, 0o600, 0),

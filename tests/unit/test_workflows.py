@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,48 @@ def test_any_checkpoint_will_do_for_the_sdxl_helper() -> None:
 def test_a_host_without_models_gets_nothing_but_the_operators_own() -> None:
     assert host([], "fp8", ALL_PACKS)["archive"] == pack({})
     given = host([], "fp8", ALL_PACKS, {"/home/me/mine.json": '{"nodes": []}'})
-    assert list(unpack(given["archive"])) == ["user/default/workflows/mine.json"]
+    files = unpack(given["archive"])
+    assert list(files) == ["gallery/first.txt", "gallery/mine template.json", "user/default/workflows/mine.json"]
+    assert files["gallery/first.txt"] == b"mine template\n"
+
+
+@pytest.mark.parametrize(
+    ("sets", "first"),
+    [
+        (["wan21-t2v-1.3b"], "Native TextToVideo 1.3B"),
+        (["wan21-t2v-1.3b", "wan22-t2v", "wan22-optimisation-loras"], "Wan22 TextToVideo"),
+        (["wan22-ti2v-5b", "wan21-t2v-1.3b"], "Wan22 5B"),
+        (["wan21-flf2v"], "Native StartEndFrames"),
+    ],
+)
+def test_the_page_begins_with_a_workflow_that_the_host_has(sets: list[str], first: str) -> None:
+    files = unpack(host(sets, "fp8", {})["archive"])
+    assert files["gallery/first.txt"].decode().strip() == first
+    assert f"gallery/{first}.json" in files
+
+
+def test_the_gallery_has_every_workflow_with_its_picture_under_names_of_its_own() -> None:
+    own = dict.fromkeys(["/home/me/my-own.json", "/x/one.json"], '{"nodes": []}')
+    given = host(list(CATALOGUE["sets"]), "full", ALL_PACKS, own)
+    files = unpack(given["archive"])
+    placed = {path.split("/")[-1]: data for path, data in files.items() if path.startswith("user/default/workflows/")}
+    shown = {path.split("/")[-1]: data for path, data in files.items() if path.startswith("gallery/")}
+    titles = {name.removesuffix(".json") for name in shown if name.endswith(".json")}
+    assert {"my own", "one template"} <= titles
+    assert not placed.keys() & shown.keys(), "a tab with the name of a file saves over it"
+    assert {shown[f"{title}.json"] for title in titles} == set(placed.values())
+    assert {name.removesuffix(".jpg") for name in shown if name.endswith(".jpg")} == titles - {"my own", "one template"}
+
+
+def test_each_workflow_has_an_id_that_the_page_takes() -> None:
+    ids = [uuid.UUID(workflows.load(name)["id"]) for name in INDEX]
+    assert len(set(ids)) == len(INDEX)
+
+
+def test_each_workflow_has_a_picture() -> None:
+    pictures = {file.stem: file.read_bytes() for file in workflows.PICTURES.iterdir()}
+    assert pictures.keys() == INDEX.keys()
+    assert all(data.startswith(b"\xff\xd8\xff") and len(data) < 20_000 for data in pictures.values())
 
 
 @pytest.mark.parametrize(

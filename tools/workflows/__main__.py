@@ -20,6 +20,10 @@ from tools.workflows.builder import Workflow
 from tools.workflows.parts import ALL
 
 SOURCES = (wan21, vace, wan22, wrapper)
+RESULT = (
+    "**Where the result is:** in the last node on the right, and on the host in the folder `output` "
+    "(as shipped `/var/lib/wanmetal/output`). Press *Run* to make it."
+)
 
 
 def made() -> dict[Path, str]:
@@ -32,7 +36,7 @@ def made() -> dict[Path, str]:
     for entry in sorted(ALL, key=lambda one: one.name):
         w = Workflow(entry.name, catalogue, entry.about, entry.change)
         with w.group("About"):
-            w.note(f"## {entry.name}\n\n{entry.about}\n\n**What to change:** {entry.change}")
+            w.note(f"## {entry.name}\n\n{entry.about}\n\n**What to change:** {entry.change}\n\n{RESULT}")
         entry.build(w)
         ui = w.ui()
         api = to_api(ui, schemas)

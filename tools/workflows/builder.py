@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ class Workflow:
                 going.setdefault((output.node.id, output.index), []).append(number)
         coming = {(link[3], link[4]): link[0] for link in links}
         return {
-            "id": f"wanmetal-{self.name}",
+            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"wanmetal:{self.name}")),  # the page warns of any other kind
             "revision": 0,
             "last_node_id": len(self.nodes),
             "last_link_id": len(links),
@@ -141,7 +142,7 @@ class Workflow:
             "links": links,
             "groups": groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [40, 80]}},
+            "extra": {"ds": {"scale": 0.75, "offset": [110, 190]}},  # beside the page's bars, and large enough to read
             "version": 0.4,
         }
 

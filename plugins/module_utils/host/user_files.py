@@ -22,6 +22,9 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import
 BROWSER = "user/default/workflows"
 """Where ComfyUI's browser page looks for workflows, below the data folder."""
 
+GALLERY = "gallery"
+"""Where it finds templates with their pictures, below the data folder."""
+
 
 class UserFilesError(Exception):
     """What keeps files from being placed, with what to do."""
@@ -43,8 +46,13 @@ class Changes:
 
 
 def pack(files: Mapping[str, bytes]) -> str:
-    """Pack files by their paths into a text."""
-    listed = {path: base64.b64encode(data).decode() for path, data in sorted(files.items())}
+    """Pack files by their paths into a text, the same contents once."""
+    contents = list(dict.fromkeys(data for _, data in sorted(files.items())))
+    places = {data: index for index, data in enumerate(contents)}
+    listed = {
+        "files": {path: places[data] for path, data in sorted(files.items())},
+        "contents": [base64.b64encode(data).decode() for data in contents],
+    }
     return base64.b64encode(zlib.compress(json.dumps(listed).encode(), 9)).decode()
 
 
@@ -54,8 +62,9 @@ def unpack(text: str) -> dict[str, bytes]:
         return {}
     try:
         listed = json.loads(zlib.decompress(base64.b64decode(text, validate=True)))
-        files = {str(path): base64.b64decode(data, validate=True) for path, data in listed.items()}
-    except (ValueError, zlib.error, AttributeError) as error:
+        contents = [base64.b64decode(data, validate=True) for data in listed["contents"]]
+        files = {str(path): contents[index] for path, index in listed["files"].items()}
+    except (ValueError, zlib.error, AttributeError, KeyError, IndexError, TypeError) as error:
         raise UserFilesError(f"the archive cannot be read: {error}") from error
     for path in files:
         if path.startswith("/") or ".." in path.split("/"):
