@@ -14,9 +14,10 @@ description:
   - In check mode it says what would move, and writes nothing.
 options:
   comfyui:
-    description: A version, such as V(0.34.0), a tag, or a commit.
+    description:
+      - A version, such as V(0.34.0), a tag, or a commit; V(newest) is the newest version that has a tag.
+      - Without it, the ages of the pins are looked up, and nothing moves.
     type: str
-    required: true
   packs:
     description: Packs to move to a commit that is named, by name. The others go to the newest of the same time.
     type: dict
@@ -36,7 +37,7 @@ options:
   files:
     description: The locks that name them, by where each is written. May be the same file.
     type: dict
-    required: true
+    default: {}
   cache_dir:
     description: Folder that keeps the histories.
     type: path
@@ -69,14 +70,21 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ages:
+  description: How old each pin is, a line for each.
+  returned: without O(comfyui)
+  type: list
+  elements: str
+  sample: ["ComfyUI 2f35f4a08176 of 2026-08-13, 106 days old; the newest commit is of 2026-08-22"]
 moves:
   description: Each pin, where it is and where it was, a line for each.
-  returned: success
+  returned: with O(comfyui)
   type: list
   elements: str
   sample: ["ComfyUI 0.34.0 of 2026-09-02, in place of 0.33.0"]
 """
 
+from datetime import datetime, timezone
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -88,12 +96,12 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "comfyui": {"type": "str", "required": True},
+            "comfyui": {"type": "str"},
             "packs": {"type": "dict", "default": {}},
             "days": {"type": "int", "default": 14},
             "pinned": {"type": "dict", "required": True},
             "pinned_packs": {"type": "dict", "required": True},
-            "files": {"type": "dict", "required": True},
+            "files": {"type": "dict", "default": {}},
             "cache_dir": {"type": "path", "required": True},
             "mirrors": {"type": "list", "elements": "dict", "default": []},
         },
@@ -102,17 +110,18 @@ def main() -> None:
     params = module.params
     cache, mirrors = Path(params["cache_dir"]), params["mirrors"]
     try:
+        comfyui = core.history(cache, rewrite(params["pinned"]["repository"], mirrors))
+        packs = {
+            name: core.history(cache, rewrite(pack["repository"], mirrors))
+            for name, pack in params["pinned_packs"].items()
+        }
+        pins = {name: pack["commit"] for name, pack in params["pinned_packs"].items()}
+        if not params["comfyui"]:
+            pins = {"ComfyUI": params["pinned"]["commit"], **pins}
+            now = datetime.now(timezone.utc)
+            module.exit_json(changed=False, ages=core.ages({"ComfyUI": comfyui, **packs}, pins, now))
         moves = core.of_one_time(
-            core.history(cache, rewrite(params["pinned"]["repository"], mirrors)),
-            {
-                name: core.history(cache, rewrite(pack["repository"], mirrors))
-                for name, pack in params["pinned_packs"].items()
-            },
-            {name: pack["commit"] for name, pack in params["pinned_packs"].items()},
-            params["pinned"],
-            params["comfyui"],
-            params["packs"],
-            params["days"],
+            comfyui, packs, pins, params["pinned"], params["comfyui"], params["packs"], params["days"]
         )
         before, after = {}, {}
         for dest, src in params["files"].items():

@@ -218,6 +218,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "molecule": molecule,
     "pytest": anything,
     "ssh": ssh,
+    "sudo": anything,
     "systemctl": unit,
     "tests/lab/lab.py": lab_host,
     "tools/docs.py": program("tools/docs.py"),

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -38,6 +40,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mirror, self.locks = folder / "mirror", folder / "locks"
+        self.osv = "http://127.0.0.1:9/"
         self.index = Index(folder / "simple")
         for name, version in (("core-needs", "1.0"), ("pack-needs", "1.0"), ("pack-needs", "2.0")):
             self.index.add(name.replace("-", "_"), version)
@@ -66,7 +69,10 @@ class World:
     def lock(self, extra: list[dict[str, Any]], *more: str) -> str:
         settings = {
             "wanmetal_locks_dir": str(self.locks),
-            "wanmetal_mirrors": [{"prefix": "https://github.com/", "replacement": f"file://{self.mirror}/"}],
+            "wanmetal_mirrors": [
+                {"prefix": "https://github.com/", "replacement": f"file://{self.mirror}/"},
+                {"prefix": "https://api.osv.dev/", "replacement": self.osv},
+            ],
             "custom_nodes_extra": extra,
             "lock_uv": str(Path(sys.executable).with_name("uv")),
         }
@@ -140,7 +146,7 @@ def test_another_comfyui(world: World) -> None:
     of_its_time = committed(pack, {"requirements.txt": "pack-needs>=2"}, 20)
     too_new = committed(pack, {"requirements.txt": "no-such-package"}, 30)
 
-    said = world.lock([], "-e", "comfyui=9.9.10", "--check")
+    said = world.lock([], "-e", "comfyui=newest", "--check")
     assert "ComfyUI 9.9.10 of 2026-08-10, in place of 9.9.9" in said
     assert world.pinned() == ("9.9.9", world.comfyui, old)
 
@@ -162,3 +168,52 @@ def test_another_comfyui(world: World) -> None:
     said = world.lock([], "-e", json.dumps({"comfyui": "9.9.9", "comfyui_packs": {"other": too_new}}))
     assert "comfyui_packs names other; the packs are own" in said
     assert world.pinned() == (f"9.9.10+{between[:8]}", between, old)
+
+
+class Osv(BaseHTTPRequestHandler):
+    """Answers like OSV: it knows something of each version 1.0."""
+
+    asked: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        self.asked.extend(asked)
+        results = [{"vulns": [{"id": "PYSEC-2026-1"}]} if one.get("version") == "1.0" else {} for one in asked]
+        body = json.dumps({"results": results}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_unused: object) -> None:
+        """Say nothing."""
+
+
+def test_report(world: World) -> None:
+    upstream = yaml.safe_load((world.locks / "upstream.yml").read_text())
+    for name in ("comfyui_api", "sageattention"):
+        repository = upstream[name]["repository"].removeprefix("https://github.com/")
+        upstream[name]["commit"] = committed(world.mirror / repository, {"README": name}, 3)
+        committed(world.mirror / repository, {"NEWS": name}, 9)
+    (world.locks / "upstream.yml").write_text(yaml.safe_dump(upstream))
+    (world.locks / "python").mkdir()
+    (world.locks / "python/a.txt").write_text(
+        "pack-needs==1.0 ; python_version < '3' \\\n    --hash=sha256:0\ncore[video]==2.0\n"
+    )
+    said = world.lock([], "--tags", "report")
+    assert f"ComfyUI {world.comfyui[:12]} of 2026-08-01, " in said
+    assert f"SageAttention {upstream['sageattention']['commit'][:12]} of 2026-08-03, " in said
+    assert "the newest commit is of 2026-08-09" in said
+    assert "OSV was not reached, so nothing is known of advisories: " in said
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Osv) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        world.osv = f"http://127.0.0.1:{server.server_port}/"
+        said = world.lock([], "--tags", "report")
+        server.shutdown()
+    assert "Advisories of OSV for 5 commits and packages:" in said
+    assert "pack-needs 1.0: PYSEC-2026-1" in said
+    assert "core 2.0:" not in said
+    assert {"package": {"name": "core", "ecosystem": "PyPI"}, "version": "2.0"} in Osv.asked
+    assert {"commit": world.comfyui} in Osv.asked

@@ -56,6 +56,8 @@ class History:
             if not self._is_there(wanted):
                 self._fetch(wanted)
             return wanted
+        if wanted == "newest":
+            wanted = self._git("tag", "--list", "v[0-9]*", "--sort=-version:refname").partition("\n")[0] or wanted
         for tag in (f"v{wanted}", wanted):
             if self._is_there(f"refs/tags/{tag}"):
                 return self._git("rev-parse", f"refs/tags/{tag}^{{commit}}")
@@ -117,6 +119,16 @@ def history(cache_dir: Path, url: str) -> History:
     found = History(cache_dir / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', url)}.git", url)
     found.fetch()
     return found
+
+
+def ages(histories: Mapping[str, History], pins: Mapping[str, str], now: datetime) -> list[str]:
+    """How old each pin is, and how much newer its repository is; a line for each."""
+    lines = []
+    for name, found in histories.items():
+        made, newest = found.date(found.find(pins[name])), found.date("refs/wanmetal/newest")
+        line = f"{name} {pins[name][:12]} of {made.date()}, {(now - made).days} days old"
+        lines.append(f"{line}; the newest commit is of {newest.date()}" if newest > made else line)
+    return lines
 
 
 def of_one_time(
