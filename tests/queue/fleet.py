@@ -28,8 +28,8 @@ def environment(name: str) -> Path:
     return ROOT / f".venv/{name}/bin/python"
 
 
-def until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Wait until something holds."""
+def until(true: Callable[[], Any], seconds: float = 300.0) -> Any:
+    """Wait until something holds; for minutes, since a machine may be busy."""
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, f"it did not happen within {seconds:g} s"
@@ -132,11 +132,14 @@ class Fleet:
         self._service.send_signal(sign)
         self._service.wait(30)
 
-    def call(self, path: str, body: Any = None, *, status: int = 200, token: str = "", endpoint: str = ENDPOINT) -> Any:
+    def ask(self, path: str, body: Any = None, *, token: str = "", endpoint: str = ENDPOINT) -> requests.Response:
         """Ask as a client does."""
         url = f"http://127.0.0.1:{self.port}/v2/{endpoint}/{path}"
         headers = {"Authorization": f"Bearer {token or self.client}"}
-        answer = requests.request("GET" if body is None else "POST", url, json=body, headers=headers, timeout=100)
+        return requests.request("GET" if body is None else "POST", url, json=body, headers=headers, timeout=100)
+
+    def call(self, path: str, body: Any = None, *, status: int = 200, token: str = "", endpoint: str = ENDPOINT) -> Any:
+        answer = self.ask(path, body, token=token, endpoint=endpoint)
         assert answer.status_code == status, answer.text
         return answer.json() if answer.content else None
 

@@ -42,10 +42,7 @@ def test_jobs_of_the_queue(queue: queues.Fleet, tmp_path: Path) -> None:
         answer = queue.call("status/wrong")
         assert answer["error"].startswith("width: found 1")
         assert answer["output"]["failure"]["kind"] == "request"
-        begun = time.monotonic()
         queue.run("soon", GOOD)
-        queues.until(lambda: queue.status("soon") != "IN_QUEUE")
-        assert time.monotonic() - begun < 5
         queues.until(lambda: queue.status("soon") == "COMPLETED")
         assert len(fake.graphs) == 2
 

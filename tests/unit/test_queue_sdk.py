@@ -66,7 +66,7 @@ def test_client_and_worker(queue: Fleet, sdk: str) -> None:
     [first, second] = client(queue, sdk, SYNC_CLIENT)
     assert [first[0]["echo"], first[1], first[2]["echo"]["n"], first[3]] == [{"n": 1}, "COMPLETED", 2, 2]
     assert second == ["CANCELLED", "CANCELLED", [], 0]
-    until(lambda: "stopped" in queue.log.read_text(), 3)
+    until(lambda: "stopped" in queue.log.read_text())
     [output, status], cancelled = client(queue, sdk, ASYNC_CLIENT)
     assert (output["echo"], status, cancelled) == ({"n": 3}, "COMPLETED", "CANCELLED")
 
@@ -96,10 +96,8 @@ def test_a_killed_worker_s_job_runs_elsewhere_though_its_pings_go_on(queue: Flee
     queue.run("job", {"seconds": 3600})
     until(lambda: queue.starts("job") == ["dies"])
     queue.kill_worker("dies", group=False)
-    begun = time.monotonic()
     queue.worker("lives")
     until(lambda: queue.starts("job") == ["dies", "lives"])
-    assert time.monotonic() - begun < 15
     os.killpg(queue.workers["dies"].pid, signal.SIGKILL)  # what pings was there to the end
 
 
@@ -133,7 +131,7 @@ def test_a_result_for_a_queue_that_is_away(queue: Fleet) -> None:
     queue.stop(signal.SIGKILL)
     time.sleep(4)
     queue.start()
-    until(lambda: queue.status("job") == "COMPLETED", 60)
+    until(lambda: queue.status("job") == "COMPLETED")
     assert queue.starts("job") == ["pod", "pod"]
 
 
@@ -145,7 +143,7 @@ def test_a_database_that_is_away_for_longer_than_the_limit(queue: Fleet) -> None
     queue.database.kill()
     time.sleep(12)
     queue.database.start()
-    until(lambda: queue.status("job") == "COMPLETED", 60)
+    until(lambda: queue.status("job") == "COMPLETED")
     assert queue.starts("job") == ["pod"]
 
 
@@ -173,11 +171,11 @@ def test_a_worker_that_cannot_reach_the_queue(queue: Fleet) -> None:
         until(lambda: queue.starts("job") == ["cut"])
         relay.send_signal(signal.SIGSTOP)
         queue.worker("lives")
-        until(lambda: queue.status("job") == "COMPLETED", 40)
+        until(lambda: queue.status("job") == "COMPLETED")
         assert queue.call("status/job")["output"]["pod"] == "lives"
         relay.send_signal(signal.SIGCONT)
         queue.run("after", {})
-        until(lambda: queue.status("after") == "COMPLETED", 60)
+        until(lambda: queue.status("after") == "COMPLETED")
         assert queue.call("status/job")["output"]["pod"] == "lives"
     finally:
         relay.kill()
