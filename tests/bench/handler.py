@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""What the handler adds to a graph that is posted to ComfyUI directly; run on a host that has both.
+"""What the handler adds to a graph that is posted to ComfyUI directly, and how fast it answers while jobs wait.
 
-    ssh HOST sudo python3 - < tests/bench/handler.py
+    ssh HOST sudo python3 - < tests/bench/handler.py      # on a host that has both
 
 The handler's first workflow has to be that of molecule/services: an image in, a video of five frames out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -20,6 +21,7 @@ from typing import Any
 COMFYUI, HANDLER = 8188, 8388
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8DwHwAFBQIAX8jx0gAAAABJRU5ErkJggg=="
 RUNS, HOLD_S = 60, 60.0
+WAITING, CLIENTS, PAUSE_S = 200, 50, 0.1
 
 
 def call(port: int, method: str, path: str, body: Any = None) -> Any:
@@ -55,6 +57,30 @@ def handled(number: int) -> tuple[float, dict[str, float]]:
     return seconds, job["output"]["receipt"]["seconds"]
 
 
+async def poll(id_: str, number: int) -> list[float]:
+    """Ask for a job ten times a second until its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", HANDLER)
+    took, answer = [], b""
+    await asyncio.sleep(PAUSE_S * number / CLIENTS)
+    while b"COMPLETED" not in answer:
+        started = time.perf_counter()
+        writer.write(f"GET /status/{id_} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        answer = await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+        took.append(time.perf_counter() - started)
+        await asyncio.sleep(PAUSE_S)
+    writer.close()
+    return took
+
+
+async def polled() -> list[float]:
+    """How long each answer takes while jobs wait, and clients ask for the last of them."""
+    bodies = [{"input": {"image": PIXEL, "width": 64 + 16 * (number % 2)}} for number in range(WAITING)]
+    ids = [call(HANDLER, "POST", "/run", body)["id"] for body in bodies]
+    found = await asyncio.gather(*[poll(id_, number) for number, id_ in enumerate(ids[-CLIENTS:])])
+    return [one for took in found for one in took]
+
+
 def ms(seconds: list[float]) -> str:
     ordered = sorted(seconds)
     return f"p50 {statistics.median(ordered) * 1000:.1f} ms, p99 {ordered[int(len(ordered) * 0.99)] * 1000:.1f} ms"
@@ -82,6 +108,7 @@ def main() -> None:
     print(f"outside of the rendering stage  {ms(added)}")
     medians = {stage: statistics.median(stages[stage] for _, _, stages in pairs) * 1000 for stage in pairs[0][2]}
     print("stages      " + ", ".join(f"{stage} {value:.0f} ms" for stage, value in medians.items()))
+    print(f"{WAITING} jobs wait and {CLIENTS} clients poll: {ms(asyncio.run(polled()))}")
     done, began = 0, time.perf_counter()
     while time.perf_counter() - began < HOLD_S:
         handled(done)

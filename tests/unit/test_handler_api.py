@@ -59,8 +59,8 @@ PATHS = st.sampled_from(
 
 
 @contextmanager
-def api(tmp_path: Path, most_body: int = 1_000_000, *, raw_workflows: int = 0, **script: Any) -> Iterator[Any]:
-    with scripted(**script) as (fake, url), serving(tmp_path, url, raw_workflows=raw_workflows) as service:
+def api(tmp_path: Path, most_body: int = 1_000_000, **script: Any) -> Iterator[Any]:
+    with scripted(**script) as (fake, url), serving(tmp_path, url) as service:
         server = handler_api.Server(service, most_body)
         listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -193,6 +193,18 @@ def test_what_is_refused(method: str, path: str, body: Any, status: int, error: 
     with api(tmp_path) as caller:
         found, answer = caller.call(method, path, body)
     assert (found, error in answer["error"]) == (status, True), answer
+
+
+def test_an_error_of_its_own_is_answered_as_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise LookupError("/root/s3cret")
+
+    with api(tmp_path) as caller:
+        monkeypatch.setattr(handler_api, "_accepted", fails)
+        status, answer = caller.run()
+        assert (status, answer["error"]) == (500, "an error inside the handler: LookupError")
+        assert "s3cret" not in json.dumps(answer)
+        assert caller.call("GET", "/health")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -328,16 +340,17 @@ def test_a_cut_off_job_is_told_after_a_restart_by_the_program(tmp_path: Path) ->
 
 
 @contextmanager
-def started(tmp_path: Path, url: str) -> Iterator[tuple[int, Any]]:
+def started(tmp_path: Path, url: str, **settings: str) -> Iterator[tuple[int, Any]]:
     (tmp_path / "workflows.json").write_text(json.dumps([WORKFLOW]))
     files = Path(program.__file__).parents[1]
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(files),
+        "PYTHONPATH": os.pathsep.join([str(files), *sys.path]),
         "COMFYUI_URL": url,
         "HANDLER_WORKFLOWS": str(tmp_path / "workflows.json"),
         "HANDLER_RECORD": str(tmp_path / "jobs.db"),
         "RUNPOD_ENDPOINT_ID": "set, and overruled by the flag",
+        **settings,
     }
     with subprocess.Popen(
         [sys.executable, "-m", "wanmetal_handler", "--rp_serve_api", "--rp_api_port", "0"],
@@ -349,6 +362,7 @@ def started(tmp_path: Path, url: str) -> Iterator[tuple[int, Any]]:
             assert process.stderr is not None
             line = process.stderr.readline()
             assert line.startswith("listening on http://127.0.0.1:"), line
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
             yield int(line.rpartition(":")[2]), process
         finally:
             process.kill()

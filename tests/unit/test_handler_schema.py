@@ -11,7 +11,8 @@ import pytest
 import schemathesis
 import schemathesis.specs.openapi.object_authorization  # or it is imported within an example, too deep for Python 3.11
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
-from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_api import api
+from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scripted
+from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_api import started
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup
@@ -27,9 +28,10 @@ BEYOND = ("4n+1", "name inside of ComfyUI's own folders", "a name of its own", "
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with api(tmp_path_factory.mktemp("described"), takes_s=0.0, raw_workflows=1) as caller:
-        caller.fake.special["/object_info"] = lambda handler: reply(handler, b"{}")
-        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{caller.port}/openapi.json")
+    folder = tmp_path_factory.mktemp("described")
+    with scripted(takes_s=0.0) as (fake, url), started(folder, url, HANDLER_RAW_WORKFLOWS="1") as (port, _):
+        fake.special["/object_info"] = lambda handler: reply(handler, b"{}")
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
 
 
 def test_each_operation_has_a_name_of_its_own(described: Any) -> None:
@@ -72,7 +74,7 @@ def test_answers_are_those_of_the_schema(label: str, mode: GenerationMode, descr
                 case.body["s3Config"]["endpointUrl"] = "http://127.0.0.1/"
         id_ = case.body.get("id") if mode == GenerationMode.NEGATIVE and isinstance(case.body, dict) else None
         if isinstance(id_, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", id_):
-            case.body["id"] = f"job{statuses.total()}"  # a known one is answered from the record
+            case.body["id"] = f"{label[-3:]}{statuses.total()}"  # a known one is answered from the record
         response = case.call(timeout=600)
         statuses[response.status_code] += 1
         try:

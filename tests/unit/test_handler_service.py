@@ -280,17 +280,17 @@ def test_health_does_not_wait_for_comfyui(tmp_path: Path) -> None:
 
 def test_a_job_waits_for_comfyui(tmp_path: Path) -> None:
     with scripted() as (fake, url), serving(tmp_path, url) as service:
-        fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
+        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
         service.accept("one", GOOD)
         until(lambda: ((service.get("one") or {}).get("progress") or {}).get("stage") == "comfyui")
-        del fake.special["/system_stats"]
+        del fake.special["/queue"]
         assert (service.wait("one", 5) or {})["status"] == "COMPLETED"
 
 
 def test_a_job_waits_for_comfyui_as_long_as_it_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     with scripted() as (fake, url), serving(tmp_path, url, job_timeout=500.0) as service:
-        fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
+        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
         look = comfyuis.ComfyUI.look
 
         def noted(one: comfyuis.ComfyUI, limit: Limit) -> int:
@@ -305,7 +305,7 @@ def test_a_job_waits_for_comfyui_as_long_as_it_may_take(tmp_path: Path, monkeypa
 
 def test_a_job_does_not_wait_for_comfyui_for_ever(tmp_path: Path) -> None:
     with scripted() as (fake, url), serving(tmp_path, url, job_timeout=0.2) as service:
-        fake.special["/system_stats"] = lambda handler: handler.connection.shutdown(2)
+        fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
         assert "does not answer" in done(service)["output"]["error"]
 
 
@@ -344,7 +344,7 @@ def drip(handler: Any) -> None:
     "stage", ["comfyui", "image", "scans", "upload", "listen", "submit", "fetch", "drip", "deliver"]
 )
 def test_each_stage_ends_with_its_job(stage: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = {"comfyui": "/system_stats", "upload": "/upload/image", "listen": "/ws", "submit": "/prompt"}
+    paths = {"comfyui": "/queue", "upload": "/upload/image", "listen": "/ws", "submit": "/prompt"}
     paths |= {"fetch": "/view", "drip": "/view"}
     reached, go_on = threading.Event(), threading.Event()
 

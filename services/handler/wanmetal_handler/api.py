@@ -210,6 +210,10 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
         _log.error("the record cannot be used: %s", error)
         return JSONResponse({"error": "the record of the jobs cannot be written; is the disk full?"}, 503)
 
+    @app.exception_handler(Exception)
+    async def unforeseen(_request: Request, error: Exception) -> JSONResponse:
+        return _answer(JobError("internal", f"an error inside the handler: {type(error).__name__}", status=500))
+
     @app.exception_handler(HTTPException)
     async def strange(request: Request, error: HTTPException) -> JSONResponse:
         await _drain(request.receive)

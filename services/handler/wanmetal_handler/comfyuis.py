@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .comfyui_client import ComfyUIClient, ComfyUIError, NoAnswerError
@@ -23,16 +23,24 @@ class ComfyUI:
         self.client = ComfyUIClient(url, 60)
         self.jobs, self.chosen = 0, 0.0
         self.machine: dict[str, Any] = {}
+        self._release: str | None = None
         self.last: dict[str, Any] | None = None
 
     def look(self, limit: Limit) -> int:
-        """Return how many graphs it has, and remember what it runs on."""
+        """Return how many graphs it has."""
         client = ComfyUIClient(self.client.url, _ASK_S)
         with limit.ending(client.abort):
-            stats = client.system_stats()
-            gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
-            self.machine = {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
             return sum(map(len, client.queue().values()))
+
+    def known(self, release: str | None) -> dict[str, Any]:
+        """What it runs on, which is asked once for each release."""
+        if not self.machine or release != self._release:
+            with suppress(ComfyUIError):
+                stats = ComfyUIClient(self.client.url, _ASK_S).system_stats()
+                gpus = ", ".join(str(device.get("name")) for device in stats.get("devices", []))
+                self.machine = {"comfyui": stats.get("system", {}).get("comfyui_version"), "gpu": gpus}
+                self._release = release
+        return self.machine
 
     def health(self) -> dict[str, Any]:
         """Its state, its queue, its GPU and its last job."""

@@ -6,11 +6,13 @@ has a process of its own, forked from one that has everything loaded, with limit
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import re
 import resource
+import select
 import signal
 import socket
 import struct
@@ -36,23 +38,36 @@ class _Source:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready: tuple[socket.socket, int] | None = None
 
-    def fork(self) -> tuple[socket.socket, int]:
+    def take(self) -> tuple[socket.socket, int]:
         """Return a connection to a new process, and a descriptor of the process."""
         with self._lock:
-            for last in (False, True):
-                ours, theirs = socket.socketpair()
-                try:
-                    with theirs:
-                        socket.send_fds(self._started(), [b"."], [theirs.fileno()])
-                    [process] = socket.recv_fds(ours, 1, 1)[1]
-                except (OSError, ValueError) as error:
-                    ours.close()
-                    self._stop()
-                    if last:
-                        raise ChildProcessError("no process can be started") from error
-                else:
-                    return ours, process
+            ready, self._ready = self._ready, None
+            if ready and select.select([ready[1]], [], [], 0)[0]:
+                _discard(*ready)  # it has died
+                ready = None
+            return ready or self._fork()
+
+    def prepare(self) -> None:
+        """Have a process ready for the next piece of work, which would otherwise wait for it."""
+        with self._lock, suppress(ChildProcessError):
+            self._ready = self._ready or self._fork()
+
+    def _fork(self) -> tuple[socket.socket, int]:
+        for last in (False, True):
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    socket.send_fds(self._started(), [b"."], [theirs.fileno()])
+                [process] = socket.recv_fds(ours, 1, 1)[1]
+            except (OSError, ValueError) as error:
+                ours.close()
+                self._stop()
+                if last:
+                    raise ChildProcessError("no process can be started") from error
+            else:
+                return ours, process
         raise AssertionError
 
     def _started(self) -> socket.socket:
@@ -75,14 +90,18 @@ class _Source:
             self._process = None
 
 
+def _discard(connection: socket.socket, process: int) -> None:
+    connection.close()
+    os.close(process)
+
+
 _source = _Source()
 
 
 def start() -> None:
     """Have everything loaded before the first piece of work comes."""
-    connection, process = _source.fork()
-    connection.close()
-    os.close(process)
+    _discard(*_source.take())
+    _source.prepare()
 
 
 def run(limit: Limit, seconds: float, memory: int, task: str, *arguments: Any) -> bytes:
@@ -92,7 +111,7 @@ def run(limit: Limit, seconds: float, memory: int, task: str, *arguments: Any) -
     more than ``memory``, in bytes.
     """
     limit.check()
-    connection, process = _source.fork()
+    connection, process = _source.take()
 
     def kill() -> None:
         signal.pidfd_send_signal(process, signal.SIGKILL)
@@ -113,6 +132,7 @@ def run(limit: Limit, seconds: float, memory: int, task: str, *arguments: Any) -
         with suppress(OSError):
             kill()
         os.close(process)
+        threading.Thread(target=_source.prepare, daemon=True).start()
     if not succeeded:
         kind, message, details = json.loads(answer)
         raise JobError(kind, message, **details)
@@ -133,6 +153,9 @@ def serve() -> None:
     if os.environ.get("BUCKET_ENDPOINT_URL"):
         output.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    gc.collect()
+    gc.freeze()  # what is never written to is not copied
     with socket.socket(fileno=os.dup(0)) as link:
         while descriptors := socket.recv_fds(link, 1, 1)[1]:
             with socket.socket(fileno=descriptors[0]) as connection, suppress(OSError):
@@ -140,18 +163,18 @@ def serve() -> None:
                 if not process:
                     link.close()
                     os.close(0)
-                    _work(connection, tasks)
+                    media.prepare()  # copies, before they are waited for, the pages that work writes to
+                    _work(connection, tasks, pages)
                     os._exit(0)
                 descriptor = os.pidfd_open(process)
                 socket.send_fds(connection, [b"."], [descriptor])
                 os.close(descriptor)
 
 
-def _work(connection: socket.socket, tasks: dict[str, Callable[..., bytes]]) -> None:
+def _work(connection: socket.socket, tasks: dict[str, Callable[..., bytes]], pages: int) -> None:
     succeeded = False
     try:
         seconds, memory, task, arguments = pickle.load(connection.makefile("rb"))  # noqa: S301 (from the service)
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         memory += pages * resource.getpagesize()
         for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, int(seconds) + 2)):
             resource.setrlimit(kind, (most, most))

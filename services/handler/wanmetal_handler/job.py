@@ -254,12 +254,13 @@ class _Run:
                 places = [at for at in workflows.listed(outputs) if at["type"] != "temp"]
                 answer = {} if places else {"status": "success_no_images", "images": []}
             made = [self._delivered(task, client, place, number, options) for number, place in enumerate(places)]
+        release = _read(self.settings.release).get("id")
         hashes = {name: hashlib.sha256(data).hexdigest() for name, (_unused, data) in files.items()}
         receipt = {
             "workflow": workflow.name or None,
             "workflow_sha256": workflows.digest(workflow.graph if workflow.name else task.graph),
-            "release": _read(self.settings.release).get("id"),
-            **comfyui.machine,
+            "release": release,
+            **comfyui.known(release),
             "models": self.worker.hashes(workflows.models(graph)),
         }
         if not workflow.name:
