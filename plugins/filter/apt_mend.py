@@ -24,7 +24,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: What was found, its mend, and the end of what apt said.
+  description: What was found, the fix, and the end of what apt said.
   type: str
 """
 

@@ -27,7 +27,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Tell what the gate found
+- name: Show what the gate found
   ansible.builtin.debug:
     msg: >-
       {{ lookup('wanmetal.comfyui.lock', 'gate')

@@ -12,7 +12,7 @@ description:
     every version and hash. Runs on the controller.
   - Versions that the lock has stay where they can, so that an unchanged lock stays as it is. The first one may begin
     with another lock.
-  - A contradiction is told with the sources that disagree and what each of them wants.
+  - A contradiction is reported with the sources that disagree and what each of them wants.
   - Tells what moved. In check mode it tells the same and writes nothing.
 options:
   dest:
@@ -21,7 +21,7 @@ options:
     required: true
   begin_with:
     description:
-      - A lock whose versions stay where they can, where O(dest) is not there yet. What moved is told against it.
+      - A lock whose versions stay where they can, where O(dest) is not there yet. What moved is reported against it.
       - Where it is not there either, all versions are the newest.
     type: path
   sources:

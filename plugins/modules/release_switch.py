@@ -13,7 +13,7 @@ description:
   - Otherwise it waits for running jobs, keeps on disk what the way back needs, installs the settings, points C(current)
     to the release, restarts the service, waits for its API and renders a graph whose pixels it looks at.
   - Then it compares the node types that ComfyUI offers with those that the packs of the release promise, in its
-    C(release.json). One that is missing is told with what the log says of it.
+    C(release.json). One that is missing is reported with what the log says of it.
   - A release that does not pass is rolled back. The release that was verified last is put in its place, with the
     settings that it was verified with, and the task fails with the last lines of the journal.
   - One that was never verified, or whose files are not as they were built, loses its mark, so that the next deploy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sageattention_state
-short_description: What a host has of SageAttention, and what was proven on its GPUs
+short_description: What a host has of SageAttention, and what has passed its test on the GPUs
 version_added: 0.1.0
 author: The wanmetal team (@wanmetal)
 description:

@@ -107,7 +107,7 @@ report:
       type: dict
     workflows_notes:
       description:
-        - Of each workflow of a later release that was placed, what the release that runs lacks. Told as warnings, too.
+        - Of each workflow of a later release that was placed, what the release that runs lacks. They are warnings, too.
       type: list
       elements: str
     services:

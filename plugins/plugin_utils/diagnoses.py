@@ -384,7 +384,7 @@ DIAGNOSES = (
     Diagnosis(
         "our files are changed by something else",
         "Another program or person has changed them since, so each deploy changes them back.",
-        "Take them out of the other program; your own additions belong into a drop-in: systemctl edit comfyui.",
+        "Take them out of the other program; your own additions belong in a drop-in: systemctl edit comfyui.",
         each("changed_since", str),
     ),
     Diagnosis(

@@ -138,12 +138,12 @@ EVERY = (
     Rule(
         _unprintable,
         "texts on one line, without control characters: they go into units, environment files and commands",
-        "write it in quotes on one line, not as a block that begins with |; several lines belong into a file",
+        "write it in quotes on one line, not as a block that begins with |; several lines belong in a file",
     ),
     Rule(
         _credentials,
         "addresses without secrets: they are shown in logs and argument lists",
-        "credentials belong into a netrc file on the host, those of models into wan_models_tokens, and what a service "
+        "credentials belong in a netrc file on the host, those of models into wan_models_tokens, and what a service "
         "needs into its own ..._environment",
     ),
 )

@@ -115,14 +115,14 @@ _WANMETAL: Rules = {
             _secrets_by_name,
             "no password and no token: tasks put these values into command lines, which every user of a host can read",
             "let the host hold it: an index's in /root/.netrc with mode 0600, a proxy's in a proxy on the host itself "
-            "that asks for none; a token for models belongs into wan_models_tokens",
+            "that asks for none; a token for models belongs in wan_models_tokens",
         )
     ],
     "wanmetal_mirrors": [
         Rule(
             _bad_mirrors,
             "entries of prefix and replacement, each a URL with its host or file:///, without user and password",
-            "correct the entry; credentials belong into a netrc file on the host",
+            "correct the entry; credentials belong in a netrc file on the host",
         ),
         Rule(
             _shadowed_mirrors,

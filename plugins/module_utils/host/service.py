@@ -1,7 +1,7 @@
 """A service that is switched with a way back, and removed with what it has left.
 
 Before anything changes, the files that it has are kept in a record. The record goes once the new ones have answered, so
-that a deploy which was cut off anywhere is finished, or taken back, by the next.
+that a deploy which was cut off anywhere is finished, or rolled back, by the next.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a host has of SageAttention, what of it was proven on its GPUs, and what is to be tried next.
+"""What a host has of SageAttention, what of it has passed its test on the GPUs, and what is to be tried next.
 
 Each variant that was built or fetched lies in a folder of its own, which a worker names in its PYTHONPATH:
 
@@ -112,7 +112,7 @@ def _of_folder(folder: Mapping[str, Any], here: Mapping[str, Any], nvcc: str, re
 def choose(told: Sequence[Mapping[str, Any]], leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """What workers use now, what is to be done next, and whether all is done.
 
-    The first method that is proven is used; those before it which might still be are not settled.
+    The first method that has passed its test is used; those before it which might still be are not settled.
     """
     active: Mapping[str, Any] = next((one for one in told if one["state"] == PROVEN), {})
     before = told[: list(told).index(active)] if active else told
@@ -211,7 +211,7 @@ def state(
 
 
 def prune(root: Path, releases: Path, bases: Sequence[str], check: bool) -> list[str]:
-    """Remove folders that no release was proven with and no method in use has made."""
+    """Remove folders that no release was verified with and no method in use has made."""
     kept = b"".join(_settings(file) for file in releases.glob(f"*/{SETTINGS}"))
     gone = [
         folder["key"]
