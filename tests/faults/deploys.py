@@ -45,8 +45,8 @@ SERVES_S = 240
 LOOK = f"""
 curl --silent --fail --max-time 5 --output /dev/null http://127.0.0.1:8188/system_stats || exit 1
 echo served
-release=$(basename "$(readlink {ROOT}/current)")
-! grep -q "\\"release\\": *\\"$release\\"" {ROOT}/verified.json || echo verified
+generation=$(sed 's/.*"generation": *"\\([^"]*\\)".*/\\1/' {ROOT}/verified.json)
+grep -qzx "WANMETAL_GENERATION=$generation" "/proc/$(systemctl show comfyui -P MainPID)/environ" && echo verified
 """
 FIRST_S = 30.0
 """The first faults come within this time, later ones within the time that the last deploy with the same work took. A
@@ -114,7 +114,7 @@ class Round:
 
     @property
     def lost(self) -> bool:
-        return not (self.served and self.next_green)
+        return not (self.served and self.verified and self.next_green)
 
 
 def deploy(log: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
@@ -150,11 +150,11 @@ def disk() -> Iterator[None]:
 
 
 def look(seconds: float) -> tuple[bool, bool]:
-    """Whether ComfyUI answers within a time, and whether what runs then is what was verified last."""
+    """Whether ComfyUI answers within a time, and whether what runs is what was verified last."""
     end = time.monotonic() + seconds
     while True:
         said = HOST.ssh(f"sudo sh -c {shlex.quote(LOOK)}", ok=False)
-        if "served" in said or time.monotonic() > end:
+        if "verified" in said or time.monotonic() > end:
             return "served" in said, "verified" in said
         time.sleep(2)
 
@@ -211,14 +211,15 @@ def container() -> str:
 
 def table(rounds: list[Round]) -> list[str]:
     """Rows for Markdown."""
-    lines = ["| fault | tried | deploy failed | served meanwhile | next deploy green | lost |", f"|{' --- |' * 6}"]
+    lines = ["| fault | tried | deploy failed | served meanwhile | what was verified | next deploy green | lost |"]
+    lines.append(f"|{' --- |' * 7}")
     by_fault: dict[str, list[Round]] = collections.defaultdict(list)
     rounds = [one for one in rounds if one.in_time]
     for one in rounds:
         by_fault[one.fault].append(one)
     for fault, some in [*sorted(by_fault.items()), ("all", rounds)]:
         counts = [len(some), sum(one.status != 0 for one in some)]
-        counts += [sum(getattr(one, name) for one in some) for name in ("served", "next_green", "lost")]
+        counts += [sum(getattr(one, name) for one in some) for name in ("served", "verified", "next_green", "lost")]
         lines.append(f"| {fault} | {' | '.join(map(str, counts))} |")
     return lines
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import grp
 import hashlib
@@ -8,7 +9,8 @@ import json
 import os
 import pwd
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +85,13 @@ class FakeHost(Host):
         self.actions: list[str] = []
         self.kill_before: int | str | None = None
         self.full_from: int | None = None
+        self.is_guarded = False
+
+    @contextlib.contextmanager
+    def guarded(self, otherwise: Callable[[], object]) -> Iterator[None]:
+        """Nobody does it, unless a test wants it: what is cut off here is all that runs."""
+        with super().guarded(otherwise) if self.is_guarded else contextlib.nullcontext():
+            yield
 
     def act(self, action: str) -> None:
         """Whatever changes the host passes here, and may be cut off here."""
@@ -550,6 +559,35 @@ def test_an_unverified_generation_that_renders_wrong_is_rolled_back(worker: Fake
     assert worker.process.unit == "black"
     assert "is back on release r1" in attempt(worker, "r2", "black")
     assert running(worker) == ("r1", "one")
+
+
+@pytest.mark.parametrize("moment", ["write comfyui.service", "link current", "restart", "verify"])
+@pytest.mark.parametrize("release", ["r1", "r2"])
+def test_a_switch_that_is_killed_is_rolled_back(
+    worker: FakeHost, monkeypatch: pytest.MonkeyPatch, release: str, moment: str
+) -> None:
+    """For want of memory, for example. Another process does it, and holds the lock for as long."""
+    kept = worker.snapshot()
+    worker.is_guarded = True
+    deploys = os.getpid()
+
+    def act(action: str) -> None:
+        worker.actions.append(action)
+        if action.startswith(moment) and os.getpid() != deploys and os.getppid() == deploys:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(worker, "act", act)
+    if not (child := os.fork()):
+        try:
+            with switch_lock(worker.root, 0):
+                deploy(worker, release, "two")
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with switch_lock(worker.root, 60):
+        assert worker.link("current") == "r1"
+        assert worker.unit_file.read_text() == "one"
+        assert worker.snapshot() == kept
 
 
 @pytest.mark.parametrize(

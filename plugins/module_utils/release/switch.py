@@ -12,6 +12,7 @@ import contextlib
 import grp
 import hashlib
 import json
+import os
 import pwd
 import shutil
 import subprocess
@@ -334,6 +335,34 @@ class Host:
             path.unlink(missing_ok=True)
 
     # -- the service, and its workers where it has several: comfyui.service, and comfyui@0.service and so on
+    @contextlib.contextmanager
+    def guarded(self, otherwise: Callable[[], object]) -> Iterator[None]:
+        """Have another process do ``otherwise`` where this one is killed before the end.
+
+        That process holds the locks of this one, so a deploy that comes meanwhile waits for it.
+        """
+        waits, ends = os.pipe()
+        guard = os.fork()
+        if not guard:
+            try:
+                os.setsid()
+                os.close(ends)
+                null = os.open(os.devnull, os.O_RDWR)
+                for stream in range(3):  # whoever started this process waits for their end
+                    os.dup2(null, stream)
+                if not os.read(waits, 1):
+                    otherwise()
+            finally:
+                os._exit(0)
+        os.close(waits)
+        try:
+            yield
+            with contextlib.suppress(OSError):
+                os.write(ends, b".")
+        finally:
+            os.close(ends)
+            os.waitpid(guard, 0)
+
     def systemctl(self, *arguments: str) -> tuple[int, str]:
         """Exit status and output of systemctl."""
         return _run(["systemctl", *arguments])
@@ -589,8 +618,17 @@ class Switch:
                 raise SwitchError(
                     f"Nothing was changed: the way back to release {way_back.release} could not be kept ({error})."
                 ) from error
-        failure, log = self._bring_up(target, outcome)
-        back = self._go_back(target, fallback, set_aside=way_back is not None) if failure else ""
+
+        def go_back() -> str:
+            return self._go_back(target, fallback, set_aside=way_back is not None)
+
+        def give_up() -> None:
+            go_back()
+            self.host.discard_set_aside(folders)
+
+        with self.host.guarded(give_up) if way_back else contextlib.nullcontext():
+            failure, log = self._bring_up(target, outcome)
+            back = go_back() if failure else ""
         self.host.discard_set_aside(folders)
         if failure:
             if outcome.restarted or not outcome.restart_needed:
