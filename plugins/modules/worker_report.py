@@ -95,6 +95,10 @@ report:
       description: What ComfyUI renders on. Memory is in bytes.
       type: list
       elements: dict
+    models:
+      description: Model files below O(data), each with C(path), C(bytes) and C(problem), why it cannot be a model.
+      type: list
+      elements: dict
     custom_nodes:
       description: The node packs of the release by name, each with its commit and the seconds that its import took.
       type: dict

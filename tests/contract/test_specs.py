@@ -47,6 +47,7 @@ KEYWORDS = {
     *("name", "no_log", "notify", "register", "rescue", "run_once", "tags", "vars", "when"),
 }
 NO_WORK = {
+    "ansible.builtin.set_fact",
     "ansible.builtin.set_stats",
     "ansible.builtin.import_role",
     "ansible.builtin.include_role",

@@ -247,6 +247,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "custom_nodes_problems": [],
         "workflows": {},
         "workflows_notes": [],
+        "models": [],
     }
 
 

@@ -291,12 +291,6 @@ def _packages(venv: Path) -> dict[str, list[str]]:
 def _data(place: Place) -> dict[str, Any]:
     """Models with what is wrong with them, folders that ComfyUI cannot write to, and videos in folders of their own."""
     data = place.at(place.data)
-    models: list[dict[str, Any]] = []
-    for path, info in _files(data / "models"):
-        if path.suffix.lower() in _MODELS or ".part" in path.name:
-            models.append(
-                {"path": str(path.relative_to(data)), "bytes": info.st_size, "problem": _model_problem(path, info)}
-            )
     closed = [
         str(place.data / name)
         for name in ("home", "input", "output", "temp", "user")
@@ -305,7 +299,16 @@ def _data(place: Place) -> dict[str, Any]:
     below = [
         str(path.relative_to(data)) for path, _info in _files(data / "output") if len(path.relative_to(data).parts) > 2
     ]
-    return {"models": models, "closed": closed, "outputs_below": below[:10], "data_there": data.is_dir()}
+    return {"models": models(data), "closed": closed, "outputs_below": below[:10], "data_there": data.is_dir()}
+
+
+def models(data: Path) -> list[dict[str, Any]]:
+    """Models below a folder of data, each with path, bytes and problem."""
+    return [
+        {"path": str(path.relative_to(data)), "bytes": info.st_size, "problem": _model_problem(path, info)}
+        for path, info in _files(data / "models")
+        if path.suffix.lower() in _MODELS or ".part" in path.name
+    ]
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.evidence import models
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.state import listeners
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, UserFilesError, untouched
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, ComfyUIError
@@ -194,6 +195,7 @@ def worker_report(
             if entry["unit"] in units
         ],
         "services": {unit: no_answer(url) for unit, url in services.items()},
+        "models": models(data) if data else [],
         "api_error": "",
         "versions": {},
         "devices": [],
