@@ -48,7 +48,12 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import Stages, closing, first_line
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
+    Stages,
+    closing,
+    first_line,
+    inventory_options,
+)
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -128,6 +133,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         summaries = {host: stats.summarize(host) for host in sorted(stats.processed)}
         command = "./deploy " if self.get_option("changed_file") else "ansible-playbook wanmetal.comfyui."
         said = stats.custom.get("_run", {}).get("wanmetal_closing", {})
-        lines += closing(summaries, self._failed, said, command)
+        inventories = [*(context.CLIARGS.get("inventory") or ())]
+        options = inventory_options(inventories, Path(__file__).resolve().parents[2], Path.cwd())
+        lines += closing(summaries, self._failed, said, command, options)
         for line in lines:
             self._display.display(line)

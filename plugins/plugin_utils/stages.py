@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MOST_TASKS = 5
@@ -85,18 +88,32 @@ def first_line(result: Mapping[str, Any]) -> str:
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
+def inventory_options(inventories: Sequence[str], root: Path, here: Path) -> str:
+    """Return what names these inventories in a command; nothing for those that ./deploy takes by itself."""
+    own = next((root / name for name in ("my_hosts", "gpu_hosts") if (root / name).exists()), root)
+    if [Path(one).resolve() for one in inventories] == [own.resolve()]:
+        return ""
+    shown = [os.path.relpath(one, here) if Path(one).is_relative_to(here) else one for one in inventories]
+    return "".join(f" -i {shlex.quote(one)}" for one in shown)
+
+
 def closing(
     hosts: Mapping[str, Mapping[str, int]],
     failed: Mapping[str, str],
     said: Mapping[str, Sequence[str]],
     command: str = "./deploy ",
+    options: str = "",
 ) -> list[str]:
-    """Lines for the end: what failed, and what there is to say of each host, with what was changed there."""
+    """Lines for the end: what failed, and what there is to say of each host, with what was changed there.
+
+    ``options`` name the inventory in the commands, where it is not the one that they take without.
+    """
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
     lines = ["", "Failed", *(f"  {host}: {failed.get(host, 'see above')}" for host in wrong)] if wrong else []
-    if reached := [host for host in wrong if not hosts[host]["unreachable"]]:
-        lines += ["", f"What the services there wrote: {command}logs --limit {','.join(reached)}"]
+    begun = [host for host in wrong if not failed.get(host, "").startswith("preflight: ")]
+    if reached := [host for host in begun if not hosts[host]["unreachable"]]:
+        lines += ["", f"What the services there wrote: {command}logs{options} --limit {','.join(reached)}"]
     for host in well:
         changed = hosts[host]["changed"]
         first, *rest = said[host]
@@ -104,7 +121,7 @@ def closing(
         lines += [*([] if len(well) > MOST_HOSTS and host != well[0] else [""]), head]
         lines += rest if len(well) <= MOST_HOSTS else []
     if len(well) > MOST_HOSTS:
-        lines.append(f"How to reach one of them: {command}status --limit HOST")
+        lines.append(f"How to reach one of them: {command}status{options} --limit HOST")
     elif well:
-        lines += ["", f"To render a video on each host and check all that runs: {command}verify"]
+        lines += ["", f"To render a video on each host and check all that runs: {command}verify{options}"]
     return lines

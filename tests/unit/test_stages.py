@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.report import closing_lines
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import Stages, closing, first_line
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
+    Stages,
+    closing,
+    first_line,
+    inventory_options,
+)
 
 
 def test_adds_up_stages_and_names_the_slowest_tasks() -> None:
@@ -58,6 +64,32 @@ def test_the_end_says_what_failed_and_what_runs() -> None:
     assert lines[5:7] == ["", "What the services there wrote: ./deploy logs --limit b,d"]
     assert lines[7:10] == ["", "a: ready, 2 changed", "  release  x"]
     assert "./deploy verify" in lines[-1]
+
+
+def test_what_stopped_before_any_change_has_no_logs_to_read() -> None:
+    lines = closing({"a": counts(failures=1)}, {"a": "preflight: Check: 1 setting must be fixed first"}, {})
+    assert lines == ["", "Failed", "  a: preflight: Check: 1 setting must be fixed first"]
+
+
+@pytest.mark.parametrize(
+    ("inventories", "there", "options"),
+    [
+        (["{root}/my_hosts"], ["my_hosts", "gpu_hosts"], ""),
+        (["{root}/gpu_hosts"], ["gpu_hosts"], ""),
+        (["{root}/gpu_hosts"], ["my_hosts", "gpu_hosts"], " -i gpu_hosts"),
+        (["{root}/inventories/lab", "/srv/a b.yml"], ["gpu_hosts"], " -i inventories/lab -i '/srv/a b.yml'"),
+        ([], ["my_hosts"], ""),
+    ],
+)
+def test_the_commands_of_the_end_name_the_inventory(
+    inventories: list[str], there: list[str], options: str, tmp_path: Path
+) -> None:
+    for name in there:
+        (tmp_path / name).mkdir()
+    given = [one.format(root=tmp_path) for one in inventories]
+    assert inventory_options(given, tmp_path, tmp_path) == options
+    lines = closing({"a": counts()}, {}, {"a": ["a: ready"]}, options=options)
+    assert lines[-1].endswith(f"./deploy verify{options}")
 
 
 def test_of_many_hosts_the_end_has_a_line_each() -> None:
