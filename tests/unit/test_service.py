@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
 import pwd
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,7 +15,12 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import service
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.service import Service, remove
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import ConfigFile, Host, SwitchError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
+    ConfigFile,
+    Host,
+    SwitchError,
+    switch_lock,
+)
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -45,6 +52,13 @@ class FakeHost(Host):
         self.clock = 1_000_000.0
         self.actions: list[str] = []
         self.kill_before = -1
+        self.is_guarded = False
+
+    @contextlib.contextmanager
+    def guarded(self, otherwise: Callable[[], object]) -> Iterator[None]:
+        """Nobody does it, unless a test wants it: what is cut off here is all that runs."""
+        with super().guarded(otherwise) if self.is_guarded else contextlib.nullcontext():
+            yield
 
     def act(self, action: str) -> None:
         """Whatever changes the host passes here, and may be cut off here."""
@@ -257,6 +271,35 @@ def test_a_deploy_that_was_cut_off_anywhere_is_finished_by_the_next(
     else:
         pytest.fail("the loop never got to the end")
     assert last > 6
+
+
+@pytest.mark.parametrize("moment", ["write gallery.env", "write gallery.service", "daemon-reload", "restart"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_switch_that_is_killed_is_rolled_back(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, first: bool, moment: str
+) -> None:
+    """For want of memory, for example. Another process does it, and holds the lock for as long."""
+    if not first:
+        host.wanted("old", "TOKEN=old").run()
+    host.is_guarded = True
+    deploys = os.getpid()
+
+    def act(action: str) -> None:
+        if action == moment and os.getppid() == deploys:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(host, "act", act)
+    if not (child := os.fork()):
+        try:
+            with switch_lock(host.root, 0):
+                host.wanted("new", "TOKEN=new").run()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with switch_lock(host.root, 60):
+        files = [path.read_text() if path.exists() else "" for path in (host.unit_file, host.settings_file)]
+        assert files == (["", ""] if first else ["old", "TOKEN=old"])
+        assert not (host.root / "services" / f"{UNIT}.json").exists()
 
 
 # -- questions

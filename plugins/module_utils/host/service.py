@@ -110,7 +110,13 @@ class Service:
         anew = cut_off or bool(differing)
         before = self._keep(active) if anew else {}
         started = host.now()
-        failure = self._bring_up(differing, anew)
+
+        def give_up() -> None:
+            self._go_back(before)
+            self._record.unlink(missing_ok=True)
+
+        with host.guarded(give_up) if anew else contextlib.nullcontext():
+            failure = self._bring_up(differing, anew)
         outcome.restarted = True
         if failure:
             log = host.journal(started)
