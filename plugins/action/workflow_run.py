@@ -36,8 +36,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "failed": True, "msg": str(error)}
         result.update(changed=False, **checked)
         if wanted and not result["problems"] and not self._task.check_mode:
-            result.update(self._execute_module(module_args={**args, "graph": graph}, task_vars=task_vars))
-        begun, host = time.monotonic(), task_vars.get("inventory_hostname", "host")
+            begun = self._execute_module(module_args={**args, "graph": graph}, task_vars=task_vars)
+            # What ComfyUI refuses, such as a model that it does not have, is told with what would help.
+            result.update({"problems": [begun["msg"]]} if begun.get("failed") else begun)
+        since, host = time.monotonic(), task_vars.get("inventory_hostname", "host")
         looking = {key: value for key, value in args.items() if key in ("url", "dest")}
         if result.get("prompt_id") and not result.get("failed"):
             self._display.display(f"{host}: it is queued as job {result['prompt_id']}")
@@ -45,7 +47,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             looked = {**looking, "prompt_id": result["prompt_id"]}
             result.update(self._execute_module(module_args=looked, task_vars=task_vars))
             if state := result.pop("state", ""):
-                self._display.display(f"{host}: it {state}, {time.monotonic() - begun:.0f} s by now")
+                self._display.display(f"{host}: it {state}, {time.monotonic() - since:.0f} s by now")
         return result
 
 

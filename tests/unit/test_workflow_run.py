@@ -13,6 +13,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
 from ansible_collections.wanmetal.comfyui.plugins.modules import workflow_run
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
+from PIL import Image, PngImagePlugin
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,11 +45,13 @@ INFO = {
 }
 
 
-def play(folder: Path, url: str, graph: dict[str, Any], **settings: Any) -> tuple[int, str]:
-    (folder / "mine.json").write_text(json.dumps(graph))
+def play(folder: Path, url: str, graph: dict[str, Any] | Path, **settings: Any) -> tuple[int, str]:
+    if not isinstance(graph, Path):
+        (folder / "mine.json").write_text(json.dumps(graph))
+        graph = Path("mine.json")
     (folder / "hosts.yml").write_text("gpu_hosts: {hosts: {here: {ansible_connection: local}}}")
     given = {
-        "file": str(folder / "mine.json"),
+        "file": str(graph),
         "comfyui_port": int(url.rpartition(":")[2]),
         "ansible_python_interpreter": sys.executable,
         "ansible_become": False,
@@ -56,11 +59,16 @@ def play(folder: Path, url: str, graph: dict[str, Any], **settings: Any) -> tupl
         "wanmetal_accelerator": "cpu",
         **settings,
     }
-    command = ["playbooks/workflow.yml", "-i", str(folder / "hosts.yml"), "-e", json.dumps(given)]
+    command = [str(ROOT / "playbooks/workflow.yml"), "-i", str(folder / "hosts.yml"), "-e", json.dumps(given)]
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", *command],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "TMPDIR": str(folder)},
+        cwd=folder,
+        env={
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -124,3 +132,29 @@ def test_what_cannot_run_is_told_and_not_run(tmp_path: Path) -> None:
     assert fake.graphs == []
     assert "lacks the node pack https://github.com/1038lab/ComfyUI-RMBG.git" in said
     assert "amount must be 1 to 4096, found 0" in said
+
+
+def test_what_comfyui_refuses_is_told_with_what_would_help(tmp_path: Path) -> None:
+    name = "wan2.1_i2v_720p_14B_fp8_e4m3fn.safetensors"
+    loader = {"class_type": "UNETLoader", "inputs": {"unet_name": name, "weight_dtype": "default"}}
+    said = [{"message": "Value not in list", "details": f"unet_name: '{name}' not in ['there.safetensors']"}]
+    refusal = {"error": {"message": "Prompt outputs failed validation"}, "node_errors": {"9": {"errors": said}}}
+    with scripted(reject=refusal) as (fake, url):
+        fake.special["/object_info"] = lambda handler: reply(handler, json.dumps(INFO).encode())
+        rc, told = play(tmp_path, url, {**GRAPH, "9": loader}, run=True)
+    assert (rc, fake.graphs) == (2, []), told
+    assert "add wan21-i2v-720p to wan_models_sets" in told
+    assert "Value not in list" in told
+
+
+def test_a_picture_with_a_workflow_inside_and_a_file_that_is_not_there(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", json.dumps(GRAPH))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a fox.png", pnginfo=info)
+    with scripted() as (fake, url):
+        fake.special["/object_info"] = lambda handler: reply(handler, json.dumps(INFO).encode())
+        rc, told = play(tmp_path, url, Path("a fox.png"), run=True)
+        assert (rc, len(fake.graphs)) == (0, 1), told
+        rc, told = play(tmp_path, url, Path("none.png"))
+    assert rc == 2
+    assert f"There is no file {tmp_path}/none.png on this machine" in " ".join(told.split())
