@@ -99,9 +99,12 @@ def _memory(facts: Facts) -> Iterator[str]:
         facts
     )
     yield from said(r"oom-kill|A process of this unit has been killed by the OOM killer", "journal")(facts)
-    yield from (
-        f"{unit} ended with oom-kill" for unit, one in facts["units"].items() if one.get("Result") == "oom-kill"
-    )
+    for unit, one in facts["units"].items():
+        if one.get("Result") == "oom-kill":
+            yield f"{unit} ended with oom-kill"
+        elif one.get("Result") == "signal" and one.get("ExecMainStatus") == "9":
+            # Containers are not told why.
+            yield f"{unit} was killed by signal 9, as the kernel does where memory runs out"
 
 
 def _failed(facts: Facts) -> Iterator[str]:

@@ -268,6 +268,7 @@ ILL: dict[str, list[Ill]] = {
             "Out of memory: Killed process 77 (python) total-vm:1kB", "Memory cgroup out of memory: Killed process 1"
         ),
         kept("comfyui.service", Result="oom-kill"),
+        kept("comfyui-api.service", Result="signal", ExecMainStatus="9"),
     ],
     "memory of the GPU has run out": in_journal(
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "Allocation on device 0 would exceed"
