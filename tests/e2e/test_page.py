@@ -21,11 +21,12 @@ LOOK = b"""
 import { app } from "../../scripts/app.js";
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 async function look() {
-  const shown = () => app.graph?._nodes?.length || document.querySelector('[role="dialog"]');
-  for (let left = 150; left && !shown(); left -= 1) await pause(200);
+  const tab = () => app.extensionManager.workflow.activeWorkflow?.filename;
+  const shown = () => (app.graph?._nodes?.length && tab()) || document.querySelector('[role="dialog"]');
+  while (!shown()) await pause(200);
   await pause(1000);
   const found = {
-    tab: app.extensionManager.workflow.activeWorkflow?.filename,
+    tab: tab(),
     nodes: (app.graph?._nodes ?? []).map((node) => node.type),
     dialog: document.querySelector('[role="dialog"]')?.textContent ?? "",
     tutorial: app.extensionManager.setting.get("Comfy.TutorialCompleted"),
