@@ -212,7 +212,10 @@ def choose(
     replaced: dict[str, str] = {}
     missing: list[str] = []
     for stands_for, *others in entry["models"]:
-        first = catalogue["files"][stands_for]
+        first = catalogue["files"].get(stands_for)
+        if first is None:  # an operator's own catalogue, without what this workflow needs
+            missing.append(stands_for)
+            continue
         found = next((id_ for id_ in (stands_for, *others) if id_ in there), None)
         if found is None and not (first["folder"] == "checkpoints" and any_checkpoint):
             missing.append(stands_for)

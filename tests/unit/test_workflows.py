@@ -269,6 +269,13 @@ def test_any_checkpoint_will_do_for_the_sdxl_helper() -> None:
     assert "SDXL-Helper-FirstFrame" in workflows.for_host(files, {}, CATALOGUE, {})["names"]
 
 
+def test_an_operator_s_catalogue_may_lack_what_workflows_need() -> None:
+    name, entry = next((name, entry) for name, entry in workflows.index().items() if entry["models"])
+    needed = [ids[0] for ids in entry["models"]]
+    choice = workflows.choose(entry, name, [], entry["packs"], {"files": {}})
+    assert (choice.missing, choice.fits) == (tuple(needed), False)
+
+
 def test_a_host_without_models_gets_nothing_but_the_operators_own() -> None:
     assert host([], "fp8", ALL_PACKS)["archive"] == pack({})
     given = host([], "fp8", ALL_PACKS, {"/home/me/mine.json": '{"nodes": []}'})
