@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,11 +31,22 @@ NAMES = [name for name in workflows.index() if name not in rendering.LEFT_OUT]
 
 
 def mirrored(mirror: str, pack: dict[str, Any], to: Path) -> str:
-    """Mirror what there is of a pack; return the commit that has it."""
+    """Mirror what there is of a pack, or all of one with submodules; return the commit that has it."""
     name = pack["repository"].removeprefix(GITHUB).removesuffix(".git")
     git = ["git", "--git-dir", f"{mirror.removeprefix('file://').rstrip('/')}/{name}.git"]
-    listed = run(*git, "ls-tree", "-r", "--format=%(objectname) %(path)", pack["commit"]).stdout.splitlines()
-    files = [line.split(" ", 1) for line in listed]  # several may be the same
+    listed = run(*git, "ls-tree", "-r", "--format=%(objecttype) %(objectname) %(path)", pack["commit"]).stdout
+    if submodules := dict(re.findall(r"^commit (\S+) (.+)$", listed, re.MULTILINE)):
+        modules = run(*git, "show", f"{pack['commit']}:.gitmodules").stdout
+        addresses = dict(re.findall(rf"path = (.+)\n\s*url = {GITHUB}(\S+?)(?:\.git)?$", modules, re.MULTILINE))
+        for repository, commit in (
+            (name, pack["commit"]),
+            *((addresses[path], id_) for id_, path in submodules.items()),
+        ):
+            run("git", "init", "--quiet", "--bare", to / f"{repository}.git")
+            source = f"{mirror.rstrip('/')}/{repository}.git"
+            run("git", "-C", to / f"{repository}.git", "fetch", "--depth=1", source, f"+{commit}:refs/heads/main")
+        return str(pack["commit"])
+    files = [line.split(" ", 2)[1:] for line in listed.splitlines()]  # several may be the same
     ids = "".join(f"{id_}\n" for id_, _unused in files)
     found = subprocess.run([*git, "cat-file", "--batch-check"], input=ids, capture_output=True, text=True, check=True)
     lines = zip(files, found.stdout.splitlines(), strict=True)
