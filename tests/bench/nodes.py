@@ -29,7 +29,6 @@ from tests.bench.deploy import median_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 LOCKS = PROJECT / "files/locks"
-PYTHON = f"py3{sys.version_info.minor}"
 UV = shutil.which("uv") or PROJECT / ".venv/uv/bin/uv"
 
 
@@ -84,7 +83,7 @@ def environments() -> dict[str, float]:
 
 def lock(environment: str) -> Path:
     """The lock of an environment."""
-    return LOCKS / f"python/{environment}-{PYTHON}.txt"
+    return LOCKS / f"python/{environment}.txt"
 
 
 def sizes(names: Sequence[str]) -> dict[str, float]:
