@@ -90,6 +90,16 @@ def roles_of(root: Path) -> list[str]:
     return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
 
 
+def tasks_of(root: Path, entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Tasks of a play, also those in blocks and in the files that it imports."""
+    for entry in entries:
+        yield entry
+        if name := entry.get("ansible.builtin.import_tasks") or entry.get("ansible.builtin.include_tasks"):
+            yield from tasks_of(root, yaml.safe_load((root / "playbooks" / name).read_text(encoding="utf-8")))
+        for part in ("block", "rescue", "always"):
+            yield from tasks_of(root, entry.get(part, []))
+
+
 def plays_of(root: Path, role: str) -> Iterator[tuple[str, str, list[str]]]:
     """Playbook, text and tags of each play that a role is in."""
     for path in sorted(root.glob("playbooks/*.yml")):
@@ -98,7 +108,7 @@ def plays_of(root: Path, role: str) -> Iterator[tuple[str, str, list[str]]]:
             [play] = yaml.safe_load(text)
             tags = [*play.get("tags", [])]
             used = False
-            for entry in [*play.get("roles", []), *play.get("tasks", [])]:
+            for entry in [*play.get("roles", []), *tasks_of(root, play.get("tasks", []))]:
                 called = entry.get("ansible.builtin.import_role") or entry.get("ansible.builtin.include_role") or {}
                 if f"{COLLECTION}.{role}" in (entry.get("role"), called.get("name")):
                     used = True
@@ -177,7 +187,8 @@ def needed(role: str) -> list[str]:
 
 def playbook(root: Path, role: str) -> str:
     """The shortest playbook that has a role, as text."""
-    own = next((text for name, text, _ in plays_of(root, role) if name == role), "")
+    plays = ((name, text) for name, text, _ in plays_of(root, role))
+    own = next((text for name, text in plays if name == role and f"{COLLECTION}.{role}" in text), "")
     if own:
         return f"---\n{own}"
     tasks = ""

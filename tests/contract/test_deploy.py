@@ -170,6 +170,7 @@ def test_a_failure_names_its_log(whole: Path) -> None:
         (["./deploy", "r"], ["rollback"], ["verify"]),
         (["./deploy", ""], ["init", "verify", "--lab"], ["hosts", "site"]),
         (["./deploy", "init", "--h"], ["--hosts", "--help"], ["--lab"]),
+        (["./deploy", "u"], ["upgrade", "uninstall"], ["queue"]),
         (["./deploy", "queue", ""], ["status", "drain", "token"], ["add", "-i"]),
         (["./deploy", "queue", "token", ""], ["add", "revoke"], ["status"]),
         (["./deploy", "queue", "drain", "gpu1", "--c"], ["--check"], ["add"]),

@@ -31,6 +31,27 @@ async def main():
 asyncio.run(main())
 """
 
+LOAD = """
+import json, os, sys, threading, runpod
+runpod.api_key = os.environ["TOKEN"]
+given = {"image": os.environ["PIXELS"], "num_frames": 5}
+
+def client(number):
+    endpoint, count = runpod.Endpoint("any"), 0
+    while not os.path.exists(os.environ["STOP"]):
+        count += 1
+        name = f"{os.environ['NAME']}-{number}-{count}"
+        try:
+            job = endpoint.run({"id": name, "input": {**given, "seed": count}})
+            print(json.dumps([name, job.status() and bool(job.output(timeout=300)["video_url"])]), flush=True)
+        except Exception as error:
+            print(json.dumps([name, repr(error)]), flush=True)
+
+threads = [threading.Thread(target=client, args=(number,)) for number in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
 
 def call(host: Host, *arguments: str) -> str:
     return str(host.check_output("sudo wanmetal-queue " + " ".join(arguments)))
@@ -102,12 +123,68 @@ def test_nothing_listens_without_tls_or_lies_open(host: Host, client: dict[str, 
         assert host.check_output(f"sudo stat -c '%a %U %G' {path}") == mode
 
 
+def other(name: str) -> Host:
+    """One of the hosts."""
+    return Host.get_host(f"ansible://{name}", ansible_inventory=inventory())
+
+
+def inventory() -> str:
+    return str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
+
+
+def upgrade(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Upgrade the hosts, and return what it says."""
+    project = os.environ["MOLECULE_PROJECT_DIRECTORY"]
+    quick = json.dumps({"verify_canary": "image", "verify_workflows": [], "verify_output_dir": str(folder)})
+    command = ["ansible-playbook", "-i", inventory(), "playbooks/upgrade.yml", "-e", quick, *arguments]
+    environ = os.environ | {"ANSIBLE_VERBOSITY": "0"}
+    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_jobs_run_through_upgrades(host: Host, client: dict[str, str], tmp_path: Path) -> None:
+    """One upgrade that fails at the first host, and one that does not: clients see neither."""
+    python = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / ".venv/handler/bin/python"
+    stop, name, second = tmp_path / "stop", f"upgrade-{time.time_ns()}", other("molecule-queue-2")
+    before = second.check_output("systemctl show comfyui comfyui-handler --property=MainPID --value")
+    environ = client | {"STOP": str(stop), "NAME": name}
+    with subprocess.Popen([python, "-c", LOAD], env=environ, stdout=subprocess.PIPE) as load:
+        try:
+            status, said = upgrade(tmp_path, "-e", '{"comfyui_extra_args": ["--no-such-flag"]}')
+            assert status == 2
+            assert "molecule-queue-1 gets no jobs now" in said
+            assert before == second.check_output("systemctl show comfyui comfyui-handler --property=MainPID --value")
+            assert draining(host) == {"molecule-queue-1": True, "molecule-queue-2": False}
+            assert upgrade(tmp_path, "-e", "comfyui_preview_method=latent2rgb", "-e", "handler_keep_hours=25")[0] == 0
+            assert draining(host) == {"molecule-queue-1": False, "molecule-queue-2": False}
+            assert before != second.check_output("systemctl show comfyui comfyui-handler --property=MainPID --value")
+        finally:
+            stop.touch()
+        assert load.stdout
+        results = [json.loads(line) for line in load.stdout]
+    assert [entry for entry in results if entry[1] is not True] == []
+    assert len({id_ for id_, _ in results}) == len(results) > 20
+    read = """sudo python3 -c 'import sqlite3
+for row in sqlite3.connect("/var/lib/wanmetal/handler/jobs.db").execute("SELECT id FROM jobs"): print(*row)'"""
+    rendered = [
+        id_
+        for one in ("molecule-queue-1", "molecule-queue-2")
+        for id_ in other(one).check_output(read).split()
+        if id_.startswith(name)
+    ]
+    assert sorted(rendered) == sorted(id_ for id_, _ in results)
+
+
+def draining(host: Host) -> dict[str, bool]:
+    return {entry["host"]: entry["draining"] for entry in json.loads(call(host, "status"))["hosts"]}
+
+
 @pytest.mark.usefixtures("host")
 def test_no_token_of_a_host_is_shown_anywhere() -> None:
     log = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "ansible.log").read_text()
-    inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
     for name in ("molecule-queue-1", "molecule-queue-2"):
-        worker = Host.get_host(f"ansible://{name}", ansible_inventory=inventory)
+        worker = other(name)
         token = worker.check_output("sudo sed -n s/^HANDLER_QUEUE_TOKEN=//p /etc/wanmetal/handler-queue.env")
         assert len(token) == 64
         assert token not in log
