@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import schemathesis
-import schemathesis.specs.openapi.object_authorization  # or it is imported within an example, too deep for Python 3.11
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_api import started
