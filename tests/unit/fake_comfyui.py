@@ -230,7 +230,7 @@ def serve(fake: Fake) -> Iterator[str]:
 
 
 class Quiet(ThreadingHTTPServer):
-    """Tells nothing of clients that have gone: its traceback parses Python, which 3.11 cannot do in two threads at once."""
+    """Prints no traceback for a client that has gone: that parses Python, which 3.11 cannot do in two threads."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
