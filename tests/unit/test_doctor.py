@@ -528,7 +528,15 @@ PLANTED = {
     "JUPYTER_TOKEN=" + "ab12" * 12: "ab12" * 12,
     "ssh -o x --token=t0k-in-arg run": "t0k-in-arg",
     "HANDLER_WEBHOOK_SECRET: !unsafe s3cr3t-un": "s3cr3t-un",
-    "client_secret%3D": "\0",
+    "secret " + "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY": "K7MDENG",
+    '{\\"password\\": \\"in-a-string\\"}': "in-a-string",
+    "sshpass -p s-h-pass ssh gpu1": "s-h-pass",
+    "mysqldump -u root -pdump-pw db": "dump-pw",
+    "api key: spaced-key": "spaced-key",
+    "password for db is: hunter2x": "hunter2x",
+    "HUGGINGFACE_HUB_TOKEN hub9token": "hub9token",
+    "https://hooks.slack.com/services/T0/B0/short": "T0/B0",
+    "AccountKey=acc-key==;Endpoint=x": "acc-key",
 }
 HARMLESS = (
     "2026-11-27T14:55:04+0000 gpu1 python[1]: got prompt, 30 tokens, tokenizer: t5, author: kijai",
@@ -541,6 +549,7 @@ HARMLESS = (
     "python main.py --port 8188 --listen 127.0.0.1",
     "NVRM: Xid (PCI:0000:01:00): 79, pid=4711, GPU has fallen off the bus.",
     "Basic authentication is off",
+    'File "/opt/wanmetal/releases/0.3.75-bebe89f0fb/ComfyUI/server.py", line 22, in <module>',
 )
 
 

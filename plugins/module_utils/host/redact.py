@@ -13,7 +13,7 @@ GONE = "<redacted>"
 # Names of what is secret, wherever they stand in a name. "tokenizer", "max_tokens" and "author" are none.
 _NAME = (
     r"(?:pass(?:word|wd|phrase|wort)?(?![a-z])|pwd(?![a-z])|secret|credential|(?<!max_)(?<!new_)token(?![a-z])|bearer"
-    r"|api[_.-]?key|(?:access|private|secret|account|encryption|signing|shared|client|x|ssh)[_.-]?key"
+    r"|api[ _.-]?key|(?:access|private|secret|account|encryption|signing|shared|client|x|ssh)[ _.-]?key"
     r"|(?<![a-z])auth(?:orization)?(?![a-z])|cookie|session[_.-]?(?:id|key)|signature|(?<![a-z])sas(?![a-z])|webhook[_.-]?url)"
 )
 _SECRET = re.compile(_NAME, re.IGNORECASE)
@@ -35,10 +35,15 @@ _WHOLE = (
     re.compile(r"\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?"),
     # 40 and 64 digits are commits and hashes of files, which are none.
     re.compile(r"(?<![0-9A-Za-z])(?:[0-9a-f]{32}|[0-9A-F]{32})(?![0-9A-Za-z])"),
-    # Random letters of three kinds: keys of S3 and the like.
+    re.compile(r"(?<=://hooks\.slack\.com/)\S+|(?<=discord\.com/api/webhooks/)\S+"),
+    # Random letters of three kinds; the keys of S3 have 40, with slashes among them, which paths have, too.
     re.compile(
-        r"(?<![A-Za-z0-9+/=])(?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])(?=(?:[A-Za-z+/]*[0-9]){3})"
-        r"[A-Za-z0-9+][A-Za-z0-9+/]{23,}={0,2}(?![A-Za-z0-9+/=])"
+        r"(?<![A-Za-z0-9+=])(?=[A-Za-z0-9+]*[a-z])(?=[A-Za-z0-9+]*[A-Z])(?=(?:[A-Za-z+]*[0-9]){3})"
+        r"[A-Za-z0-9+]{24,}={0,2}(?![A-Za-z0-9+=])"
+    ),
+    re.compile(
+        r"(?<![A-Za-z0-9+/=])(?=[A-Za-z0-9+/]*[a-z])(?=(?:[a-z0-9+/]*[A-Z]){4})(?=[A-Za-z+/]*[0-9])"
+        r"[A-Za-z0-9+][A-Za-z0-9+/]{35,43}(?![A-Za-z0-9+/=])"
     ),
 )
 _KEPT = (
@@ -49,18 +54,26 @@ _KEPT = (
     re.compile(r"((?<!\S)(?:-u|--user|--proxy-user|-U)[ =])(?=[^\s:]+:)\S+"),
     re.compile(rf"((?<!\S)--{_KEY}(?:=|\s+))(?:\"[^\"]*\"|'(?:''|[^'])*'|\S+)", re.IGNORECASE),
     re.compile(r"(\b(?:set-)?cookie\s*[:=]\s*)[^\n\"']+", re.IGNORECASE),
+    re.compile(r"(\bsshpass\s+-p\s*|\bmysql\w*\s(?:[^\n]{0,200}\s)?-p)[^\s-]\S*"),
+    # JSON within a text has its quotes escaped.
+    re.compile(rf"(\\+\"{_KEY}\\+\"\s*:\s*\\+\")[^\"\\]*", re.IGNORECASE),
     # A key with its value: quoted, in parentheses of JSON or Python, or bare.
     re.compile(rf"(\"{_KEY}\"\s*(?::|=>?)\s*)(?:\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'|[^\s,}}\]]+)", re.IGNORECASE),
     re.compile(rf"('{_KEY}'\s*(?::|=>?)\s*)(?:'(?:''|\\.|[^'\\])*'|\"[^\"]*\"|[^\s,}}\]]+)", re.IGNORECASE),
     # In a file: the lines of a block in YAML, and all of a line that begins with the key.
     re.compile(rf"((?<![\w.-]){_KEY}[\"']?\s*[:=][ \t]*)[|>][+-]?[ \t]*(?:\n[ \t]+[^\n]*)+", re.IGNORECASE),
-    re.compile(rf"(?m)^(\s*(?:export\s+|-\s+|Environment=)?[\"']?{_KEY}[\"']?\s*[:=][ \t]*)\S[^\n]*", re.IGNORECASE),
+    re.compile(rf"(?m)^([ \t]*(?:export\s+|-\s+|Environment=)?[\"']?{_KEY}[\"']?\s*[:=][ \t]*)\S[^\n]*", re.IGNORECASE),
     re.compile(
         rf"((?<![\w.-]){_KEY}\s*(?:=|:(?!//))\s*{_SCHEME})(?:\"(?:\\.|[^\"\\])*\"|'(?:''|[^'])*'|\\\"[^\"]*\"|[^\s,;&)}}\]\"']+)",
         re.IGNORECASE,
     ),
-    re.compile(r"(?m)(\b(?:password|passphrase|login)\s+(?:is\s+)?[\"']?)(?=\S*\d)[^\s\"']+", re.IGNORECASE),
-    re.compile(r"(?m)(^\s*machine\s+\S+\s+login\s+\S+\s+password\s+)\S+"),
+    # In a sentence, where it has a digit.
+    re.compile(
+        r"(\b(?:password|passphrase|login|token|secret)\s+(?:(?:\w+\s+){0,2}(?:is|was)\b:?\s+)?[\"']?)(?=[^\s\"']*\d)[^\s\"']{4,}",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(\b[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|API_KEY)\s+)(?=\S*\d)\S{6,}"),
+    re.compile(r"(?m)(^[ \t]*machine\s+\S+\s+login\s+\S+\s+password\s+)\S+"),
 )
 
 
