@@ -47,7 +47,7 @@ class Changes:
 
 def pack(files: Mapping[str, bytes]) -> str:
     """Pack files by their paths into a text, the same contents once."""
-    contents = list(dict.fromkeys(data for _, data in sorted(files.items())))
+    contents = list(dict.fromkeys(data for _unused, data in sorted(files.items())))
     places = {data: index for index, data in enumerate(contents)}
     listed = {
         "files": {path: places[data] for path, data in sorted(files.items())},
