@@ -26,6 +26,7 @@ from tests.lab import lab
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports/test"
 STEPS = ("lint", "unit", "molecule", "e2e")
+FAULTS = ("deploys", "fleet")
 SLOW = ("default", "nodes", "queue", "sageattention", "services")  # scenarios that run with --full alone
 LONGEST = (
     "e2e",
@@ -42,7 +43,7 @@ ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 PROGRAMS = {
     "lint": {"git": "git"},
     "unit": {"aria2c": "aria2", "bwrap": "bubblewrap", "git": "git", "pg_ctlcluster": "postgresql"},
-    "faults": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},
+    "deploys": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},
 }
 FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")
 CORES = len(os.sched_getaffinity(0))
@@ -123,8 +124,8 @@ def parts(step: str, full: bool) -> list[Part]:
             Part(step, name, ("molecule", "test", "--scenario-name", name), r"[A-Z]+ .*Execut(ing|ed: .*)$", True)
             for name in scenarios(full)
         ]
-    if step == "faults":
-        return [Part(step, "", (sys.executable, "-m", "tests.faults.deploys"), r"round |\| ", True)]
+    if step in FAULTS:
+        return [Part("faults", step, (sys.executable, "-m", f"tests.faults.{step}"), r"round |\| ", True)]
     shown = rf".* (PASSED|FAILED|ERROR|SKIPPED)\b.*%\]$|{left_out}"
     return [Part(step, "", (*pytest, "-vv", "tests/e2e"), shown, True)]
 
@@ -309,7 +310,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("steps", nargs="*", metavar="STEP", choices=[*STEPS, []], help=f"{', '.join(STEPS)}; default: all")
     top.add_argument("--full", action="store_true", help=f"with the slow tests, and the scenarios {', '.join(SLOW)}")
-    top.add_argument("--faults", action="store_true", help="deploys that are cut off at random, and nothing else")
+    top.add_argument(
+        "--faults",
+        nargs="?",
+        const="deploys",
+        choices=FAULTS,
+        help="nothing but faults at random: in deploys, where nothing is named, or in a fleet that does jobs",
+    )
     top.add_argument("--list", action="store_true", help="show what each step would run")
     top.add_argument("--jobs", type=int, default=min(max(CORES, 2), 4), help="parts at a time; default: %(default)s")
     return top
@@ -324,7 +331,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["NO_COLOR"] = "1"  # what is kept in a log is read without a terminal
     try:
-        steps = ("faults",) if options.faults else options.steps or STEPS
+        steps = (options.faults,) if options.faults else options.steps or STEPS
         need_programs(steps)
         with lab_of_its_own():
             return 0 if run(steps, options.full, max(options.jobs, 1)) else 1

@@ -19,7 +19,7 @@ from ansible.cli.playbook import PlaybookCLI
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 from ansible_collections.wanmetal.comfyui.tests.lab import lab
-from ansible_collections.wanmetal.comfyui.tests.run import STEPS
+from ansible_collections.wanmetal.comfyui.tests.run import FAULTS, STEPS
 from ansible_collections.wanmetal.comfyui.tools import init
 
 DOCUMENTS = sorted(
@@ -130,7 +130,7 @@ def deploy(words: list[str]) -> None:
 
 
 def test(words: list[str]) -> None:
-    assert set(words) <= {*STEPS, "--full", "--faults", "--list", "--help"}
+    assert set(words) <= {*STEPS, *FAULTS, "--full", "--faults", "--list", "--help"}
 
 
 test.__test__ = False  # type: ignore[attr-defined]
