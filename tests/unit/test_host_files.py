@@ -147,6 +147,18 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert sorted(found.name for found in tmp_path.iterdir()) == ["f", "other"]
 
 
+def test_a_file_is_written_in_a_sandbox_that_forbids_chown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of the service which fetches models does, for whatever owner."""
+
+    def forbidden(*_unused: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("chown", "fchown", "lchown"):
+        monkeypatch.setattr(os, name, forbidden)
+    write_whole(tmp_path / "state.json", "{}")
+    assert (tmp_path / "state.json").read_text() == "{}"
+
+
 @pytest.mark.parametrize("step", ["fchown", "fchmod", "fsync", "rename"])
 def test_a_write_that_fails_leaves_the_old_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f"
@@ -157,7 +169,7 @@ def test_a_write_that_fails_leaves_the_old_file(step: str, tmp_path: Path, monke
 
     monkeypatch.setattr(os, step, full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(path, "new")
+        write_whole(path, "new", owner=pwd.getpwuid(os.getuid()).pw_name)
     assert [found.read_text() for found in tmp_path.iterdir()] == ["old"]
 
 

@@ -154,7 +154,8 @@ def write_whole(
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                os.fchown(handle, *ids)
+                if owner or group:  # the sandbox of a service has no call that changes owners
+                    os.fchown(handle, *ids)
                 os.fchmod(handle, mode)
                 if sync:
                     os.fsync(handle)
