@@ -39,6 +39,7 @@ KEY_FILES = re.compile(r"{{ __\w+_key_file }}|/[\w./-]+")
 
 OWN_SERVICES = ("comfyui_url",)
 """Addresses of what runs on the host itself."""
+LOOPBACK = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])[:/]")
 
 MODELS = re.compile(r"wanmetal\.comfyui\.(?:model_plan\((?!versions=\w+\)|state=)|node_packs\()")
 """These filters rewrite the addresses in their locks themselves. A plan of CivitAI versions alone has none yet,
@@ -107,7 +108,9 @@ class Sources:
             names |= found
 
     def reaches_filter(self, text: str, seen: frozenset[str] = frozenset()) -> bool:
-        if FILTER in text or MODELS.search(text) or any(name in text for name in OWN_SERVICES):
+        if FILTER in text or MODELS.search(text) or LOOPBACK.match(text):
+            return True
+        if any(name in text for name in OWN_SERVICES):
             return True
         names = set(re.findall(r"\w+", " ".join(re.findall(r"{{.*?}}", text, re.S)))) - seen
         return any(self.reaches_filter(value, seen | names) for name, value in self.definitions if name in names)
