@@ -138,6 +138,12 @@ def _told(one: NodeType) -> dict[str, Any]:
 
 def _spec(entry: Input) -> list[Any]:
     options = dict(entry.options)
+    dynamic = options.pop("dynamic", None)
+    if dynamic is not None and entry.choices is None:
+        return ["COMFY_DYNAMICSLOT_V3", {"slotType": entry.type, "inputs": dynamic["*"]}]
+    if dynamic is not None:
+        options["options"] = [{"key": key, "inputs": inputs} for key, inputs in dynamic.items()]
+        return [entry.type, options]
     if entry.control:
         options["control_after_generate"] = True
     if entry.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not entry.widget:

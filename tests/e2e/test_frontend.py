@@ -86,15 +86,17 @@ def shown(api: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         id_: {
             name: value
             for name, value in node["inputs"].items()
-            if name not in PREVIEWS and (value != "" or _is_input(node["class_type"], name))
+            if name not in PREVIEWS and (value != "" or _is_input(node.get("class_type", ""), name))
         }
-        | {"class_type": node["class_type"]}
+        | {"class_type": node.get("class_type")}
         for id_, node in api.items()
     }
 
 
 def _is_input(kind: str, name: str) -> bool:
-    known = SCHEMAS[kind]
+    known = SCHEMAS.get(kind)
+    if known is None:
+        return True
     return kind == cases.POWER_LORA or known.input(name) is not None or known.pack != workflow_schemas.CORE
 
 
