@@ -60,9 +60,9 @@ _ANSWERS: dict[str, Any] = {
 }
 
 
-def pinned_version() -> str:
-    """The version of the frontend that the locks pin."""
-    found = re.search(rf"^{PACKAGE}==(\S+)", locks.find("python/base-cu128.txt").read_text(), re.MULTILINE)
+def pinned_version(lock: str = "base-cu128") -> str:
+    """The version of the frontend that a lock of Python packages pins."""
+    found = re.search(rf"^{PACKAGE}==(\S+)", locks.find(f"python/{lock}.txt").read_text(), re.MULTILINE)
     assert found
     return found[1]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -54,16 +53,9 @@ def opened(version: str, files: dict[str, bytes], **answers: Any) -> dict[str, A
     return frontend.exported(page, query="")
 
 
-def practice() -> str:
-    """The version of the practice copy."""
-    found = re.search(rf"^{frontend.PACKAGE}==(\S+)", locks.find("python/practice.txt").read_text(), re.MULTILINE)
-    assert found
-    return found[1]
-
-
 VERSIONS = [
     pytest.param(frontend.pinned_version(), id="pinned"),
-    pytest.param(practice(), id="practice", marks=pytest.mark.slow),
+    pytest.param(frontend.pinned_version("practice"), id="practice", marks=pytest.mark.slow),
     pytest.param("1.58.1", id="newer", marks=pytest.mark.slow),
 ]
 
