@@ -296,12 +296,21 @@ def test_browser_opens_the_workflows_and_makes_the_same_for_the_api(
 
 
 def test_uninstall_asks_and_keeps_the_data() -> None:
+    # The hosts of a lab share their package cache, which other tests use meanwhile: another one is removed here.
+    cache = "/var/cache/wanmetal"
+    worker.ssh(f"sudo mkdir -p {cache}/uv && sudo touch {cache}/.wanmetal {cache}/uv/kept")
+
+    def uninstall(**more: object) -> str:
+        given = {"uninstall_confirm": "yes", "wanmetal_cache_dir": cache, **more}
+        return worker.playbook("playbooks/uninstall.yml", "-e", json.dumps(given))
+
     said = worker.playbook("playbooks/uninstall.yml", ok=False)
     assert "nothing was removed" in said
     worker.ssh("sudo touch /var/lib/wanmetal/output/kept.mp4")
-    worker.playbook("playbooks/uninstall.yml", "-e", "uninstall_confirm=yes")
+    uninstall()
     assert "could not be found" in worker.ssh("systemctl status comfyui 2>&1", ok=False)
     worker.ssh("test ! -e /etc/wanmetal && sudo test -e /var/lib/wanmetal/output/kept.mp4")
-    worker.playbook("playbooks/uninstall.yml", "-e", "uninstall_confirm=yes", "-e", '{"wanmetal_uninstall_data": true}')
+    worker.ssh(f"test ! -e {cache}")
+    uninstall(wanmetal_uninstall_data=True)
     worker.ssh("test ! -e /var/lib/wanmetal")
-    assert changed(worker.playbook("playbooks/uninstall.yml", "-e", "uninstall_confirm=yes")) == 0
+    assert changed(uninstall()) == 0
