@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.wanmetal.comfyui.plugins.action import host_state
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import write_whole
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.redact import is_secret, known_values, redact
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.diagnoses import diagnose, lines, said_of
 
@@ -73,8 +74,4 @@ def _write(path: Path, files: Mapping[str, str]) -> None:
             entry = tarfile.TarInfo(f"{path.name.removesuffix('.tar.gz')}/{name}")
             entry.size, entry.mode = len(data), 0o600
             archive.addfile(entry, io.BytesIO(data))
-    draft = path.with_name(f".{path.name}.draft")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(buffer.getvalue())
-    draft.rename(path)
+    write_whole(path, buffer.getvalue(), 0o600)

@@ -16,6 +16,15 @@ _MOST_VIDEO = 20 * 2**20
 _TEMPLATES = Path(__file__).resolve().parents[2] / "roles/verify/templates"
 # Of a plot, in the units of its picture.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 140, 48, 8, 12, 12
+# What the page asks of each report, and an older one may lack.
+_EMPTY: Mapping[str, Any] = {
+    **dict.fromkeys(("current", "previous", "attention"), ""),
+    **{
+        name: {}
+        for name in ("release", "verified", "versions", "units", "services", "custom_nodes", "workflows", "gpu")
+    },
+    **{name: [] for name in ("sockets", "devices", "models")},
+}
 
 
 def with_renders(report: Mapping[str, Any], path: str, now: str) -> dict[str, Any]:
@@ -73,27 +82,7 @@ def _host(report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             *(report.get("workflows_notes") or []),
             *([f"no workflow was rendered: {made['left_out']}"] if "left_out" in made else []),
         ],
-        "report": {
-            **{
-                "current": "",
-                "previous": "",
-                "release": {},
-                "verified": {},
-                "versions": {},
-                "units": {},
-                "services": {},
-            },
-            **{
-                "sockets": [],
-                "devices": [],
-                "custom_nodes": {},
-                "workflows": {},
-                "attention": "",
-                "gpu": {},
-                "models": [],
-            },
-            **report,
-        },
+        "report": {**_EMPTY, **report},
         "bytes": sum(one["bytes"] for one in report.get("models") or [] if _number(one["bytes"])),
         "canary": canary,
         "made": made if "seconds" in made else {},

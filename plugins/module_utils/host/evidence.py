@@ -69,7 +69,8 @@ def evidence(place: Place, addresses: Mapping[str, str], ask: Any) -> dict[str, 
 
     ``ask`` tells why an address does not answer, or gives an empty string.
     """
-    known = known_values(_settings(place))
+    settings = list(_settings(place))
+    known = known_values(settings)
     run = gpu_info.runner(place.top)
     units = _units(run)
     # Before they are split: a secret may have several lines.
@@ -95,7 +96,7 @@ def evidence(place: Place, addresses: Mapping[str, str], ask: Any) -> dict[str, 
         "gpu.txt": run(["nvidia-smi", "-q"])[1] or run(["nvidia-smi"])[1],
         "disk.txt": run(["df", "-hT"])[1] + run(["df", "-hi"])[1] + run(["lsblk"])[1],
         "memory.txt": run(["free", "-m"])[1],
-        "settings.txt": "".join(f"{name}={GONE}\n" for name, _value in _settings(place)),
+        "settings.txt": "".join(f"{name}={GONE}\n" for name, _value in settings),
         "config.txt": "".join(f"== {path}\n{_read(path)}\n" for path in _config_files(place)),
         "models.txt": "".join(f"{one['bytes']:>14} {one['path']}\n" for one in facts["models"]),
     }

@@ -56,12 +56,12 @@ class History:
             if not self._is_there(wanted):
                 self._fetch(wanted)
             return wanted
-        if wanted == "newest":
-            wanted = self._git("tag", "--list", "v[0-9]*", "--sort=-version:refname").partition("\n")[0] or wanted
+        newest = self._git("tag", "--list", "v[0-9]*", "--sort=-version:refname").splitlines()[:5]
+        if wanted == "newest" and newest:
+            wanted = newest[0]
         for tag in (f"v{wanted}", wanted):
             if self._is_there(f"refs/tags/{tag}"):
                 return self._git("rev-parse", f"refs/tags/{tag}^{{commit}}")
-        newest = self._git("tag", "--list", "v[0-9]*", "--sort=-version:refname").splitlines()[:5]
         there = f"the newest there are {', '.join(newest)}" if newest else "it has no tags, so name a commit"
         raise CoreError(f"comfyui is {wanted!r}, and {self._url} has no tag v{wanted.removeprefix('v')}; {there}")
 
