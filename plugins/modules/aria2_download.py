@@ -91,6 +91,14 @@ options:
     type: list
     elements: str
     default: []
+  existing:
+    description:
+      - Folders with files that the host has already. One of the size of a wanted file, or of its name where the size is
+        not known, is read, and where its sha256 is right it gets a second name below O(dest) in place of a download.
+      - Where a link is not possible, on another file system or for a file that not everybody may read, it is copied.
+    type: list
+    elements: path
+    default: []
   civitai_api:
     description: Where CivitAI is asked.
     type: str
@@ -202,7 +210,7 @@ files:
     status:
       description:
         - V(present), V(fetched), V(failed) or V(pending) after a run.
-        - V(proven), V(unproven), V(partial) or V(missing) in check mode.
+        - V(proven), V(unproven), V(existing), V(partial) or V(missing) in check mode.
       type: str
     bytes:
       description: Its size, null where it is unknown.
@@ -221,6 +229,17 @@ files:
     missing:
       description: Bytes to fetch. Only in check mode.
       type: int
+    source:
+      description: Where one with the status V(existing) lies.
+      type: str
+    written:
+      description: Bytes that a copy of it takes, 0 where it can be linked.
+      type: int
+taken_over:
+  description: What was linked or copied from the folders of O(existing), and from where.
+  returned: always but in check mode
+  type: list
+  elements: str
 failed_files:
   description: Files that could not be had, with C(id), C(file), C(kind) and C(problem).
   returned: always but in check mode
@@ -293,18 +312,37 @@ background:
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import background, plan
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import background, existing, plan
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine import (
     LOCK,
     Engine,
     Outcome,
+    discard,
     make_folders,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Request, parse
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import BusyError, as_user, exclusive
+
+
+def take_over(request: Request) -> dict[str, str]:
+    """Link, or copy, what the host has already; return how each came, by its path."""
+    if not request.settings.existing:
+        return {}
+    found = plan.look(request, Record(request.settings.state_dir))
+    ids = {item.id for item in found if item.status == "existing"}
+    if ids:
+        make_folders(request)
+    wanted = [item for item in request.wanted if item.id in ids]
+    taken = existing.take_over(request, wanted, request.settings.state_dir / LOCK)
+    for path in taken:
+        for left in list(plan.parts(Path(path))):
+            discard(left)
+    return taken
 
 
 def fetch(request: Request) -> Outcome:
@@ -366,6 +404,7 @@ def main() -> None:
             "user": {"type": "str"},
             "tokens": {"type": "dict", "default": {}, "no_log": True},
             "peers": {"type": "list", "elements": "str", "default": []},
+            "existing": {"type": "list", "elements": "path", "default": []},
             "civitai_api": {"type": "str", "default": "https://civitai.com"},
             "connections": {"type": "int", "default": 8},
             "parallel": {"type": "int", "default": 4},
@@ -394,13 +433,21 @@ def main() -> None:
             module.exit_json(**{**seen, "changed": seen["changed"] or installing, "program": standing})
         if installing:
             background.install(program)
+        taken = take_over(request)
         if unit:
             seen = plan.make(request)
             busy = seen["changed"] or request.read_again
             if busy:
                 make_folders(request)
             started = busy and background.start(unit, request, module.params)
-            module.exit_json(**{**seen, "changed": started or installing, "background": busy})
+            module.exit_json(
+                **{
+                    **seen,
+                    "changed": started or installing or bool(taken),
+                    "background": busy,
+                    "taken_over": list(taken.values()),
+                }
+            )
         outcome = fetch(request)
     except BusyError as busy:
         module.fail_json(
@@ -410,7 +457,8 @@ def main() -> None:
     except (ValueError, LookupError, OSError, background.ServiceError) as error:
         module.fail_json(msg=str(error), failed_files=[])
     result = as_result(outcome)
-    result["changed"] = outcome.changed or installing
+    result["changed"] = outcome.changed or installing or bool(taken)
+    result["taken_over"] = list(taken.values())
     if outcome.failed:
         module.fail_json(msg=failures(outcome), **result)
     if outcome.interrupted:

@@ -297,6 +297,10 @@ def lines(plan_: Mapping[str, Any]) -> list[str]:
     unproven = [item["id"] for item in plan_["state"] if item["status"] == "unproven"]
     if unproven:
         text.append(f"there, and still to be verified: {', '.join(unproven)}")
+    for item in plan_["state"]:
+        if item["status"] == "existing":
+            how = "copied" if item["written"] else "linked"
+            text.append(f"{item['id']} is there, to be verified and {how}: {item['source']}")
     if plan_["unknown_sizes"]:
         text.append(f"of unknown size, not counted: {', '.join(plan_['unknown_sizes'])}")
     if plan_["unwanted"]:
@@ -308,7 +312,8 @@ def lines(plan_: Mapping[str, Any]) -> list[str]:
 
 def part(plan_: Mapping[str, Any], models_dir: str) -> dict[str, Any]:
     """Return the part of preflight's plan."""
-    missing = set(plan_["missing"])
+    existing = {item["id"] for item in plan_["state"] if item["status"] == "existing"}
+    missing = set(plan_["missing"]) - existing
     entries = [entry for entry in plan_["files"] if entry["id"] in missing]
     first: dict[str, str] = {}
     for entry in entries:

@@ -186,3 +186,61 @@ def test_a_terminal_is_refreshed_in_place(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(text.startswith("\r\033[Kgpu1: ") and "\n" not in text for text in display.shown[:2])
     assert len(display.shown[0]) < 90
     assert display.shown[2] == "\r\033[K"
+
+
+def test_what_a_host_has_already_is_linked_and_not_fetched(house: House, tmp_path: Path) -> None:
+    named, renamed, far = (house.blob(f"{name}.safetensors", 300_000 + number) for number, name in enumerate("abc"))
+    old = tmp_path / "ComfyUI" / "models"
+    (old / "loras" / "deep").mkdir(parents=True)
+    there = {"loras/a.safetensors": named, "loras/deep/other-name.safetensors": renamed}
+    for path, blob in there.items():
+        (old / path).write_bytes(blob.data)
+        (old / path).chmod(0o644)
+    (old / "loops").symlink_to(old)
+    # The size of one, and other bytes: only its sha256 tells.
+    (old / "loras" / "c.safetensors").write_bytes(bytes(far.size))
+    names = [blob.name for blob in (named, renamed, far)]
+    seen = download(house, *names, check=True, existing=[str(old), str(tmp_path / "none")])
+    assert {item["id"]: item["status"] for item in seen["files"]} == dict.fromkeys(names, "existing")
+    assert (seen["changed"], seen["bytes_missing"]) == (True, 0)
+    assert seen["notes"] == [f"there is no folder {tmp_path}/none with existing models here"]
+    assert not house.root.exists()
+    done = download(house, *names, existing=[str(old)])
+    assert done["taken_over"] == [f"loras/{blob.name} is linked from {old}/{path}" for path, blob in there.items()]
+    assert done["fetched_bytes"] == far.size
+    assert all(house.right(blob) for blob in (named, renamed, far))
+    assert all(house.path(blob).samefile(old / path) for path, blob in there.items())
+    assert all((old / path).stat().st_mode & 0o777 == 0o644 for path in there)
+    assert not download(house, *names, existing=[str(old)])["changed"]
+
+
+def test_a_file_that_not_everybody_may_read_is_copied(house: House, tmp_path: Path) -> None:
+    blob = house.blob("a.safetensors")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / blob.name).write_bytes(blob.data)
+    (old / blob.name).chmod(0o600)
+    seen = download(house, blob.name, check=True, existing=[str(old)])
+    assert seen["disks"][0]["needed"] == blob.size
+    done = download(house, blob.name, existing=[str(old)])
+    assert done["taken_over"] == [f"loras/{blob.name} is copied from {old}/{blob.name}"]
+    assert (done["fetched_bytes"], house.right(blob)) == (0, True)
+    assert not house.path(blob).samefile(old / blob.name)
+    assert house.path(blob).stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in house.path(blob).parent.iterdir()] == [blob.name]
+
+
+def test_a_link_that_others_can_change_leads_nowhere_new(house: House, tmp_path: Path) -> None:
+    """What is linked is the file that was hashed, by the path without links that it had when it was listed."""
+    blob = house.blob("a.safetensors")
+    old, store = tmp_path / "old", tmp_path / "store"
+    old.mkdir()
+    store.mkdir()
+    (store / "blob").write_bytes(blob.data)
+    (store / "blob").chmod(0o644)
+    (old / blob.name).symlink_to(store / "blob")
+    done = download(house, blob.name, existing=[str(old)])
+    assert done["taken_over"] == [f"loras/{blob.name} is linked from {store}/blob"]
+    assert not house.path(blob).is_symlink()
+    (old / "gone.safetensors").symlink_to(store / "nothing")
+    assert not download(house, blob.name, existing=[str(old)])["changed"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import from_any
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.existing import Existing
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import Request, Settings, Wanted
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import ask
@@ -28,15 +29,21 @@ class Found:
     id: str
     path: str
     status: str
-    """``proven``, ``unproven`` (there, but never hashed, or touched since), ``partial`` or ``missing``."""
+    """``proven``, ``unproven`` (there, but never hashed, or touched since), ``existing`` (in a folder that the settings
+    name, to be verified), ``partial`` or ``missing``."""
     bytes: int | None
     present: int = 0
     """Bytes of it that are on the disk."""
+    source: str = ""
+    """Where an ``existing`` one lies."""
+    written: int = 0
+    """Bytes that a copy of it takes; a link takes none."""
 
     @property
     def missing(self) -> int:
         """Bytes to fetch, as far as the size is known."""
-        return 0 if self.status in {"proven", "unproven"} else max(0, (self.bytes or 0) - self.present)
+        there = self.status in {"proven", "unproven", "existing"}
+        return 0 if there else max(0, (self.bytes or 0) - self.present)
 
 
 def look_at(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Found:
@@ -113,7 +120,7 @@ def disks(found: Sequence[Found], reserve: int, free_at: Callable[[Path], int] =
         device = folder.stat().st_dev
         disk = by_device.setdefault(device, {"path": str(folder), "needed": 0, "free": free_at(folder)})
         # An archive is unpacked beside itself.
-        disk["needed"] += item.missing * (2 if item.path.endswith(".zip") else 1)
+        disk["needed"] += item.missing * (2 if item.path.endswith(".zip") else 1) + item.written
     for disk in by_device.values():
         disk["reserve"] = reserve
         disk["left"] = disk["free"] - disk["needed"] - reserve
@@ -149,12 +156,31 @@ def summary(found: Sequence[Found], reserve: int, rate: float | None) -> dict[st
     }
 
 
+def look(request: Request, record: Record) -> list[Found]:
+    """Look at all files, and for those that are missing in the folders that the settings name."""
+    settings = request.settings
+    found = [look_at(item, settings.root, record, settings.owner_list) for item in request.wanted]
+    if settings.existing and any(item.status in {"missing", "partial"} for item in found):
+        existing = Existing(settings.existing)
+        for index, (wanted, item) in enumerate(zip(request.wanted, found, strict=True)):
+            candidates = existing.candidates(wanted) if item.status in {"missing", "partial"} else []
+            if candidates:
+                one = candidates[0]
+                linked = one.linkable_to(standing(Path(item.path).parent).stat().st_dev)
+                found[index] = Found(
+                    item.id, item.path, "existing", one.size, one.size, str(one.path), 0 if linked else one.size
+                )
+    return found
+
+
 def make(request: Request) -> dict[str, Any]:
     """Look at the host, and ask for sizes that nobody has estimated."""
     settings = request.settings
     record = Record(settings.state_dir)
-    found = [look_at(item, settings.root, record, settings.owner_list) for item in request.wanted]
-    notes: list[str] = []
+    found = look(request, record)
+    notes = [
+        f"there is no folder {path} with existing models here" for path in settings.existing if not Path(path).is_dir()
+    ]
     unknown = [index for index, item in enumerate(found) if item.bytes is None and item.status == "missing"]
     if unknown:
         quick = replace(settings, timeout_s=min(10.0, settings.timeout_s), allow_unproven=True)
@@ -170,7 +196,7 @@ def make(request: Request) -> dict[str, Any]:
                     notes.append(f"{' and '.join(named)} would all be {path}; give each another name")
     gone = unwanted(request.wanted, settings.root, record, settings.owner_list)
     removed = [item["path"] for item in gone] if settings.prune else []
-    coming = [item for item in summary(found, 0, None)["files"] if item["status"] in {"missing", "partial"}]
+    coming = [item for item in summary(found, 0, None)["files"] if item["status"] in {"missing", "partial", "existing"}]
     return {
         **summary(found, settings.reserve, record.rate),
         "changed": bool(coming or removed),

@@ -158,6 +158,8 @@ class Settings:
     owner_list: str = "models"
     tokens: Tokens = field(default_factory=lambda: Tokens({}))
     peers: tuple[str, ...] = ()
+    existing: tuple[str, ...] = ()
+    """Folders with files that may be wanted ones."""
     civitai_api: str = CIVITAI
     connections: int = 8
     parallel: int = 4
@@ -201,6 +203,7 @@ def parse(params: Mapping[str, Any]) -> Request:
         owner_list=params["list"],
         tokens=Tokens(params.get("tokens") or {}),
         peers=tuple(params.get("peers") or ()),
+        existing=tuple(params.get("existing") or ()),
         civitai_api=params.get("civitai_api") or CIVITAI,
         connections=params["connections"],
         parallel=params["parallel"],
