@@ -178,8 +178,8 @@ def _nobody_to_call(networks: Sequence[str], seen: Seen) -> str:
     return f"comfyui_partner_nodes: true with comfyui_ip_allow: {list(networks)}" if closed else ""
 
 
-_VRAM_FLAGS = ("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram")
-_OWNED_FLAGS = {
+VRAM_FLAGS = ("--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram")
+OWNED_FLAGS = {
     "--listen": "comfyui_listen",
     "--port": "comfyui_port",
     "--preview-method": "comfyui_preview_method",
@@ -193,7 +193,7 @@ _OWNED_FLAGS = {
     "--database-url": "wanmetal_data_dir",
     "--disable-api-nodes": "comfyui_partner_nodes",
     "--use-sage-attention": "sageattention_enabled",
-    **dict.fromkeys(_VRAM_FLAGS, "comfyui_vram_mode"),
+    **dict.fromkeys(VRAM_FLAGS, "comfyui_vram_mode"),
     "--cpu": "wanmetal_accelerator",
 }
 _GPU_FLAGS = {
@@ -216,9 +216,9 @@ def _flags(arguments: Iterable[str]) -> list[str]:
 def _owned_flags(arguments: Sequence[str], _unused: Seen) -> str:
     # ComfyUI's parser takes any unambiguous beginning of a flag for the flag.
     owners = [
-        f"{flag} ({', '.join(sorted({owner for full, owner in _OWNED_FLAGS.items() if full.startswith(flag)}))})"
+        f"{flag} ({', '.join(sorted({owner for full, owner in OWNED_FLAGS.items() if full.startswith(flag)}))})"
         for flag in _flags(arguments)
-        if any(full.startswith(flag) for full in _OWNED_FLAGS)
+        if any(full.startswith(flag) for full in OWNED_FLAGS)
     ]
     return ", ".join(owners)
 
