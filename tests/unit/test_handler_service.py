@@ -310,9 +310,11 @@ def test_a_job_does_not_wait_for_comfyui_for_ever(tmp_path: Path) -> None:
 
 
 def test_a_job_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
-    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url, job_timeout=0.4) as service:
-        job = done(service)
-        assert job["status"] == "TIMED_OUT"
+    with scripted(takes_s=600) as (fake, url), serving(tmp_path, url, job_timeout=600.0) as service:
+        service.accept("one", GOOD)
+        until(lambda: fake.queue["queue_running"])
+        service._limits["one"].end()  # as its timer does
+        assert (service.wait("one", 60) or {})["status"] == "TIMED_OUT"
         until(lambda: not fake.queue["queue_running"])
     assert [path for path, _ in fake.requests].count("POST /interrupt") == 1
 
