@@ -493,6 +493,12 @@ def _bad_workflows(workflows: Sequence[object], seen: Seen) -> str:
     return ", ".join(found)
 
 
+def _no_such_warmup(warmup: str, seen: Seen) -> str:
+    workflows = seen.settings["handler_workflows"]
+    names = [entry.get("name") if isinstance(entry, Mapping) else entry for entry in workflows]
+    return shown(warmup) if warmup and warmup not in names else ""
+
+
 def _packs_missing(enabled: bool, seen: Seen) -> str:
     index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
     wanted = [entry for entry in seen.settings["handler_workflows"] if isinstance(entry, str)]
@@ -557,6 +563,11 @@ _HANDLER: Rules = {
             _bad_workflows,
             "names of workflows in files/workflows, or your own with name, graph (a file) and settings; one at least",
             "correct the entry; playbooks and docs/handler.md tell the names",
+        )
+    ],
+    "handler_warmup": [
+        Rule(
+            _no_such_warmup, "the name of one of handler_workflows", "correct the name, add it there, or leave it empty"
         )
     ],
     "handler_enabled": [

@@ -17,6 +17,7 @@ from .fleet import Fleet
 from .job import Worker
 from .jobs import Jobs
 from .settings import Settings
+from .warmup import Warmup
 from .workflows import WorkflowError
 
 
@@ -54,11 +55,14 @@ def serve(jobs: Jobs, port: int, most_body: int) -> None:
     signal.signal(signal.SIGUSR2, drain)
     signal.signal(signal.SIGTERM, lambda *_unused: None)  # what is left of it when the server has ended by it
     with socket.create_server(("127.0.0.1", port), backlog=256) as listening:
+        warmup = Warmup(jobs.worker) if jobs.worker.settings.warmup else None
         fleet = Fleet(jobs) if jobs.worker.settings.queue_url else None
         print(f"listening on http://127.0.0.1:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
         api.Server(jobs, most_body).run([listening])
     if fleet:
         fleet.close()
+    if warmup:
+        warmup.close()
     jobs.close()
 
 
@@ -70,6 +74,8 @@ def work_for_runpod(worker: Worker) -> None:
 
     # A job that a restart cuts off is RunPod's to give again, here or elsewhere.
     jobs = Jobs(worker, teller(runpod.serverless.progress_update), resume=False)
+    if worker.settings.warmup:
+        Warmup(worker)
     runpod.serverless.start(
         {"handler": jobs.run_job, "concurrency_modifier": lambda _unused: worker.settings.concurrency}
     )

@@ -25,6 +25,7 @@ class ComfyUI:
         self.machine: dict[str, Any] = {}
         self._release: str | None = None
         self.last: dict[str, Any] | None = None
+        self.warming = False
 
     def look(self, limit: Limit) -> int:
         """Return how many graphs it has."""
@@ -49,7 +50,8 @@ class ComfyUI:
             queue = ComfyUIClient(self.client.url, _HEALTH_S).queue()
         except ComfyUIError:
             return {"state": "away", "queue": None, **known}
-        return {"state": "busy" if queue["queue_running"] else "idle", "queue": sum(map(len, queue.values())), **known}
+        state = "warming" if self.warming else "busy" if queue["queue_running"] else "idle"
+        return {"state": state, "queue": sum(map(len, queue.values())), **known}
 
 
 class ComfyUIs:

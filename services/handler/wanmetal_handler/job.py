@@ -41,6 +41,9 @@ class Worker:
         self.settings = settings
         self.comfyuis = ComfyUIs(settings.comfyui_url, settings.concurrency)
         self.workflows = workflows.load(Path(settings.workflows))
+        if settings.warmup and settings.warmup not in self.workflows:
+            names = ", ".join(self.workflows)
+            raise workflows.WorkflowError(f"handler_warmup names {settings.warmup!r}, which is none of {names}")
 
     def check(self, given: object) -> Task | None:
         """Return what a request asks for, or nothing where its graph has to be converted first.

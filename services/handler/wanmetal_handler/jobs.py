@@ -223,7 +223,12 @@ class Jobs:
         return good, {
             "draining": draining,
             "jobs": {name: counts.get(status, 0) for name, status in names.items()},
-            "workers": {"idle": states.count("idle"), "running": states.count("busy"), "away": states.count("away")},
+            "workers": {
+                "idle": states.count("idle"),
+                "running": states.count("busy"),
+                "away": states.count("away"),
+                "warming": states.count("warming"),
+            },
             "comfyui": found,
             "workflows": {name: list(workflow.inputs) for name, workflow in self.worker.workflows.items()},
         }

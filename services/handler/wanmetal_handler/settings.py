@@ -45,6 +45,7 @@ class Settings:
     image_allow: Networks = _NO_NETWORKS  # besides the public internet
     raw_workflows: int = 0
     raw_nodes: str = ""  # node types that these may have, with blanks between them; without any, all
+    warmup: str = ""  # the workflow that is rendered on each ComfyUI when it has started
     webhook_secret: str = ""
     inline_mb: float = 10.0
     link_hours: float = 168.0
