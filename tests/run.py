@@ -25,7 +25,7 @@ from tests.lab import lab
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports/test"
-STEPS = ("lint", "unit", "molecule", "e2e")
+STEPS = ("lint", "unit", "contract", "molecule", "e2e")
 FAULTS = ("deploys", "fleet")
 SLOW = ("default", "nodes", "queue", "sageattention", "services")  # scenarios that run with --full alone
 LONGEST = (
@@ -43,6 +43,7 @@ ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 PROGRAMS = {
     "lint": {"git": "git"},
     "unit": {"aria2c": "aria2", "bwrap": "bubblewrap", "git": "git", "pg_ctlcluster": "postgresql"},
+    "contract": {"git": "git"},
     "deploys": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},
 }
 FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")
@@ -115,9 +116,8 @@ def parts(step: str, full: bool) -> list[Part]:
         }
         return [Part(step, name, command) for name, command in linters.items()]
     left_out = "SKIPPED .* was NOT run"
-    if step == "unit":
-        side_by_side = (f"--numprocesses={2 * CORES}", "--dist=loadgroup")
-        return [Part(step, "", (*pytest, *side_by_side, "tests/unit", "tests/contract"), left_out)]
+    if step in {"unit", "contract"}:
+        return [Part(step, "", (*pytest, f"--numprocesses={2 * CORES}", f"tests/{step}"), left_out)]
     if step == "molecule":
         # Scenarios make many things fail on purpose: their actions alone are shown.
         return [
@@ -330,6 +330,9 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["NO_COLOR"] = "1"  # what is kept in a log is read without a terminal
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # without it Ansible would be compiled at each of hundreds of starts
     try:
         steps = (options.faults,) if options.faults else options.steps or STEPS
         need_programs(steps)

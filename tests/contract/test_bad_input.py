@@ -23,7 +23,6 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 CASES: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests/contract/bad_input.yml").read_text())
 NAMES = [case["case"] for case in CASES]
-pytestmark = pytest.mark.xdist_group("bad_input")  # one run of Ansible for all
 COMMAND_LINE = {
     "comfyui_port": "word",
     "comfyui_prot": "1",

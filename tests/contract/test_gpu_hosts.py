@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -29,14 +31,20 @@ def say(text: str) -> dict[str, Any]:
 
 
 def play(
-    home: Path, kinds: Mapping[str, str], plays: list[list[dict[str, Any]]], status: int = 0, **settings: Any
+    home: Path,
+    kinds: Mapping[str, str],
+    plays: list[list[dict[str, Any]]],
+    status: int = 0,
+    own: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **settings: Any,
 ) -> str:
-    """What a run says, whose hosts are of these kinds."""
-    hosts = {}
+    """What a run says, whose hosts are of these kinds; some have settings of their own."""
+    hosts: dict[str, dict[str, Any]] = {}
     for name, kind in kinds.items():
         root = make(home / name, HOSTS[kind])
         # Preflight's module looks at the GPUs by itself, and knows no other root.
         hosts[name] = {"__nvidia_driver_root": str(root), "ansible_python_interpreter": str(python_of(root, root))}
+        hosts[name] |= own.get(name, {})
     shared = {
         "ansible_connection": "local",
         "wanmetal_root": str(home / "root"),
@@ -131,34 +139,35 @@ def test_the_plan_needs_no_internal_name_of_a_role(tmp_path: Path) -> None:
     assert "will be built" in said
 
 
-@pytest.mark.parametrize(
-    ("kind", "accelerator", "found"),
-    [
-        ("one", "gpu", "NVIDIA GeForce RTX 4090"),
-        ("one", "cpu", "NVIDIA GeForce RTX 4090"),
-        ("eight", "gpu", "NVIDIA H100 80GB HBM3"),
-        ("mig", "gpu", "NVIDIA A100-SXM4-40GB"),
-        ("one, without a driver", "gpu", "NVIDIA AD10x [10de:2684]"),
-        ("wsl", "gpu", "NVIDIA GeForce RTX 3080"),
-        ("given to a virtual machine", "cpu", "NVIDIA AD10x [10de:2684]"),
-        ("no gpu", "cpu", ""),
-    ],
-)
-def test_the_practice_copy_is_refused_where_there_is_a_gpu(
-    kind: str, accelerator: str, found: str, tmp_path: Path
-) -> None:
+# By kind and accelerator, what is found that the practice copy is refused for.
+PRACTICE = {
+    ("one", "gpu"): "NVIDIA GeForce RTX 4090",
+    ("one", "cpu"): "NVIDIA GeForce RTX 4090",
+    ("eight", "gpu"): "NVIDIA H100 80GB HBM3",
+    ("mig", "gpu"): "NVIDIA A100-SXM4-40GB",
+    ("one, without a driver", "gpu"): "NVIDIA AD10x [10de:2684]",
+    ("wsl", "gpu"): "NVIDIA GeForce RTX 3080",
+    ("given to a virtual machine", "cpu"): "NVIDIA AD10x [10de:2684]",
+    ("no gpu", "cpu"): "",
+}
+
+
+def test_the_practice_copy_is_refused_where_there_is_a_gpu(tmp_path: Path) -> None:
+    found = {f"gpu{number}": found for number, found in enumerate(PRACTICE.values())}
     said = play(
         tmp_path,
-        {"gpu1": kind},
-        [[role("preflight"), say("gpu1 goes on")]],
-        status=2 if found else 0,
+        {name: kind for name, (kind, _) in zip(found, PRACTICE, strict=True)},
+        [[role("preflight"), say("{{ inventory_hostname }} goes on")]],
+        status=2,
+        own={name: {"wanmetal_accelerator": how} for name, (_, how) in zip(found, PRACTICE, strict=True)},
         preflight_skip=["arch", "disk", "memory", "names", "os", "ports", "sources", "systemd", "time"],
         wanmetal_variant="practice",
-        wanmetal_accelerator=accelerator,
         wanmetal_python="3.11",
         wanmetal_root="/opt/wanmetal",
         wanmetal_data_dir="/var/lib/wanmetal",
     )
-    assert ("gpu1 goes on" in said) != bool(found)
-    assert (f"practice, on a host with {found}" in said) == bool(found), said
-    assert ("set wanmetal_variant: wan, and where" in said) == bool(found)
+    refused = dict(re.findall(r"(?s)fatal: \[(\w+)\]: FAILED! =>(.*?)(?=\n\S|\Z)", said))
+    for name, card in found.items():
+        assert (f"{name} goes on" in said) != bool(card), said
+        assert (f"practice, on a host with {card}" in refused.get(name, "")) == bool(card), said
+        assert ("set wanmetal_variant: wan, and where" in refused.get(name, "")) == bool(card)

@@ -79,7 +79,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("built")
 def test_the_build_has_what_it_must_and_nothing_else(built: Path) -> None:
     folder = built / "ansible_collections/wanmetal/comfyui"
     assert {path.name for path in folder.iterdir()} - TAKEN == set()
@@ -91,7 +90,6 @@ def test_the_build_has_what_it_must_and_nothing_else(built: Path) -> None:
         assert (folder / name).is_file()
 
 
-@pytest.mark.xdist_group("built")
 def test_the_built_collection_works_alone(built: Path, tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"gpu_hosts": {"hosts": {"gpu1": {}}}}))
     names = [f"wanmetal.comfyui.{Path(name).stem}" for name in PLAYBOOKS[1:]]

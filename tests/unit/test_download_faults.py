@@ -1,6 +1,7 @@
 """Faults at random points, many runs: in the end each file is right or named, and nothing wrong has its final name.
 
-WANMETAL_FAULT_RUNS sets the number of runs, WANMETAL_FAULT_SEED repeats a single one.
+A sixth of them is part of each run of the tests, the others of ./test --full. WANMETAL_FAULT_RUNS sets their number,
+WANMETAL_FAULT_SEED repeats a single one.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def judge(house: House, blobs: list[Blob], outcome: Outcome) -> str:
     return ""
 
 
-@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize("share", [0, *(pytest.param(share, marks=pytest.mark.slow) for share in range(1, SHARES))])
 def test_faults_at_random_points(share: int, tmp_path: Path) -> None:
     seeds = [int(SEED)] if SEED else list(range(share, RUNS, SHARES))
     with Origin() as origin, ThreadPoolExecutor(AT_ONCE) as pool:

@@ -15,8 +15,6 @@ from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scr
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, serving
 from wanmetal_handler.fleet import Fleet
 
-pytestmark = pytest.mark.xdist_group("queue")
-
 
 @pytest.fixture(scope="module")
 def queue() -> Iterator[queues.Fleet]:

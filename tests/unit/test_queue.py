@@ -16,8 +16,6 @@ import pytest
 import requests
 from ansible_collections.wanmetal.comfyui.tests.queue.fleet import Fleet, fleet, until
 
-pytestmark = pytest.mark.xdist_group("queue")
-
 
 @pytest.fixture(scope="module")
 def queue() -> Iterator[Fleet]:

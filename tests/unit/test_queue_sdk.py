@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.tests.queue.fleet import SDKS, Fleet, environment, fleet, until
 
-pytestmark = pytest.mark.xdist_group("queue")
 SYNC_CLIENT = """
 import json, runpod
 e = runpod.Endpoint("any")

@@ -89,7 +89,7 @@ def test_the_longest_come_first_and_linters_fill_the_gaps(monkeypatch: pytest.Mo
     monkeypatch.undo()
     titles = [one.title for one in in_order(run.STEPS, full=True)]
     assert titles[:3] == [IMAGE.title, "e2e", "molecule upgrade"]
-    assert titles.index("molecule preflight") < titles.index("unit")
+    assert titles.index("molecule preflight") < titles.index("unit") < titles.index("contract")
     assert {f"molecule {name}" for name in run.SLOW} < set(titles)
     assert not {f"molecule {name}" for name in run.SLOW} & {one.title for one in in_order(run.STEPS, full=False)}
 
