@@ -49,9 +49,17 @@ def made() -> dict[Path, str]:
             "models": [list(ids) for ids in dict.fromkeys(w.models) if ids[0] in used],
             "settings": {name: list(place) for name, place in w.settings.items()},
         }
-    files[workflows.INDEX] = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+    files[workflows.INDEX] = _written(index) + "\n"
     files |= documented(index, needs)
     return files
+
+
+def _written(value: Any, indent: str = "") -> str:
+    """JSON with a line for each value that is no object."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False)
+    lines = [f"{indent} {json.dumps(name)}: {_written(inner, indent + ' ')}" for name, inner in value.items()]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
 def documented(index: dict[str, Any], needs: dict[str, workflows.Needs]) -> dict[Path, str]:
