@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from pathlib import Path
@@ -95,8 +96,27 @@ def test_the_example_of_a_fleet_is_in_order(host: str) -> None:
     assert settings.check(values, values, settings.load_specs(), lambda _: None) == []
 
 
+DEVELOPING = (house.ROOT / "docs/developing.md").read_text()
+
+
+def test_the_picture_is_of_its_text_and_has_every_role() -> None:
+    source, picture = ((house.ROOT / f"docs/images/parts.{form}").read_text() for form in ("dot", "svg"))
+    labels = [line for label in re.findall(r'label="([^"]*)"', source) for line in label.split("\\n")]
+    shown = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", picture)]
+    assert sorted(shown) == sorted(labels), "run tools/picture"
+    named = [role for label in labels for role in re.findall(r"\[(\w+)\]", label)]
+    assert sorted(named) == house.roles(), "change docs/images/parts.dot, and run tools/picture"
+
+
+def test_the_table_of_faults_names_tests_that_there_are() -> None:
+    named = re.findall(r"\| `(\w+/test_\w+\.py)::(\w+)` \|", DEVELOPING)
+    assert f"These {len(named)} faults" in DEVELOPING
+    files = {file: (house.ROOT / "tests" / file).read_text() for file, _ in named}
+    assert [f"{file}::{test}" for file, test in named if f"\ndef {test}(" not in files[file]] == []
+
+
 def test_the_walks_are_short_and_lead_to_files() -> None:
-    text = (house.ROOT / "docs/developing.md").read_text().split("## Three walks")[1].split("\n## ")[0]
+    text = DEVELOPING.split("## Three walks")[1].split("\n## ")[0]
     walks = [part for part in text.split("\n\n") if part.startswith("**")]
     for walk, longest in zip(walks, (7, 15, 9), strict=True):
         folder, files = "", []
