@@ -54,6 +54,30 @@ def test_the_pinned_core_is_the_one_that_tests_run_with() -> None:
     assert project.count(f'"ansible-core=={version}"') == 3
 
 
+LINES = """2026-01-02 gpu1 python[7]: \x1b[31mred\x1b[0m, and \x1b[1;38;5;9mbold\x1b[m: no\r
+2026-01-02 gpu1 python[7]:   0%|   | 0/30\r 50%|#  | 15/30\r100%|###| 30/30
+2026-01-02 gpu1 python[7]: plain: text
+"""
+
+
+@pytest.mark.parametrize("wrote", [LINES, ""])
+def test_the_journal_is_shown_with_what_has_colours(wrote: str, tmp_path: Path) -> None:
+    program = tmp_path / "journalctl"
+    (tmp_path / "lines").write_bytes(wrote.encode())
+    program.write_text(f"#!/bin/sh\ncat {tmp_path}/lines\n")
+    program.chmod(0o755)
+    gpu1 = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"gpu_hosts": {"hosts": {"gpu1": gpu1}}}))
+    command = [BIN / "ansible-playbook", "playbooks/logs.yml", "-i", tmp_path / "hosts.yml", "-e", "service=comfy"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
+    said = run(*map(str, command), "-e", "ansible_become=false", environment=environment).stdout
+    shown = ["red, and bold: no", "100%|###| 30/30", "plain: text"] if wrote else []
+    assert [
+        line.strip().removeprefix("2026-01-02 gpu1 python[7]: ") for line in said.splitlines() if "python" in line
+    ] == shown
+    assert ("nothing of comfy. ./deploy logs without a name" in said) is (not wrote)
+
+
 # -- the collection, built and installed
 
 # What a collection is used with; what belongs to a checkout stays there.
