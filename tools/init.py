@@ -37,6 +37,10 @@ MAKE = {
 }
 """What to make, with the sets of models for it."""
 
+USER = r"[A-Za-z_][\w.-]*"
+ADDRESS = r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z0-9][\w.-]*"
+_JUMP = rf"({USER}@)?({ADDRESS})(:\d{{1,5}})?"
+
 LOOK = r"""
 . /etc/os-release 2>/dev/null; echo "system ${PRETTY_NAME:-unknown}"
 [ -d /run/systemd/system ] && echo "systemd yes"
@@ -79,9 +83,7 @@ def hosts_of(text: str) -> list[Host]:
     found: list[Host] = []
     for word in re.split(r"[\s,]+", text.strip()):
         match = re.fullmatch(
-            r"(?:(?P<name>[A-Za-z0-9][\w.-]*)=)?(?:(?P<user>[A-Za-z_][\w.-]*)@)?"
-            r"(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z0-9][\w.-]*)"
-            r"(?::(?P<port>\d{1,5}))?",
+            rf"(?:(?P<name>[A-Za-z0-9][\w.-]*)=)?(?:(?P<user>{USER})@)?(?P<address>{ADDRESS})(?::(?P<port>\d{{1,5}}))?",
             word,
         )
         if not match or not 0 < int(match["port"] or 22) < 65536:
@@ -115,9 +117,23 @@ def folder_of(text: str) -> str:
     """Check a folder on the hosts."""
     if not re.fullmatch(r"(/[\w.-]+)+/?", text) or ".." in text.split("/"):
         raise InitError(
-            f"data folder: '{text}' is no folder that fits. It begins with / and has letters, digits, _, . and -"
+            f"data folder: '{text}' cannot be used. Begin with /, and use letters, digits, _, . and - alone"
         )
     return text.rstrip("/")
+
+
+def user_of(text: str) -> str:
+    """Check a user for SSH."""
+    if not re.fullmatch(USER, text):
+        raise InitError(f"user: '{text}' is no name of a user. Give root, or a user with sudo, for example ubuntu")
+    return text
+
+
+def jump_of(text: str) -> str:
+    """Check hosts to go through, as ssh takes them for ProxyJump."""
+    if text and not re.fullmatch(rf"{_JUMP}(,{_JUMP})*", text):
+        raise InitError(f"jump: '{text}' is no host to go through. Write [USER@]HOST[:PORT], or several with commas")
+    return text
 
 
 def tokens_of(text: str) -> dict[str, str]:
@@ -373,9 +389,10 @@ def run(given: argparse.Namespace) -> int:
     hosts: list[Host] = ask(
         "Hosts, with spaces between them (localhost is this machine)", given.hosts, "localhost", hosts_of, quiet=quiet
     )
-    user = given.user or ""
+    jump = jump_of(given.jump)
+    user = user_of(given.user) if given.user else ""
     if not given.user and not all(host.local or host.user for host in hosts):
-        user = ask("User for SSH, root or one with sudo", None, getpass.getuser(), str, quiet=quiet)
+        user = ask("User for SSH, root or one with sudo", None, getpass.getuser(), user_of, quiet=quiet)
     data: str = ask(
         "Folder on the hosts for models, inputs and outputs",
         given.data_dir,
@@ -383,7 +400,7 @@ def run(given: argparse.Namespace) -> int:
         folder_of,
         quiet=quiet,
     )
-    found = [] if given.no_look else looked(hosts, user, given.jump, data)
+    found = [] if given.no_look else looked(hosts, user, jump, data)
     variant: str = ask(
         "Variant: wan has node packs for Wan video, base has none", given.variant, "wan", _variant, quiet=quiet
     )
@@ -409,7 +426,7 @@ def run(given: argparse.Namespace) -> int:
         )
 
     written = {
-        "hosts.yml": inventory(hosts, user, given.jump),
+        "hosts.yml": inventory(hosts, user, jump),
         "group_vars/gpu_hosts/settings.yml": settings(variant, sets, data),
     }
     if tokens:

@@ -134,6 +134,10 @@ def test_tokens_are_for_their_owner_alone(tmp_path: Path, vault: bool) -> None:
         (["--hosts", "a b!"], "is no host"),
         (["--hosts", "a", "--make", "films"], "what to make"),
         (["--hosts", "a", "--data-dir", "x"], "data folder"),
+        (["--hosts", "a", "--user", "bad user"], "user: 'bad user'"),
+        (["--hosts", "a", "--user=-oProxyCommand=id"], "user: '-oProxyCommand=id'"),
+        (["--hosts", "a", "--jump", "gate -oProxyCommand=id"], "jump: 'gate -oProxyCommand=id'"),
+        (["--hosts", "a", "--jump", "me@gate,"], "jump: 'me@gate,'"),
         (["--hosts", "a", "--civitai-token-file", "/no/such"], "/no/such"),
     ],
 )
