@@ -241,7 +241,7 @@ taken_over:
   type: list
   elements: str
 failed_files:
-  description: Files that could not be had, with C(id), C(file), C(kind) and C(problem).
+  description: Files that could not be fetched, with C(id), C(file), C(kind) and C(problem).
   returned: always but in check mode
   type: list
   elements: dict
@@ -374,7 +374,7 @@ def as_result(outcome: Outcome) -> dict[str, Any]:
 def failures(outcome: Outcome) -> str:
     """Say what went wrong, a line for each file."""
     lines = [f"{item['file']}: {item['problem']}" for item in outcome.failed]
-    return "\n".join([f"{len(lines)} of {len(outcome.files)} files could not be had", *lines])
+    return f"{len(lines)} of {len(outcome.files)} files could not be fetched: " + "\n".join(lines)
 
 
 def main() -> None:

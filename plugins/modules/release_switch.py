@@ -269,8 +269,12 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
                 result["diff"] = switch.diff(switch.target(release, config, workers))
             return result
         known = ", ".join(sorted(host.built_at())) or "none"
+        if params["release"] == "previous" and not release:
+            raise SwitchError(
+                f"release: no release ran before this one, so there is none to go back to; there are: {known}"
+            )
         raise SwitchError(
-            f"release: '{release or params['release']}' is not on this host; there are: {known}. "
+            f"release: '{release}' is not on this host; there are: {known}. "
             "Name one of these, or deploy the one you want."
         )
     if params["config_from"] == "release":

@@ -111,7 +111,7 @@ def closing(
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
     lines = ["", "Failed", *(f"  {host}: {failed.get(host, 'see above')}" for host in wrong)] if wrong else []
-    begun = [host for host in wrong if not failed.get(host, "").startswith("preflight: ")]
+    begun = [host for host in wrong if hosts[host]["ok"] and not failed.get(host, "").startswith("preflight: ")]
     if reached := [host for host in begun if not hosts[host]["unreachable"]]:
         lines += ["", f"What the services there wrote: {command}logs{options} --limit {','.join(reached)}"]
     for host in well:

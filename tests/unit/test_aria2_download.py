@@ -95,7 +95,7 @@ def test_a_failure_names_each_file_and_keeps_the_others(house: House) -> None:
     good, bad = house.blob("good.safetensors"), house.blob("bad.safetensors")
     house.origin.fail(Fault("status", "hub", 9, 404, bad.name))
     failed = download(house, good.name, bad.name)
-    assert failed["msg"].startswith("1 of 2 files could not be had\nbad.safetensors: ")
+    assert failed["msg"].startswith("1 of 2 files could not be fetched: bad.safetensors: ")
     assert failed["changed"]
     assert house.right(good)
 

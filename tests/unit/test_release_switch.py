@@ -1230,7 +1230,7 @@ def test_check_mode_before_anything_is_built(fresh: FakeHost) -> None:
     ("params", "message"),
     [
         ({"release": "r9"}, r"release: 'r9' is not on this host; there are: r1, r2, r3"),
-        ({"release": "previous"}, r"release: 'previous' is not on this host"),
+        ({"release": "previous"}, r"release: no release ran before this one, .*; there are: r1, r2, r3"),
         ({"release": "r2", "config_from": "release"}, r"release: 'r2' was never verified on this host"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_task_that_takes_long_is_said() -> None:
 
 
 def counts(**others: int) -> dict[str, int]:
-    return {"changed": 0, "failures": 0, "unreachable": 0, **others}
+    return {"ok": 1, "changed": 0, "failures": 0, "unreachable": 0, **others}
 
 
 def test_the_end_says_what_failed_and_what_runs() -> None:
@@ -69,6 +69,8 @@ def test_the_end_says_what_failed_and_what_runs() -> None:
 def test_what_stopped_before_any_change_has_no_logs_to_read() -> None:
     lines = closing({"a": counts(failures=1)}, {"a": "preflight: Check: 1 setting must be fixed first"}, {})
     assert lines == ["", "Failed", "  a: preflight: Check: 1 setting must be fixed first"]
+    lines = closing({"a": counts(ok=0, failures=1)}, {"a": "Fetch: Ask for the versions: none was named"}, {})
+    assert lines == ["", "Failed", "  a: Fetch: Ask for the versions: none was named"]
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ class ComfyUIClient:
         except ComfyUIError as error:
             return str(error)
         if state == "waiting" and running:
-            return "another job is running, so it had to wait"
+            return "another job is running, so it had to wait; try again when the worker is idle"
         return "it is running" if state == "running" else "it is still in the queue"
 
     def _quietly(self, call: Any, *arguments: Any) -> None:
