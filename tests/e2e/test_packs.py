@@ -88,6 +88,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
         "wanmetal_locks_dir": str(own),
         "wanmetal_mirrors": [{"prefix": GITHUB, "replacement": "file:///srv/wanmetal/mirror/"}],
         "comfyui_start_timeout": 300,
+        "comfyui_environment": {"OMP_NUM_THREADS": "1"},  # threads that wait for each other slow a busy machine down
         "jupyterlab_enabled": False,
     }
     worker.remove()
@@ -112,4 +113,7 @@ def test_verification_renders_wan(deployed: Deployed, tmp_path: Path) -> None:
 
 def test_browser_opens_every_workflow(deployed: Deployed) -> None:
     for name, found in tiny_worker.browse(worker, deployed.client.url, list(workflows.index())).items():
+        if name in rendering.LEFT_OUT:  # the page marks loaders whose files are not there
+            assert all("Loader" in kind for kind in found["red"]), found["red"]
+            found["red"] = []
         tiny_worker.assert_same(name, found)

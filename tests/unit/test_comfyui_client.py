@@ -69,7 +69,8 @@ def test_a_render_leaves_no_trace() -> None:
         assert client.queue() == {"queue_running": [], "queue_pending": []}
         assert client.render(GRAPH, 5, front=True) == {}
     assert fake.history == {}
-    assert ("POST /prompt", {"prompt": GRAPH, "front": True}) in fake.requests
+    [(_, body)] = [request for request in fake.requests if request[0] == "POST /prompt"]
+    assert {**body, "client_id": ""} == {"prompt": GRAPH, "front": True, "client_id": ""}
 
 
 @pytest.mark.parametrize(
@@ -203,12 +204,16 @@ def test_an_upload_that_is_refused() -> None:
             ComfyUIClient(url).upload("a.png", b"x")
 
 
-def test_the_websocket_that_is_to_be_told_is_named() -> None:
+def test_the_websocket_that_is_to_be_told_is_named_and_no_job_is_nobody_s() -> None:
     with scripted() as (fake, url):
         client = ComfyUIClient(url)
         client.submit(VIDEO, client_id="me")
         client.submit(VIDEO)
-    assert [body.get("client_id") for path, body in fake.requests if path == "POST /prompt"] == ["me", None]
+        client.submit(VIDEO)
+    ids = [body["client_id"] for path, body in fake.requests if path == "POST /prompt"]
+    assert ids[0] == "me"
+    assert len(set(ids)) == 3
+    assert all(ids)
 
 
 def test_a_node_s_own_account_of_its_failure_is_kept() -> None:

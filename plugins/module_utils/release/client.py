@@ -104,7 +104,9 @@ class ComfyUIClient:
         Further are ``prompt_id``, the id that it is to have, ``client_id``, that of the websocket which is told how it
         goes, and ``extra_data``.
         """
-        status, answer = self._json("POST", "/prompt", {"prompt": graph, "front": front, **further})
+        # A job of nobody makes the previews of ComfyUI-WanVideoWrapper fail, and the job with them.
+        whole = {"prompt": graph, "front": front, "client_id": secrets.token_hex(16), **further}
+        status, answer = self._json("POST", "/prompt", whole)
         errors = answer.get("node_errors")
         errors = errors if isinstance(errors, dict) else {}
         if status != 200 or errors:
