@@ -187,14 +187,14 @@ def no_folder(sick: Sick) -> None:
     sick.write("var/lib/wanmetal/temp", "")
 
 
-def log_of(text: str) -> Ill:
+def failed_with(text: str) -> str:
     stamp = "2026-11-27 14:55:04,564 p=1 u=root n=ansible INFO|"
     body = "\n".join(f"        {line}" for line in text.splitlines())
-    return lambda sick: setattr(
-        sick,
-        "log",
-        f"{stamp} TASK [x]\n{stamp} fatal: [gpu1]: FAILED! => \n    msg: |-\n{body}\n\n{stamp} PLAY RECAP\n",
-    )
+    return f"{stamp} TASK [x]\n{stamp} fatal: [gpu1]: FAILED! => \n    msg: |-\n{body}\n\n{stamp} PLAY RECAP\n"
+
+
+def log_of(text: str) -> Ill:
+    return lambda sick: setattr(sick, "log", failed_with(text))
 
 
 def whole_log(text: str) -> Ill:
@@ -429,10 +429,18 @@ def test_every_message_of_the_documents_is_known() -> None:
     assert "](" not in "".join(documented().values())
 
 
+@pytest.fixture(scope="module")
+def of_a_host(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The facts of a host that is in order."""
+    with pytest.MonkeyPatch.context() as patch:
+        return Sick(tmp_path_factory.mktemp("in-order"), patch).facts()[0]
+
+
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_message_in_the_log_is_found(name: str, sick: Sick) -> None:
-    log_of(KINDS.get(name, name.replace("...", "x")))(sick)
-    found = sick.found()
+def test_a_message_in_the_log_is_found(name: str, of_a_host: dict[str, Any]) -> None:
+    log = failed_with(KINDS.get(name, name.replace("...", "x")))
+    facts = {**of_a_host, "deploy": said_of("gpu1", log), "deploy_all": log.splitlines()}
+    found = {one["name"]: one for one in diagnose(facts)}
     assert name in found, found
     assert found[name]["cause"] == documented()[name]
 
