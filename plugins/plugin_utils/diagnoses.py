@@ -601,6 +601,7 @@ MESSAGES = {
     "it was never verified, and other jobs kept it busy": r"never verified, and other jobs kept it busy",
     "Missing sudo password": r"Missing sudo password",
     "Host key verification failed": r"Host key verification failed",
+    "WanVideoSampler: 'NoneType' object has no attribute 'encode'": r"'NoneType' object has no attribute 'encode'",
 }
 """How each message of docs/troubleshooting.md looks in a log."""
 
@@ -608,6 +609,7 @@ _OF_THE_JOURNAL = {
     *("unrecognized arguments", "did not start ... timeout", "Found no NVIDIA driver"),
     *("node pack ... could not be imported", "the kernel did not take ... network.nft"),
     "a node pack: Connection refused, or a name cannot be resolved",
+    "WanVideoSampler: 'NoneType' object has no attribute 'encode'",
 }
 
 
