@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import check_name
@@ -40,57 +40,60 @@ _BITS = re.compile(r"[A-Z]+([0-9]{1,3})(?:_.*)?")
 
 
 def check(path: Path, name: str, *, hashed: bool) -> None:
-    """Raise a problem where a file is plainly not what its name says; its form counts where no hash vouches for it."""
-    size = path.stat().st_size
+    """Raise a problem where a file is plainly not what its name says."""
     with path.open("rb") as stream:
-        head = stream.read(_HEAD)
+        why = problem(stream, path.stat().st_size, name, hashed=hashed)
+    if why:
+        raise Problem("content", f"what came as {name} is {why}")
+
+
+def problem(stream: BinaryIO, size: int, name: str, *, hashed: bool) -> str:
+    """Say what a file is that is plainly not what its name says; its form counts where no hash vouches for it."""
+    head = stream.read(_HEAD)
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = head.decode("utf-16", "ignore").encode().lstrip()
     suffix = Path(name).suffix.lower()
-    why = ""
     if not head:
-        why = "an empty file"
-    elif text.startswith(_POINTERS):
-        why = "a pointer of Git LFS; the file itself has another address, at Hugging Face with /resolve/"
-    elif _PAGE.match(text) and suffix not in _TEXTS:
-        why = "a page: a login, a captive portal or an error"
-    elif text.startswith((b"{", b"[")) and suffix != ".json" and suffix not in _TEXTS and _is_json(path, size):
-        why = f"a message: {_printable(text[:200].decode(errors='replace'))}"
-    elif hashed:
-        return
-    elif suffix in {SAFE, ".sft"}:
-        why = _not_safetensors(path, size)
-    elif suffix in _FORMS and not head.startswith(_FORMS[suffix][0]):
-        why = f"no {_FORMS[suffix][1]} file"
-    if why:
-        raise Problem("content", f"what came as {name} is {why}")
+        return "an empty file"
+    if text.startswith(_POINTERS):
+        return "a pointer of Git LFS; the file itself has another address, at Hugging Face with /resolve/"
+    if _PAGE.match(text) and suffix not in _TEXTS:
+        return "a page: a login, a captive portal or an error"
+    if text.startswith((b"{", b"[")) and suffix != ".json" and suffix not in _TEXTS and _is_json(stream, size):
+        return f"a message: {_printable(text[:200].decode(errors='replace'))}"
+    if not hashed and suffix in {SAFE, ".sft"}:
+        return _not_safetensors(stream, size)
+    if not hashed and suffix in _FORMS and not head.startswith(_FORMS[suffix][0]):
+        return f"no {_FORMS[suffix][1]} file"
+    return ""
 
 
 def _printable(text: str) -> str:
     return without_queries("".join(c if c.isprintable() else " " for c in text).strip())
 
 
-def _is_json(path: Path, size: int) -> bool:
+def _is_json(stream: BinaryIO, size: int) -> bool:
+    stream.seek(0)
     try:
-        return size < _HEAD * _HEAD and json.loads(path.read_bytes()) is not None
+        return size < _HEAD * _HEAD and json.loads(stream.read()) is not None
     except (ValueError, RecursionError):
         return False
 
 
-def _not_safetensors(path: Path, size: int) -> str:
+def _not_safetensors(stream: BinaryIO, size: int) -> str:
     """Compare the header with the size: eight bytes with its length, where each tensor lies, and the tensors."""
     wrong = "no safetensors file"
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(_LONGEST_HEADER, size - 8):
-            return f"{wrong}, or only a part of one: {size} bytes cannot hold its header"
-        try:
-            header = json.loads(stream.read(length))
-            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-            lies = sorted((*map(_whole, tensor["data_offsets"]), *_bytes_of(tensor)) for tensor in tensors)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return f"{wrong}: its header cannot be read"
+    stream.seek(0)
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > min(_LONGEST_HEADER, size - 8):
+        return f"{wrong}, or only a part of one: {size} bytes cannot hold its header"
+    try:
+        header = json.loads(stream.read(length))
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        lies = sorted((*map(_whole, tensor["data_offsets"]), *_bytes_of(tensor)) for tensor in tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{wrong}: its header cannot be read"
     if not lies:
         return f"{wrong} with anything in it: its header names no tensor"
     end = 0

@@ -22,10 +22,9 @@ from typing import Any
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import gpu as gpu_info
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import state
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import (
-    opened_folder,
-    opened_regular,
     read_regular,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.models import models, regular_files
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.redact import GONE, known_values, redact, redact_all
 
 UNITS = ("comfyui*", "jupyterlab*", "wanmetal-*", "nvidia-persistenced*")
@@ -36,16 +35,11 @@ _SHOWN = (
 )
 _MOST_TEXT = 400_000
 _MOST_LINES = 3000
-_MOST_FILES = 5000
 _MINERS = re.compile(
     r"xmrig|stratum\+(?:tcp|ssl)|nbminer|lolminer|t-rex|phoenixminer|ethminer|kdevtmpfsi|kinsing|minerd|cpuminer|gminer|"
     r"srbminer|--donate-level|--coin[ =]",
     re.IGNORECASE,
 )
-_POINTER = b"version https://git-lfs"
-_SAFETENSORS = (".safetensors", ".sft")
-_MODELS = (*_SAFETENSORS, ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
-_LONGEST_HEADER = 100_000_000
 
 
 @dataclass
@@ -298,63 +292,11 @@ def _data(place: Place) -> dict[str, Any]:
         if _closed(data / name, place.user)
     ]
     below = [
-        str(path.relative_to(data)) for path, _info in _files(data / "output") if len(path.relative_to(data).parts) > 2
+        str(path.relative_to(data))
+        for path, _info in regular_files(data / "output")
+        if len(path.relative_to(data).parts) > 2
     ]
     return {"models": models(data), "closed": closed, "outputs_below": below[:10], "data_there": data.is_dir()}
-
-
-def models(data: Path) -> list[dict[str, Any]]:
-    """Models below a folder of data, each with path, bytes and problem."""
-    return [
-        {"path": str(path.relative_to(data)), "bytes": info.st_size, "problem": _model_problem(path, info)}
-        for path, info in _files(data / "models")
-        if path.suffix.lower() in _MODELS or ".part" in path.name
-    ]
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files below a folder of a service's, with no link followed."""
-    count = 0
-    try:
-        with opened_folder(folder) as handle:
-            for inner, _folders, names, opened in os.fwalk(".", dir_fd=handle):
-                for name in names:
-                    count += 1
-                    if count > _MOST_FILES:
-                        return
-                    with contextlib.suppress(OSError):
-                        info = os.stat(name, dir_fd=opened, follow_symlinks=False)
-                        if stat.S_ISREG(info.st_mode):
-                            yield folder / inner / name, info
-    except OSError:
-        return
-
-
-def _model_problem(path: Path, info: os.stat_result) -> str:
-    """Why a file cannot be a model, from its first bytes; empty where it may be one."""
-    if ".part" in path.name:
-        return "unfinished"
-    if info.st_size == 0:
-        return "it is empty"
-    try:
-        with opened_regular(path) as handle, os.fdopen(handle, "rb", closefd=False) as stream:
-            begin = stream.read(512)
-            if begin.startswith(_POINTER):
-                return "it is a pointer of git-lfs, not the file itself"
-            if re.match(rb"\s*(<!doctype|<html|<\?xml)", begin, re.IGNORECASE) or begin.startswith(b'{"error'):
-                return "it is an answer of a web server, not a model"
-            if path.suffix.lower() not in _SAFETENSORS:
-                return ""
-            length = int.from_bytes(begin[:8], "little")
-            if len(begin) < 8 or not 2 <= length <= _LONGEST_HEADER:
-                return "its header is damaged"
-            stream.seek(8)
-            header = json.loads(stream.read(length))
-            ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-            whole = 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return "its header is damaged"
-    return "" if whole == info.st_size else f"it has {info.st_size} of {whole} bytes"
 
 
 def _closed(folder: Path, user: str) -> bool:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.evidence import models
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.models import models
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.state import listeners
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.user_files import BROWSER, UserFilesError, untouched
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, ComfyUIError
