@@ -65,7 +65,7 @@ def test_help_explains_and_runs_nothing(checkout: Path, arguments: list[str]) ->
     ("status", "far", "advice", "not_said"),
     [
         (1, "", "Correct what is said above.", "same command"),
-        (2, "", "Correct what is said above.", "same command"),
+        (2, "", 'Look for the line "error:" above the options;', "same command"),
         (2, "unchanged", "Nothing has been changed. Correct what is said above.", "same command"),
         (4, "unchanged", "Nothing has been changed. Correct what is said above.", "same command"),
         (2, "changed", "the same command continues from here.", "Nothing has been changed"),
