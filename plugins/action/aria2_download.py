@@ -72,7 +72,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except AnsibleConnectionFailure:
                 if time.monotonic() - heard > _PATIENCE_S:
                     raise
-                screen.say("the connection broke; the download goes on, and this waits for the host")
+                screen.say("the connection broke; the download continues, and this waits for the host")
                 self._connection.reset()
                 time.sleep(5)
 

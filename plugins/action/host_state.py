@@ -52,7 +52,7 @@ def unreachable(said: str) -> Problem:
         ),
         (
             "host key verification",
-            "log in once by hand and compare the key that it shows; for a host that was set up anew, "
+            "log in once by hand and compare the key that it shows; for a host that was reinstalled, "
             "ssh-keygen -R ADDRESS comes first",
         ),
         ("could not resolve|name or service", "correct the name, or give the address as ansible_host"),

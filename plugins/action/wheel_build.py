@@ -34,7 +34,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except AnsibleConnectionFailure:
                 if time.monotonic() - heard > _PATIENCE_S:
                     raise
-                self._display.display(f"{host}: the connection broke; the build goes on, and this waits for the host")
+                self._display.display(f"{host}: the connection broke; the build continues, and this waits for the host")
                 self._connection.reset()
                 time.sleep(5)
                 continue

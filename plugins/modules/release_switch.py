@@ -17,7 +17,7 @@ description:
   - A release that does not pass is rolled back. The release that was verified last is put in its place, with the
     settings that it was verified with, and the task fails with the last lines of the journal.
   - One that was never verified, or whose files are not as they were built, loses its mark, so that the next deploy
-    builds it anew.
+    rebuilds it.
   - A run that was cut off is finished by the next one.
 options:
   root:

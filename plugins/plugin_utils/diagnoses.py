@@ -269,16 +269,16 @@ DIAGNOSES = (
     Diagnosis(
         "a miner runs",
         "Somebody else computes on this host. They came in by an open port, or by a node pack.",
-        "Take the host off the network, set it up anew, and change all keys and tokens that were on it.",
+        "Take the host off the network, reinstall it, and change all keys and tokens that were on it.",
         each(
             "processes",
             lambda one: one["miner"] and f"process {one['pid']} ({one['unit'] or 'no unit'}): {one['command']}",
         ),
     ),
     Diagnosis(
-        "a program of ComfyUI's user that is no service of ours",
+        "a program of ComfyUI's user that is not one of wanmetal's services",
         "A node pack, or whoever got in through one, has left a program running.",
-        "Look at it (ps -fp PID), end it, and look for what has started it. When in doubt, set the host up anew.",
+        "Look at it (ps -fp PID), end it, and look for what has started it. When in doubt, reinstall the host.",
         each("processes", lambda one: not one["miner"] and f"process {one['pid']} ({one['unit']}): {one['command']}"),
     ),
     Diagnosis(
@@ -329,7 +329,7 @@ DIAGNOSES = (
     Diagnosis(
         "a download that is not done",
         "It was cut off, or still runs.",
-        "./deploy models goes on with it; journalctl -u wanmetal-models says how far it is.",
+        "./deploy models resumes it; journalctl -u wanmetal-models says how far it is.",
         each("models", lambda one: one["problem"] == "unfinished" and f"{one['path']}: {one['bytes']} bytes are there"),
     ),
     Diagnosis(
@@ -359,7 +359,7 @@ DIAGNOSES = (
     Diagnosis(
         "a workflow that does not fit this ComfyUI",
         "It was made for another version of ComfyUI or of a node pack, or names a file that the host lacks.",
-        "./deploy workflow FILE says what it lacks; its API format has to be saved anew after such an upgrade.",
+        "./deploy workflow FILE says what it lacks; its API format has to be saved again after such an upgrade.",
         said(
             r"Failed to validate prompt|prompt_outputs_failed_validation|Value not in list|required_input_missing",
             "journal",
@@ -481,7 +481,7 @@ DIAGNOSES = (
     Diagnosis(
         "a disk that fails",
         "The kernel reports errors of a disk or a filesystem.",
-        "Save the data, look at smartctl -a, and replace the disk; then deploy: damaged releases are built anew.",
+        "Save the data, look at smartctl -a, and replace the disk; then deploy: damaged releases are rebuilt.",
         said(
             r"I/O error, dev|EXT4-fs error|XFS.*(corruption|shutdown)|BTRFS (error|critical)|critical medium error",
             "kernel_log",
@@ -515,7 +515,10 @@ DIAGNOSES = (
         _systemd,
     ),
     Diagnosis(
-        "ports", "Another program holds a port of ours.", "Stop it, or choose another port in the settings.", _ports
+        "ports",
+        "Another program uses a port that wanmetal needs.",
+        "Stop it, or choose another port in the settings.",
+        _ports,
     ),
     Diagnosis(
         "time",

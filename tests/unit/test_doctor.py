@@ -259,7 +259,7 @@ ILL: dict[str, list[Ill]] = {
         lambda sick: sick.process("/opt/.x/xmrig -o pool:3333", "comfyui.service"),
         lambda sick: sick.process("python3 -o stratum+tcp://pool:3333", "cron.service"),
     ],
-    "a program of ComfyUI's user that is no service of ours": [
+    "a program of ComfyUI's user that is not one of wanmetal's services": [
         lambda sick: sick.process("/opt/.x/kworker", "cron.service")
     ],
     "a service that others can reach": [listens("00000000", 8188), listens("0100000A", 8888)],

@@ -376,7 +376,7 @@ def test_a_first_deploy_that_fails_is_stopped(fresh: FakeHost, unit: str, reason
     assert message == (
         f"Release r1 did not become healthy: {reason}. "
         f"There is no earlier release to go back to; {UNIT} is stopped. "
-        "It has never been verified on this host, so the next deploy builds it anew.\n"
+        "It has never been verified on this host, so the next deploy rebuilds it.\n"
         f"Last lines of {UNIT}:\njournal since 1000000"
     )
     assert fresh.process is None
@@ -470,7 +470,7 @@ def test_a_disk_that_fills_up_amid_a_switch_leaves_a_way_back(tmp_path: Path, re
 
 def test_an_unverified_release_that_fails_is_built_anew(worker: FakeHost) -> None:
     message = attempt(worker, "r2", "black")
-    assert "and serves again. It has never been verified on this host, so the next deploy builds it anew.\n" in message
+    assert "and serves again. It has never been verified on this host, so the next deploy rebuilds it.\n" in message
     assert not worker.is_complete("r2")
     assert worker.is_complete("r1")
 
@@ -502,7 +502,7 @@ def test_a_damaged_release_is_named_and_built_anew(worker: FakeHost, damage: str
         file.mkdir()
     message = attempt(worker, "r1", "black")
     name = damage.removeprefix("ComfyUI/")
-    assert f"Its files are not as they were built ({name}); the next deploy builds it anew." in message
+    assert f"Its files are not as they were built ({name}); the next deploy rebuilds it." in message
     assert not worker.is_complete("r1")
     assert running(worker) == ("r1", "one")
     assert switch_of(worker).prune(0) == ["r2", "r3"]  # and not what runs
@@ -524,7 +524,7 @@ def test_a_damaged_environment_is_named_and_built_anew_where_no_other_release_ru
     file = packages(folder)
     assert damaged(folder) == []
     file.write_text("b")
-    assert "comfyui-000000000001 is damaged (a.py); the next deploy builds it anew" in attempt(worker, "r2", "black")
+    assert "comfyui-000000000001 is damaged (a.py); the next deploy rebuilds it" in attempt(worker, "r2", "black")
     assert worker.environments() == []
     (folder / "complete").touch()
     (worker.release_dir("r1") / "venv").symlink_to(f"../../environments/{folder.name}/venv")

@@ -49,7 +49,7 @@ def reference(w: Workflow) -> None:
 
 @workflow(
     "Native-VACE-Outpainting",
-    "VACE: a video gets a wider view; what was outside of its frame is drawn anew.",
+    "VACE: a video gets a wider view; what was outside its frame is added.",
     "The video, how much is added on each side at New borders, a prompt that tells the whole scene. Video and borders "
     "together must have the size at Size: 480 and two times 176 are 832.",
 )

@@ -167,7 +167,7 @@ def video_frames(w: Workflow, size: Size) -> tuple[Node, Output]:
 
 @workflow(
     "Native-VideoToVideo",
-    "A video is drawn anew after a prompt, and keeps its movements and its frame rate.",
+    "A video is redrawn to fit a prompt, and keeps its movements and its frame rate.",
     "Video and prompt; denoise at Sampler says how much is new: 0.3 is a little, 0.8 nearly all. First frames says how "
     "much of the video is taken (4n+1).",
 )
@@ -190,7 +190,7 @@ def v2v(w: Workflow) -> None:
 
 @workflow(
     "Native-VideoExtension",
-    "A prompt becomes a video, and a second prompt goes on where it ends: the last frame begins the next part.",
+    "A prompt becomes a video, and a second prompt continues where it ends: the last frame begins the next part.",
     "Both prompts, the size (both nodes named Size), the seeds.",
 )
 def extension(w: Workflow) -> None:

@@ -200,7 +200,7 @@ def i2v(w: Workflow) -> None:
 
 @workflow(
     "Wrapper-VideoToVideo",
-    "A video is drawn anew after a prompt, and keeps its movements.",
+    "A video is redrawn to fit a prompt, and keeps its movements.",
     "Video and prompt; denoise_strength at Sampler says how much is new: 0.3 is a little, 0.8 nearly all.",
 )
 def v2v(w: Workflow) -> None:

@@ -643,9 +643,9 @@ class Switch:
         host, release = self.host, target.release
         said = ""
         if files := host.damaged(release):
-            said += f" Its files are not as they were built ({_some(files)}); the next deploy builds it anew."
+            said += f" Its files are not as they were built ({_some(files)}); the next deploy rebuilds it."
         elif host.verified_settings(release) is None:
-            said += " It has never been verified on this host, so the next deploy builds it anew."
+            said += " It has never been verified on this host, so the next deploy rebuilds it."
         if said:
             host.unmark(host.release_dir(release), COMPLETE)
         environment = host.environment(release)
@@ -659,7 +659,7 @@ class Switch:
             else:
                 host.unmark(host.release_dir(release), COMPLETE)
                 host.unmark(environment, environments.COMPLETE)
-                way = "the next deploy builds it anew"
+                way = "the next deploy rebuilds it"
             said += f" Its environment {environment.name} is damaged ({_some(files)}); {way}."
         return said
 

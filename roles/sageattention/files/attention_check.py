@@ -87,7 +87,7 @@ def reasons(measured: Sequence[Measured], max_error: float, min_speedup: float) 
     if longest.speedup < min_speedup:
         found.append(
             f"at {longest.case.tokens} tokens it is {longest.speedup:.2f} times as fast as torch's own attention, "
-            f"and at least {min_speedup:g} is wanted"
+            f"and at least {min_speedup:g} is needed"
         )
     return found
 
