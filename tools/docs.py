@@ -28,6 +28,7 @@ NEEDS = {
     "comfyui": ("nvidia_driver",),
     "sageattention": ("nvidia_driver", "comfyui"),
     "comfyui_api": ("comfyui",),
+    "comfyui_api_v2": ("comfyui",),
     "jupyterlab": ("comfyui",),
     "handler": ("comfyui",),
 }

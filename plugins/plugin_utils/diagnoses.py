@@ -24,7 +24,7 @@ _LONG_START_S = 90
 _LONG_DEPLOY_S = 90
 _SYSTEMS = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04", "26.04")}
 _OURS = ("comfyui", "jupyterlab", "wanmetal-")
-_DEFAULT_PORTS = {8188, 8288, 8388, 8888}
+_DEFAULT_PORTS = {8188, 8288, 8388, 8488, 8888}
 
 
 @dataclass(frozen=True)

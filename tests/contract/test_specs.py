@@ -39,6 +39,7 @@ PLAYED_ELSEWHERE = {
     "custom_nodes": "nodes",
     "workflows": "nodes",
     "comfyui_api": "services",
+    "comfyui_api_v2": "services",
     "jupyterlab": "services",
     "handler": "services",
 }

@@ -95,13 +95,14 @@ class Script(Fake):
             self.tell(client, "progress", {"node": "4", "value": 1, "max": 2, "prompt_id": prompt_id})
             if self.cut_socket and client in self.sockets:
                 self.sockets.pop(client).shutdown(2)
-            until = time.monotonic() + self.takes_s
-            while time.monotonic() < until and self.end != "interrupted":
+            begun = time.monotonic()
+            while time.monotonic() < begun + self.takes_s and self.end != "interrupted":
                 time.sleep(0.005)
+            if self.end != "lost":  # before it leaves the queue: ComfyUI does both at once
+                self.history[prompt_id] = {"outputs": self.outputs(body["prompt"]), "status": self.ended()}
             self.queue["queue_running"] = []
             if self.end == "lost":
                 return
-            self.history[prompt_id] = {"outputs": self.outputs(body["prompt"]), "status": self.ended()}
             self.tell(client, "executing", {"node": None, "prompt_id": prompt_id})
 
     def outputs(self, graph: dict[str, Any]) -> dict[str, Any]:
