@@ -66,7 +66,7 @@ options:
     type: path
     required: true
   state_dir:
-    description: Folder for the record of verified files (C(proven.json)), the progress (C(progress.json)) and the lock.
+    description: Folder for the record of verified files, C(verified.json), of progress, C(progress.json), and the lock.
     type: path
     required: true
   list:
@@ -137,7 +137,7 @@ options:
       - Remove files of this list that were fetched once and are not in O(files) any longer. Never after a failure.
     type: bool
     default: false
-  allow_unproven:
+  allow_unverified:
     description: Accept files of which nothing but the size is known.
     type: bool
     default: false
@@ -210,7 +210,7 @@ files:
     status:
       description:
         - V(present), V(fetched), V(failed) or V(pending) after a run.
-        - V(proven), V(unproven), V(existing), V(partial) or V(missing) in check mode.
+        - V(verified), V(unverified), V(existing), V(partial) or V(missing) in check mode.
       type: str
     bytes:
       description: Its size, null where it is unknown.
@@ -414,7 +414,7 @@ def main() -> None:
             "pause": {"type": "float", "default": 2},
             "verify": {"type": "str", "choices": ["state", "full"], "default": "state"},
             "prune": {"type": "bool", "default": False},
-            "allow_unproven": {"type": "bool", "default": False},
+            "allow_unverified": {"type": "bool", "default": False},
             "wait": {"type": "int", "default": 0},
             "progress": {"type": "int", "default": 20},
             "program": {"type": "path"},

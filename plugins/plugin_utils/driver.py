@@ -257,7 +257,7 @@ _APT = (
 )
 
 
-def apt_mend(message: str) -> str:
+def apt_fix(message: str) -> str:
     """What a failure of apt means, with its fix, and what it said."""
     for pattern, found, fix in _APT:
         match = re.search(pattern, message)

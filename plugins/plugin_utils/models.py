@@ -252,7 +252,7 @@ def with_state(planned: Mapping[str, Any], state: Mapping[str, Any], rate: float
         "bytes_missing": missing,
         "bytes_written": sum(disk["needed"] for disk in state["disks"]),
         "notes": [*planned["notes"], *state.get("notes", [])],
-        "missing": [item["id"] for item in state["files"] if item["status"] != "proven"],
+        "missing": [item["id"] for item in state["files"] if item["status"] != "verified"],
         "unknown_sizes": state["unknown_sizes"],
         "disks": state["disks"],
         "enough": state["enough"],
@@ -294,9 +294,9 @@ def lines(plan_: Mapping[str, Any]) -> list[str]:
                 f"disk of {disk['path']}: {human(disk['free'])} free, {human(disk['needed'])} needed, "
                 + (after if disk["enough"] else f"{human(-disk['left'])} too little")
             )
-    unproven = [item["id"] for item in plan_["state"] if item["status"] == "unproven"]
-    if unproven:
-        text.append(f"there, and still to be verified: {', '.join(unproven)}")
+    unverified = [item["id"] for item in plan_["state"] if item["status"] == "unverified"]
+    if unverified:
+        text.append(f"there, and still to be verified: {', '.join(unverified)}")
     for item in plan_["state"]:
         if item["status"] == "existing":
             how = "copied" if item["written"] else "linked"

@@ -126,6 +126,7 @@ def unrenderable(name: str, error: Exception, spec: Spec) -> Problem:
 _GONE: dict[str, str] = {
     "comfyui_source": "remove it: ComfyUI comes from its repository, or from a mirror in wanmetal_mirrors; for a lab "
     "that reaches no git host, set wanmetal_variant: practice",
+    "wan_models_allow_unproven": "it is called wan_models_allow_unverified now",
 }
 _GONE_VALUES: dict[tuple[str, str], str] = {
     (

@@ -200,7 +200,7 @@ class Contest:
             "tries": 6,
             "pause": 2.0,
             "prune": False,
-            "allow_unproven": False,
+            "allow_unverified": False,
             "verify": "state",
             "wait": 0,
         }

@@ -37,7 +37,7 @@ def start(house: House, wanted: Sequence[Wanted], **changes: Any) -> subprocess.
         "tries": 6,
         "pause": 0.01,
         "prune": False,
-        "allow_unproven": False,
+        "allow_unverified": False,
         "verify": "state",
         "wait": 20,
         **{key: value for key, value in changes.items() if key in {"connections", "parallel", "tries"}},

@@ -55,7 +55,7 @@ def test_a_list_is_fetched_once(house: House) -> None:
     assert len(house.origin.seen) == requests, "an unchanged run asks no one"
 
 
-def test_an_unknown_hash_is_proven_by_what_the_host_states(house: House) -> None:
+def test_an_unknown_hash_is_verified_by_what_the_host_states(house: House) -> None:
     blob = house.blob("a.safetensors")
     outcome = house.run([house.want(blob, sha256=None, bytes=None)])
     assert (status(outcome, blob)["proof"], status(outcome, blob)["sha256"]) == ("host", blob.sha256)
@@ -68,9 +68,9 @@ def test_what_nothing_proves_gets_no_name(house: House) -> None:
     blob = house.blob("a.safetensors")
     wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.moved_url(blob.name),))
     outcome = house.run([wanted])
-    assert [failure["kind"] for failure in outcome.failed] == ["unproven"]
+    assert [failure["kind"] for failure in outcome.failed] == ["unverified"]
     assert not house.path(blob).exists()
-    allowed = house.run([wanted], allow_unproven=True)
+    allowed = house.run([wanted], allow_unverified=True)
     assert status(allowed, blob)["proof"] == "size"
 
 
@@ -244,7 +244,7 @@ def test_a_limit_holds_for_all_transfers_together(house: House) -> None:
     assert time.monotonic() - begun > 2
 
 
-def test_what_is_there_is_proven_once(house: House) -> None:
+def test_what_is_there_is_verified_once(house: House) -> None:
     blob = house.blob("a.safetensors")
     house.path(blob).parent.mkdir(parents=True)
     house.path(blob).write_bytes(blob.data)
@@ -332,7 +332,7 @@ def test_a_token_stays_with_its_host(house: House) -> None:
     assert house.right(blob)
     assert {seen.authorization for seen in house.origin.seen if seen.server == "cdn"} == {""}
     assert f"Bearer {TOKEN}" in {seen.authorization for seen in house.origin.seen if seen.server == "hub"}
-    assert TOKEN not in (house.state / "proven.json").read_text() + (house.state / "progress.json").read_text()
+    assert TOKEN not in (house.state / "verified.json").read_text() + (house.state / "progress.json").read_text()
 
 
 def test_a_token_goes_to_the_host_itself_in_one_plain_stream(house: House) -> None:
@@ -526,7 +526,7 @@ def test_a_part_of_other_bytes_is_not_continued(house: House) -> None:
         house.path(blob).unlink()
 
 
-def test_a_complete_part_is_only_proven(house: House) -> None:
+def test_a_complete_part_is_only_verified(house: House) -> None:
     blob = house.blob("a.safetensors", MB)
     part = house.path(blob).with_name(f".a.safetensors.{blob.sha256[:8]}.part")
     part.parent.mkdir(parents=True)
@@ -828,7 +828,7 @@ def safetensors(header: object, body: int, length: int | None = None) -> bytes:
 def test_what_is_no_model_gets_no_name(house: House, name: str, data: bytes, says: str) -> None:
     blob = house.origin.add(Blob(name, data=data))
     wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.moved_url(name),))
-    outcome = house.run([wanted], allow_unproven=True)
+    outcome = house.run([wanted], allow_unverified=True)
     assert outcome.failed[0]["kind"] == "content"
     assert re.search(says, outcome.failed[0]["problem"])
     assert not house.path(blob).exists()
@@ -847,7 +847,7 @@ def test_what_is_no_model_gets_no_name(house: House, name: str, data: bytes, say
 def test_what_may_be_a_model_gets_its_name(house: House, name: str, data: bytes) -> None:
     blob = house.origin.add(Blob(name, data=data))
     wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.moved_url(name),))
-    assert house.run([wanted], allow_unproven=True).failed == []
+    assert house.run([wanted], allow_unverified=True).failed == []
     assert house.right(blob)
     house.path(blob).write_bytes(bytes(len(data)))
 

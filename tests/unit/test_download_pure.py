@@ -471,7 +471,7 @@ def test_disks_are_summed_with_the_reserve(tmp_path: Path) -> None:
     found = [
         plan.Found("a", str(tmp_path / "loras/a"), "missing", 100),
         plan.Found("b", str(tmp_path / "loras/b"), "partial", 100, 40),
-        plan.Found("c", str(tmp_path / "vae/c"), "proven", 1000, 1000),
+        plan.Found("c", str(tmp_path / "vae/c"), "verified", 1000, 1000),
         plan.Found("d", str(tmp_path / "vae/d"), "missing", None),
         plan.Found("e", str(tmp_path / "vae/e.zip"), "missing", 10),
     ]
@@ -501,11 +501,25 @@ PROOF = {"id": "a", "owner_list": "models", "size": 1, "mtime_ns": 1, "inode": 1
     ],
 )
 def test_a_record_that_cannot_be_read_is_no_record(tmp_path: Path, text: str) -> None:
-    (tmp_path / "proven.json").write_text(text)
+    (tmp_path / "verified.json").write_text(text)
     assert Record(tmp_path).proofs == {}
 
 
-@pytest.mark.parametrize("name", ["proven.json", "progress.json", "job.json"])
+def test_the_record_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    old = tmp_path / "proven.json"
+    old.write_text(json.dumps({"version": 1, "rate": 7.0, "files": {"/a": PROOF}}))
+    record = Record(tmp_path)
+    assert (list(record.proofs), record.rate) == (["/a"], 7.0)
+    assert not (tmp_path / "verified.json").exists(), "a plan changes nothing"
+    record.adopt()
+    assert not old.exists()
+    assert Record(tmp_path).proofs == record.proofs
+    old.write_text("{}")
+    Record(tmp_path).adopt()
+    assert Record(tmp_path).proofs == record.proofs, "what is verified now counts, whatever else lies there"
+
+
+@pytest.mark.parametrize("name", ["verified.json", "progress.json", "job.json"])
 @pytest.mark.parametrize("kind", ["pipe", "link to a device", "link to a file", "folder"])
 def test_what_lies_in_the_place_of_a_file_is_not_waited_for(
     tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -584,7 +598,7 @@ ORDER: dict[str, Any] = {
     "tries": 6,
     "pause": 2.0,
     "prune": False,
-    "allow_unproven": False,
+    "allow_unverified": False,
     "verify": "state",
     "wait": 0,
 }

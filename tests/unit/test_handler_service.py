@@ -52,7 +52,7 @@ def serving(tmp_path: Path, url: str, told: Any = None, resume: bool = True, **s
         home.mkdir(exist_ok=True)
     given = {"comfyui_url": url, "folders": ":".join(map(str, homes)), "job_timeout": 10.0, "inline_mb": 0.1}
     given |= {"workflows": str(tmp_path / "workflows.json"), "record": str(tmp_path / "jobs.db")}
-    given |= {"release": str(tmp_path / "release.json"), "models": str(tmp_path / "proven.json")}
+    given |= {"release": str(tmp_path / "release.json"), "models": str(tmp_path / "verified.json")}
     jobs = Jobs(Worker(Settings(**{**given, **settings})), told or (lambda *_: None), resume)
     try:
         yield jobs
@@ -80,7 +80,7 @@ def record(tmp_path: Path, query: str) -> list[Any]:
 
 
 def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> None:
-    (tmp_path / "proven.json").write_text('{"files": {"/m/loras/a.safetensors": {"sha256": "123"}}}')
+    (tmp_path / "verified.json").write_text('{"files": {"/m/loras/a.safetensors": {"sha256": "123"}}}')
     with scripted(video=mp4(64, 48, 9, 18)) as (fake, url), serving(tmp_path, url) as service:
         job = done(service, given={**GOOD, "width": 128, "num_frames": 9})
     assert job["status"] == "COMPLETED"
@@ -109,7 +109,7 @@ def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> No
 
 
 def test_models_are_named_with_their_hashes(tmp_path: Path) -> None:
-    (tmp_path / "proven.json").write_text('{"files": {"/m/loras/Wan/a.safetensors": {"sha256": "123"}}}')
+    (tmp_path / "verified.json").write_text('{"files": {"/m/loras/Wan/a.safetensors": {"sha256": "123"}}}')
     with serving(tmp_path, "http://127.0.0.1:1") as service:
         found = service.worker.hashes(["Wan/a.safetensors", "b.pth"])
     assert found == {"Wan/a.safetensors": "123", "b.pth": None}

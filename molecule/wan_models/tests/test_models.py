@@ -26,12 +26,12 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_file_is_proven(host: Any, name: str) -> None:
+def test_the_file_is_verified(host: Any, name: str) -> None:
     path = f"{MODELS}/{FILES[name]}/{name}"
     file = host.file(path)
     assert (file.user, file.group, file.mode, file.size) == ("wanmetal-models", "wanmetal", 0o644, SIZES[name])
     assert KNOWN.get(name) in {None, file.sha256sum}
-    record = json.loads(host.file("/var/lib/wanmetal/models-state/proven.json").content_string)["files"]
+    record = json.loads(host.file("/var/lib/wanmetal/models-state/verified.json").content_string)["files"]
     assert record[path]["sha256"] == file.sha256sum
     assert record[path]["by"] == ("host" if name == "unknown.safetensors" else "catalogue")
 

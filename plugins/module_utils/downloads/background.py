@@ -44,7 +44,7 @@ _DATE = (2020, 1, 1, 0, 0, 0)
 # What the program reads; the rest is for the module.
 _OPTIONS = (
     *("files", "dest", "state_dir", "list", "tokens", "peers", "civitai_api", "connections", "parallel", "limit"),
-    *("reserve", "tries", "pause", "verify", "prune", "allow_unproven"),
+    *("reserve", "tries", "pause", "verify", "prune", "allow_unverified"),
 )
 _LONG_S = 7 * 24 * 3600
 

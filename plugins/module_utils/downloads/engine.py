@@ -127,6 +127,7 @@ class Engine:
         self._wanted = list(wanted)
         self._report = report
         self._record = Record(settings.state_dir)
+        self._record.adopt()
         self._items: list[Download] = []
         self._claims: dict[Path, tuple[str, Download | None]] = {}
         """Who has, or will have, which name."""
@@ -169,7 +170,7 @@ class Engine:
         owner_list = self._settings.owner_list
         for wanted in self._wanted:
             found = plan.look_at(wanted, self._settings.root, self._record, owner_list)
-            if found.status == "proven":
+            if found.status == "verified":
                 self._outcome.files.append(self._present(found))
                 unpacked = [path for path, proof in self._record.of(wanted.id, owner_list) if proof.archive]
                 for path in {Path(found.path), *unpacked}:
@@ -178,7 +179,7 @@ class Engine:
             item = Download(wanted, self._settings.connections)
             if wanted.placed:
                 self._claims[self._path(item)] = (wanted.id, item)
-            if found.status == "unproven":
+            if found.status == "unverified":
                 self._to_verify(item, Path(found.path))
             self._items.append(item)
         # Long files first: the short ones fill the gaps, and what is hashed last is small.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 # Kinds that another attempt cannot fix. The others are tried again.
 LASTING = frozenset(
     {
-        *("not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "content", "unproven"),
+        *("not_found", "not_allowed", "wrong_size", "wrong_hash", "disk_full", "html", "content", "unverified"),
         *("same_name", "local", "defect"),
     }
 )

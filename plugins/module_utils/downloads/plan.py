@@ -29,8 +29,8 @@ class Found:
     id: str
     path: str
     status: str
-    """``proven``, ``unproven`` (there, but never hashed, or touched since), ``existing`` (in a folder that the settings
-    name, to be verified), ``partial`` or ``missing``."""
+    """``verified``, ``unverified`` (there, but never hashed, or touched since), ``existing`` (in a folder that the
+    settings name, to be verified), ``partial`` or ``missing``."""
     bytes: int | None
     present: int = 0
     """Bytes of it that are on the disk."""
@@ -42,7 +42,7 @@ class Found:
     @property
     def missing(self) -> int:
         """Bytes to fetch, as far as the size is known."""
-        there = self.status in {"proven", "unproven", "existing"}
+        there = self.status in {"verified", "unverified", "existing"}
         return 0 if there else max(0, (self.bytes or 0) - self.present)
 
 
@@ -56,15 +56,15 @@ def look_at(wanted: Wanted, root: Path, record: Record, owner_list: str) -> Foun
         pinned = not wanted.sha256 or any(wanted.sha256 in {proof.sha256, proof.archive} for _path, proof in members)
         if same and pinned:
             size = sum(proof.size for _path, proof in members)
-            return Found(wanted.id, str(members[0][0]), "proven", size, size)
+            return Found(wanted.id, str(members[0][0]), "verified", size, size)
     path = root / wanted.path
     if not wanted.placed:
         return Found(wanted.id, str(root / wanted.folder), "missing", wanted.guess or None)
     proof = record.untouched(path)
     if proof and still_valid(proof.sha256, proof.by, wanted):
-        return Found(wanted.id, str(path), "proven", proof.size, proof.size)
+        return Found(wanted.id, str(path), "verified", proof.size, proof.size)
     if path.exists():
-        return Found(wanted.id, str(path), "unproven", path.stat().st_size, path.stat().st_size)
+        return Found(wanted.id, str(path), "unverified", path.stat().st_size, path.stat().st_size)
     have = sum(allocated(part) for part in parts(path))
     return Found(wanted.id, str(path), "partial" if have else "missing", wanted.guess or None, have)
 
@@ -183,7 +183,7 @@ def make(request: Request) -> dict[str, Any]:
     ]
     unknown = [index for index, item in enumerate(found) if item.bytes is None and item.status == "missing"]
     if unknown:
-        quick = replace(settings, timeout_s=min(10.0, settings.timeout_s), allow_unproven=True)
+        quick = replace(settings, timeout_s=min(10.0, settings.timeout_s), allow_unverified=True)
         with ThreadPoolExecutor(max_workers=8) as pool:
             sizes = pool.map(lambda index: _size(request.wanted[index], quick), unknown)
             for index, (path, size, problem) in zip(unknown, sizes, strict=True):

@@ -16,7 +16,8 @@ from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import read_regular, write_whole
 
-NAME = "proven.json"
+NAME = "verified.json"
+_OLD_NAME = "proven.json"
 _VERSION = 1
 _CHUNK = 4 * 1024 * 1024
 
@@ -51,16 +52,29 @@ class Record:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / NAME
+        self._old = folder / _OLD_NAME
         self.proofs: dict[str, Proof] = {}
         self.rate: float | None = None
         try:
-            data = json.loads(read_regular(self._file))
+            data = json.loads(self._text())
             if data["version"] == _VERSION:
                 self.proofs = {path: Proof(**proof) for path, proof in data["files"].items()}
                 self.rate = float(data["rate"]) if data["rate"] else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             # Without a readable record everything is verified anew, which is slow and right.
             self.proofs = {}
+
+    def _text(self) -> bytes:
+        try:
+            return read_regular(self._file)
+        except FileNotFoundError:
+            return read_regular(self._old)
+
+    def adopt(self) -> None:
+        """Write the record under its name where an earlier version has left another."""
+        if self.proofs and not self._file.exists():
+            self.save()
+            self._old.unlink(missing_ok=True)
 
     def untouched(self, path: Path) -> Proof | None:
         """Return the proof of a file that is as it was when it was verified."""
@@ -197,7 +211,7 @@ class Follower(threading.Thread):
                     digest.update(data)
                     offset += len(data)
                 if self._last and limit == self._limit:
-                    # Proven bytes must outlive a power cut before they get their name.
+                    # Verified bytes must outlive a power cut before they get their name.
                     os.fsync(handle)
                     break
         finally:

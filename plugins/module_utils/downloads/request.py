@@ -177,7 +177,7 @@ class Settings:
     stall_s: float = 60.0
     reserve: int = 0
     prune: bool = False
-    allow_unproven: bool = False
+    allow_unverified: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def parse(params: Mapping[str, Any]) -> Request:
         pause_s=params["pause"],
         reserve=size("reserve", params["reserve"]),
         prune=params["prune"],
-        allow_unproven=params["allow_unproven"],
+        allow_unverified=params["allow_unverified"],
     )
     return Request(
         parse_files(params["files"]), settings, params["verify"] == "full", params["wait"], params.get("user") or ""

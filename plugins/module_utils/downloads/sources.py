@@ -341,9 +341,9 @@ def ask(
     sources = _ask_hosts(wanted, settings, limited)
     stated = sources[0].sha256
     by = "catalogue" if wanted.sha256 else "host" if stated else "size"
-    if by == "size" and not settings.allow_unproven:
+    if by == "size" and not settings.allow_unverified:
         raise Problem(
-            "unproven",
+            "unverified",
             f"no sha256 is known, and {sources[0].host} states none; "
             "add the sha256 to the entry, or allow files that only their size verifies",
         )

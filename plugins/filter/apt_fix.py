@@ -1,9 +1,9 @@
-"""Filter ``wanmetal.comfyui.apt_mend``."""
+"""Filter ``wanmetal.comfyui.apt_fix``."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: apt_mend
+name: apt_fix
 short_description: Say what a failure of apt means for a driver or a toolkit
 version_added: 0.1.0
 author: The wanmetal team (@wanmetal)
@@ -19,7 +19,7 @@ options:
 EXAMPLES = r"""
 - name: Say it
   ansible.builtin.fail:
-    msg: "The packages could not be installed: {{ ansible_failed_result.msg | wanmetal.comfyui.apt_mend }}"
+    msg: "The packages could not be installed: {{ ansible_failed_result.msg | wanmetal.comfyui.apt_fix }}"
 """
 
 RETURN = r"""
@@ -31,11 +31,11 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.driver import apt_mend
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.driver import apt_fix
 
 
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"apt_mend": apt_mend}
+        return {"apt_fix": apt_fix}
