@@ -43,7 +43,7 @@ def heading(host: str, problem: Problem) -> str:
 
 def unreachable(said: str) -> Problem:
     """Why SSH does not get there."""
-    words = " ".join(said.split())
+    words = " ".join(re.split(r"via ssh:|over ssh:", said)[-1].split())  # behind Ansible's own
     fix = "try it by hand: ssh USER@ADDRESS; then correct ansible_host, ansible_port or ansible_user in the inventory"
     for pattern, more in (
         (
@@ -61,6 +61,8 @@ def unreachable(said: str) -> Problem:
         if re.search(pattern, words, re.IGNORECASE):
             fix = more
             break
+    if "IDENTIFICATION HAS CHANGED" in words:  # in a frame of lines
+        words = "Host key verification failed: its key is not the one of the last time"
     return Problem("reach", "connection", told(words), "an answer over SSH", fix)
 
 

@@ -143,7 +143,7 @@ class Found:
         """Take a value by the image's name, in small or capital letters. A name that nearly fits is a mistake."""
         known = NAMES.get(name.lower())
         if known is None and meant(name):
-            self.problems.append(f"{name}: the image has no such setting, needed is its name: {meant(name)}?")
+            self.problems.append(f"{name}: the image has no such setting; did you mean {meant(name)}?")
         elif known is None:
             self.unknown.append(name)
         elif self.values.get(known, value) != value:

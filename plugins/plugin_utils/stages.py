@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 MOST_TASKS = 5
+_BEFORE = ("preflight: ", "Check the settings")
+"""What fails before a service has anything to do with it begins so."""
 MOST_HOSTS = 3
 """Of more hosts, the end shows a line each."""
 
@@ -111,7 +113,7 @@ def closing(
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
     lines = ["", "Failed", *(f"  {host}: {failed.get(host, 'see above')}" for host in wrong)] if wrong else []
-    begun = [host for host in wrong if hosts[host]["ok"] and not failed.get(host, "").startswith("preflight: ")]
+    begun = [host for host in wrong if hosts[host]["ok"] and not failed.get(host, "").startswith(_BEFORE)]
     if reached := [host for host in begun if not hosts[host]["unreachable"]]:
         lines += ["", f"What the services there wrote: {command}logs{options} --limit {','.join(reached)}"]
     for host in well:

@@ -395,9 +395,23 @@ def test_why_there_is_no_root(said: str, found: str | None) -> None:
     ],
 )
 def test_why_a_host_is_not_reached(said: str, fix: str) -> None:
-    problem = action.unreachable(f"Failed to connect to the host via ssh:\r\n {said}\r\n")
-    assert fix in problem.fix
-    assert said in problem.found
+    for before in (
+        "Failed to connect to the host via ssh:\r\n ",
+        'Data could not be sent to remote host "gpu1". Make sure this host can be reached over ssh: ',
+    ):
+        problem = action.unreachable(f"{before}{said}\r\n")
+        assert fix in problem.fix
+        assert said == problem.found
+
+
+def test_a_key_that_has_changed_is_said() -> None:
+    frame = "@" * 59
+    said = f"{frame}\r\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n{frame}\r\nIT IS POSSIBLE"
+    problem = action.unreachable(
+        f"Make sure this host can be reached over ssh: {said}\r\nHost key verification failed."
+    )
+    assert problem.found == "Host key verification failed: its key is not the one of the last time"
+    assert "ssh-keygen -R" in problem.fix
 
 
 def test_a_host_without_python_is_named_as_such() -> None:

@@ -198,9 +198,9 @@ def test_services_that_agree_are_taken_together() -> None:
         ("version: 3\nnetworks: {}\n", "found no setting of the image in it"),
         ("services: {web: {image: nginx, environment: {PORT: 80}}}", "found no setting of the image in it"),
         ("services: {web: {image: x}}", "found no setting of the image in it"),
-        ("download_vase=false", "download_vase: the image has no such setting, needed is its name: download_vace?"),
-        ("download-vace=false", "download-vace: the image has no such setting, needed is its name: download_vace?"),
-        ("DOWNLOAD_480_NATIVE_MODELS=no", "needed is its name: download_480p_native_models?"),
+        ("download_vase=false", "download_vase: the image has no such setting; did you mean download_vace?"),
+        ("download-vace=false", "download-vace: the image has no such setting; did you mean download_vace?"),
+        ("DOWNLOAD_480_NATIVE_MODELS=no", "did you mean download_480p_native_models?"),
         ("download_vace=no\nDOWNLOAD_VACE=yes", "download_vace: found two values, needed is one"),
         (
             "services: {a: {environment: {download_vace: 'no'}}, b: {environment: {download_vace: 'yes'}}}",

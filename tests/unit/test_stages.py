@@ -69,6 +69,10 @@ def test_the_end_says_what_failed_and_what_runs() -> None:
 def test_what_stopped_before_any_change_has_no_logs_to_read() -> None:
     lines = closing({"a": counts(failures=1)}, {"a": "preflight: Check: 1 setting must be fixed first"}, {})
     assert lines == ["", "Failed", "  a: preflight: Check: 1 setting must be fixed first"]
+    lines = closing(
+        {"a": counts(failures=1)}, {"a": "Check the settings and the hosts, and show the plan: Stop: no"}, {}
+    )
+    assert lines[1:] == ["Failed", "  a: Check the settings and the hosts, and show the plan: Stop: no"]
     lines = closing({"a": counts(ok=0, failures=1)}, {"a": "Fetch: Ask for the versions: none was named"}, {})
     assert lines == ["", "Failed", "  a: Fetch: Ask for the versions: none was named"]
 
