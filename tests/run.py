@@ -42,7 +42,13 @@ ON_HOSTS = {"git": "git", "ssh": "openssh-client"}
 # Programs that steps run, and the packages that bring them.
 PROGRAMS = {
     "lint": {"git": "git"},
-    "unit": {"aria2c": "aria2", "bwrap": "bubblewrap", "git": "git", "pg_ctlcluster": "postgresql"},
+    "unit": {
+        "aria2c": "aria2",
+        "bwrap": "bubblewrap",
+        "git": "git",
+        "haproxy": "haproxy",
+        "pg_ctlcluster": "postgresql",
+    },
     "contract": {"git": "git"},
     "deploys": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},
 }

@@ -694,6 +694,7 @@ def _unknown_hash(sha256: str, seen: Seen) -> str:
 
 
 _COMFYUI_API: Rules = {
+    "comfyui_api_queue": [between(1, 10_000, "jobs")],
     "comfyui_api_max_body_mb": [between(1, 500, "MB")],
     "comfyui_api_cache_gb": [between(1, 10_000, "GB")],
     "comfyui_api_checksum": [
