@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import NOTHING_YET
+
 _GIB = 2**30
 
 
@@ -106,7 +108,7 @@ def closing_lines(report: Mapping[str, Any], ssh: Mapping[str, Any] | None = Non
     """Say what runs on a host and how to reach it."""
     host, problems = report["host"], report["problems"]
     if not report.get("current"):
-        return [f"{host} has no ComfyUI yet"]
+        return [f"{host} {NOTHING_YET}"]
     state = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ready"
     units = {unit: _ports(report, unit) for unit in report["units"] if _ports(report, unit)}
     rows = [

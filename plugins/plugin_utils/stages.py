@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_TASKS = 5
+NOTHING_YET = "has no ComfyUI yet"
 _BEFORE = ("preflight: ", "Check the settings")
 """What fails before a service has anything to do with it begins so."""
 MOST_HOSTS = 3
@@ -124,6 +125,6 @@ def closing(
         lines += rest if len(well) <= MOST_HOSTS else []
     if len(well) > MOST_HOSTS:
         lines.append(f"How to reach one of them: {command}status{options} --limit HOST")
-    elif well:
+    elif any(not said[host][0].endswith(NOTHING_YET) for host in well):
         lines += ["", f"To render a video on each host and check all that runs: {command}verify{options}"]
     return lines

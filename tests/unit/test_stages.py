@@ -107,6 +107,8 @@ def test_of_many_hosts_the_end_has_a_line_each() -> None:
 
 def test_a_run_without_words_ends_without() -> None:
     assert closing({"localhost": counts(changed=1)}, {}, {}) == []
+    empty = closing_lines({"host": "a", "problems": [], "current": ""})
+    assert closing({"a": counts()}, {}, {"a": empty}) == ["", "a has no ComfyUI yet, nothing changed"]
 
 
 @pytest.mark.parametrize(
