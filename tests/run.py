@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,7 @@ PROGRAMS = {
 }
 FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")
 CORES = len(os.sched_getaffinity(0))
+MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,17 @@ def counts(text: str) -> dict[str, int]:
     return {word: int(number) for number, word in re.findall(r"(\d+) ([a-z]+)", lines[-1])} if lines else {}
 
 
+@contextlib.contextmanager
+def in_memory(part: Part) -> Iterator[dict[str, str]]:
+    """Unit tests make a hundred thousand small files: in memory, where there is space for them and programs may run."""
+    space = os.statvfs(MEMORY) if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) else None
+    if part.step != "unit" or not space or space.f_flag & os.ST_NOEXEC or space.f_bavail * space.f_frsize < 2 << 30:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="wanmetal-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
+        yield {"PYTEST_DEBUG_TEMPROOT": folder}
+
+
 class Run:
     """Parts that several threads take from one list."""
 
@@ -225,10 +238,11 @@ class Run:
         place = {"MOLECULE_EPHEMERAL_DIRECTORY": f"{lab.state_folder()}/molecule/{part.name}"}
         with (
             part.log.open("w") as log,
+            in_memory(part) as memory,
             subprocess.Popen(
                 part.command,
                 cwd=ROOT,
-                env={**os.environ, **place},
+                env={**os.environ, **place, **memory},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

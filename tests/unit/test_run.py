@@ -73,6 +73,15 @@ def test_nothing_runs_on_hosts_without_their_image(
     assert not (reports / "touched").exists()
 
 
+def test_files_of_unit_tests_are_in_memory_and_gone_after_it(reports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_DEBUG_TEMPROOT", raising=False)  # of the run that this is part of
+    keep = "import os; print(os.environ.get('PYTEST_DEBUG_TEMPROOT'), end='')"
+    assert ran(monkeypatch, part("memory", keep, "unit"), part("disk", keep))
+    assert (reports / "lint-disk.log").read_text() == "None"
+    folder = (reports / "unit-memory.log").read_text()
+    assert folder == "None" or (Path(folder).parent == run.MEMORY and not Path(folder).exists())
+
+
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
