@@ -443,6 +443,8 @@ def test_the_line_of_progress() -> None:
         "  big.safetensors 33 %  verifying 1  1 to be tried again"
     )
     assert len(progress.line(TOLD, width=60)) == 60
+    unknown = {**TOLD, "done": 0, "total": 0, "rate": 0, "files": 1, "files_done": 0, "verifying": 0, "moving": []}
+    assert progress.line(unknown) == "0 B of unknown size  0/1 files  1 to be tried again"
 
 
 def test_speed_is_that_of_the_last_seconds() -> None:

@@ -46,7 +46,7 @@ def percent(done: int, total: int) -> int:
 def line(state: Mapping[str, Any], width: int = 0) -> str:
     """Write one line about a download; ``width`` cuts the list of files in flight."""
     done, total, rate = state["done"], state["total"], state["rate"]
-    head = f"{percent(done, total):3d} %  {size(done)} of {size(total)}"
+    head = f"{percent(done, total):3d} %  {size(done)} of {size(total)}" if total else f"{size(done)} of unknown size"
     if rate > 0:
         head += f"  {size(rate)}/s"
         if done < total:
