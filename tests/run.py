@@ -50,7 +50,7 @@ PROGRAMS = {
         "haproxy": "haproxy",
         "pg_ctlcluster": "postgresql",
     },
-    "contract": {"git": "git"},
+    "contract": {**ON_HOSTS, "bwrap": "bubblewrap"},
     "deploys": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},
 }
 FIRST_DEPLOY = re.compile(r".*::test_first_lab_deploy (PASSED|FAILED)|.*> converge\] Executed")

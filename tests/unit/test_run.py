@@ -108,6 +108,7 @@ def test_the_longest_come_first_and_linters_fill_the_gaps(monkeypatch: pytest.Mo
     [
         (["lint"], ""),
         (["unit"], "aria2c, bwrap, haproxy, pg_ctlcluster"),
+        (["contract"], "ssh, bwrap"),
         (["e2e", "unit"], "ssh, aria2c, bwrap, haproxy, pg_ctlcluster"),
     ],
 )
