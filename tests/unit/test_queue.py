@@ -49,6 +49,17 @@ def test_a_job_s_way(queue: Fleet) -> None:
     assert queue.call("status/way") == answer
 
 
+def test_a_worker_that_asked_while_the_workers_were_read_is_given_jobs(queue: Fleet) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(queue.take, "early")
+        until(lambda: queue.database.sql("SELECT 1 FROM workers WHERE name = 'host1/early'"))
+        queue.database.sql("DELETE FROM workers")  # as where it was read before this worker was written
+        queue.command("token-add", "client", "another")
+        queue.run("early", {})
+        assert held.result()["id"] == "early"
+    queue.command("token-revoke", "client", "another")
+
+
 @pytest.mark.parametrize(
     ("result", "status", "key", "value"),
     [

@@ -282,7 +282,8 @@ class Api:
                 if not token or token["draining"]:
                     raise RefusedError(429, "the host is drained")
                 # What a worker that was started anew has left behind is answered to nobody.
-                if await request.is_disconnected() or store.workers[worker.name].run != worker.run:
+                # The table may have been read just before this one was written to it.
+                if await request.is_disconnected() or store.workers.get(worker.name, worker).run != worker.run:
                     break
                 if jobs := await store.take(worker, min(int(batch), 100) if batch.isdecimal() else 1):
                     told_jobs = [_job(job) for job in jobs]
