@@ -85,6 +85,7 @@ EVERYTHING = {
     "cuda_toolkit_enabled": True,
     "handler_enabled": True,
     "jupyterlab_enabled": True,
+    "monitoring_enabled": True,
     "nvidia_driver_enabled": True,
     "sageattention_enabled": True,
     "wan_models_sets": ["optimisation-loras"],

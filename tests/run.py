@@ -28,12 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports/test"
 STEPS = ("lint", "unit", "contract", "molecule", "e2e")
 FAULTS = ("deploys", "fleet")
-SLOW = ("default", "nodes", "queue", "sageattention", "services")  # scenarios that run with --full alone
+SLOW = ("default", "monitoring", "nodes", "queue", "sageattention", "services")  # scenarios that run with --full alone
 LONGEST = (
     "e2e",
     "upgrade",
     "services",
     "queue",
+    "monitoring",
     "nodes",
     "sageattention",
     "wan_models",
@@ -49,6 +50,7 @@ PROGRAMS = {
         "git": "git",
         "haproxy": "haproxy",
         "pg_ctlcluster": "postgresql",
+        "promtool": "prometheus",
     },
     "contract": {**ON_HOSTS, "bwrap": "bubblewrap"},
     "deploys": {**ON_HOSTS, "mkfs.btrfs": "btrfs-progs"},

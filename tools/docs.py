@@ -31,6 +31,7 @@ NEEDS = {
     "comfyui_api_v2": ("comfyui",),
     "jupyterlab": ("comfyui",),
     "handler": ("comfyui",),
+    "monitoring": ("comfyui",),
 }
 """Roles that come before a role in a play of its own, besides the role wanmetal."""
 

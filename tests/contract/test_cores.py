@@ -67,5 +67,7 @@ def test_a_deploy_is_planned(core: str, tmp_path: Path) -> None:
         assert ("SageAttention" in lines) == (accelerator == "gpu")
         for words in (COMPILERS[version], "comfyui-api.service", "jupyterlab.service", "comfyui-handler.service"):
             assert words in lines
+        assert "prometheus-node-exporter" in lines
+        assert ("datacenter-gpu-manager-exporter" in lines) == (accelerator == "gpu")
         others = {*COMPILERS.values()} - {COMPILERS[version]}
         assert not [words for words in others if words in lines]

@@ -299,7 +299,7 @@ YAML = [(name, block) for name, text in HERE.items() for block in blocks(text, "
 def test_settings_are_in_order(name: str, block: str) -> None:
     values: dict[str, Any] = yaml.safe_load(re.sub(r"\{\{ (vault_\w+) \}\}", r"\1", block))
     assert name
-    for group in {"gpu_hosts", "queue_hosts"} & values.keys():  # an inventory
+    for group in {"gpu_hosts", "monitoring_hosts", "queue_hosts"} & values.keys():  # an inventory
         values |= {key: value for host in values.pop(group)["hosts"].values() for key, value in (host or {}).items()}
     assert set(values) <= SPECS.known
     yours = {name: value for name, value in values.items() if name not in FOLDERS_OF_YOURS}

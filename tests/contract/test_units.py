@@ -43,9 +43,16 @@ MINIMUM = {
 }
 # Who is allowed more than the rest, and why.
 JIT = {"comfyui": "Triton", "comfyui-api": "Node.js", "jupyterlab": "Triton"}
-DEVICES = {"comfyui": ["char-nvidia* rw"], "jupyterlab": ["char-nvidia* rw", "char-pts rw"]}
+DEVICES = {
+    "comfyui": ["char-nvidia* rw"],
+    "jupyterlab": ["char-nvidia* rw", "char-pts rw"],
+    "wanmetal-gpu-exporter": ["char-nvidia* rw"],
+}
 CAPABILITIES = {"comfyui-api": "CAP_FOWNER"}  # it removes outputs of ComfyUI
-NETLINK = {"comfyui-api", "comfyui-handler", "jupyterlab", "wanmetal-queue"}
+NETLINK = {
+    *("comfyui-api", "comfyui-handler", "jupyterlab", "wanmetal-queue"),
+    *("wanmetal-node-exporter", "wanmetal-prometheus", "wanmetal-alertmanager"),
+}
 
 Unit = Mapping[str, list[str]]
 

@@ -402,3 +402,18 @@ def test_a_restart_and_a_database_that_is_away(queue: Fleet) -> None:
     sender.join(60)
     assert answers[0].status_code == 200
     assert queue.call("status/kept")["output"] == 1
+
+
+def test_numbers_for_programs_on_its_host(queue: Fleet) -> None:
+    def counts() -> Any:
+        return requests.get(f"http://127.0.0.1:{queue.port}/counts", timeout=30).json()
+
+    nothing = {"completed": 0, "failed": 0, "inProgress": 0, "inQueue": 0}
+    assert (counts()["jobs"], counts()["oldestWaiting"]) == (nothing, None)
+    queue.run("counted-1", {})
+    queue.run("counted-2", {})
+    queue.take()
+    found = counts()
+    assert found["jobs"] == nothing | {"inProgress": 1, "inQueue": 1}
+    assert found["oldestWaiting"] >= 0
+    assert found["hosts"] >= 1

@@ -107,9 +107,9 @@ def test_the_longest_come_first_and_linters_fill_the_gaps(monkeypatch: pytest.Mo
     ("steps", "missing"),
     [
         (["lint"], ""),
-        (["unit"], "aria2c, bwrap, haproxy, pg_ctlcluster"),
+        (["unit"], "aria2c, bwrap, haproxy, pg_ctlcluster, promtool"),
         (["contract"], "ssh, bwrap"),
-        (["e2e", "unit"], "ssh, aria2c, bwrap, haproxy, pg_ctlcluster"),
+        (["e2e", "unit"], "ssh, aria2c, bwrap, haproxy, pg_ctlcluster, promtool"),
     ],
 )
 def test_programs_that_are_missing_are_named(steps: list[str], missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,4 +129,4 @@ def test_programs_that_are_missing_are_installed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lab, "apt_family", lambda: True)
     monkeypatch.setattr(lab, "install_packages", lambda *packages: installed.extend(packages))
     run.need_programs(["unit"])
-    assert installed == ["aria2", "bubblewrap", "git", "haproxy", "postgresql"]
+    assert installed == ["aria2", "bubblewrap", "git", "haproxy", "postgresql", "prometheus"]

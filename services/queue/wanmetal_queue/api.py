@@ -7,7 +7,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -16,7 +16,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import webhook
-from .store import CANCEL, CHUNK, DONE, HEALTH, OPEN, PROGRESS, PURGE, READ_CHUNKS, RETRY, AwayError, Row, Store, hashed
+from .store import (
+    CANCEL,
+    CHUNK,
+    COUNTS,
+    DONE,
+    HEALTH,
+    OPEN,
+    PROGRESS,
+    PURGE,
+    READ_CHUNKS,
+    RETRY,
+    AwayError,
+    Row,
+    Store,
+    hashed,
+)
 from .waiters import Need, Worker
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -58,7 +73,7 @@ class Api:
             "job-stream/{pod}/{id}": self.chunk,
             "ping/{pod}": self.ping,
         }
-        routes = [Route("/health", self.alive)]
+        routes = [Route("/health", self.alive), Route("/counts", self.counts)]
         routes += [
             Route(f"/v2/{{endpoint}}/{path}", self._north(do), methods=["GET", "POST"]) for path, do in north.items()
         ]
@@ -126,6 +141,15 @@ class Api:
         except AwayError:
             return _json({"error": "the database of the queue cannot be used now"}, 503)
         return _json({"leads": self.store.leader})
+
+    async def counts(self, _request: Request) -> Response:
+        """Count all jobs and the hosts that fetch them, for programs on this host: the proxy lets nobody else ask."""
+        try:
+            rows = await self.store.sql(COUNTS, 1, s=_ALIVE_S)
+        except AwayError:
+            return _json({"error": "the database of the queue cannot be used now"}, 503)
+        [row] = rows
+        return _json({"jobs": _named(row["jobs"] or {}), "oldestWaiting": row["oldest"], "hosts": row["hosts"]})
 
     # -- clients
 
@@ -247,14 +271,12 @@ class Api:
     async def health(self, request: Request, _token: Row) -> Any:
         """Count jobs and workers."""
         rows = await self.store.sql(HEALTH, endpoint=request.path_params["endpoint"])
-        number = {row["status"]: row["number"] for row in rows}
-        names = {"completed": "COMPLETED", "failed": "FAILED", "inProgress": "IN_PROGRESS", "inQueue": "IN_QUEUE"}
         statement = """SELECT count(*) AS alive,
             count(*) FILTER (WHERE name IN (SELECT worker FROM jobs WHERE status = 'IN_PROGRESS')) AS running
             FROM workers WHERE seen > %(now)s - %(s)s"""
         [workers] = await self.store.sql(statement, s=_ALIVE_S)
         return {
-            "jobs": {name: number.get(status, 0) for name, status in names.items()}
+            "jobs": _named({row["status"]: row["number"] for row in rows})
             | {"retried": sum(row["retried"] for row in rows)},
             "workers": {"idle": workers["alive"] - workers["running"], "running": workers["running"]},
         }
@@ -366,6 +388,11 @@ def _with(plain: Row, **texts: str | None) -> str:
 
 def _raw(text: str) -> Response:
     return Response(text, media_type="application/json")
+
+
+def _named(number: Mapping[str, int]) -> dict[str, int]:
+    names = {"completed": "COMPLETED", "failed": "FAILED", "inProgress": "IN_PROGRESS", "inQueue": "IN_QUEUE"}
+    return {name: number.get(status, 0) for name, status in names.items()}
 
 
 def _json(answer: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

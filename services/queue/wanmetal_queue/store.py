@@ -125,6 +125,12 @@ AND greatest(workers.seen, jobs.taken) < %(now)s - %(lost_after)s)"""
 HEALTH = """SELECT status, count(*) AS number, count(*) FILTER (WHERE retried OR losses > 0) AS retried FROM jobs
 WHERE endpoint = %(endpoint)s GROUP BY status"""
 
+COUNTS = """SELECT
+  (SELECT jsonb_object_agg(status, number)
+    FROM (SELECT status, count(*) AS number FROM jobs GROUP BY 1) AS found) AS jobs,
+  (SELECT max(%(now)s - created) FROM jobs WHERE status = 'IN_QUEUE') AS oldest,
+  (SELECT count(DISTINCT host) FROM workers WHERE seen > %(now)s - %(s)s) AS hosts"""
+
 
 class AwayError(Exception):
     """The database cannot be used now."""

@@ -1,0 +1,121 @@
+"""What Prometheus sees of a host, and which alert a worker that is gone makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import yaml
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://monitoring_hosts"]
+PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
+ROLE = PROJECT / "roles/monitoring"
+PATIENCE_S = 1200
+GRAPH = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+JOB = json.dumps({"prompt": GRAPH, "client_id": "tests"})
+RULES = yaml.safe_load((ROLE / "files/rules.yml").read_text())["groups"][0]["rules"]
+NAMES = ("node-exporter", "postgres-exporter", "prometheus", "alertmanager", "metrics.timer")
+UNITS = [f"wanmetal-{name}" for name in NAMES]
+
+
+def ask(host: Host, path: str) -> Any:
+    """What Prometheus answers."""
+    return json.loads(host.check_output(f"curl -sf 'http://127.0.0.1:9090/api/v1/{path}'"))["data"]
+
+
+def wait(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(2)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_services_run_and_have_complained_of_nothing(host: Host, unit: str) -> None:
+    found = host.check_output(f"systemctl is-active {unit}; systemctl is-enabled {unit}")
+    assert found.split() == ["active", "enabled"]
+    assert host.check_output(f"sudo journalctl --quiet --priority=err -u {unit}") == ""
+
+
+def test_the_packages_own_services_are_off(host: Host) -> None:
+    found = "prometheus prometheus-alertmanager prometheus-node-exporter prometheus-postgres-exporter"
+    assert set(host.run(f"systemctl is-enabled {found}").stdout.split()) == {"disabled"}
+    assert set(host.run(f"systemctl is-active {found}").stdout.split()) == {"inactive"}
+
+
+def test_nothing_is_open_but_the_queue(host: Host) -> None:
+    ports = {"9090", "9093", "9100", "9187", "8405"}
+    there = [line.split()[3] for line in host.check_output("ss -Hltn").splitlines()]
+    there = [entry for entry in there if entry.rpartition(":")[2] in ports]
+    assert {entry.rpartition(":")[2] for entry in there} == ports
+    assert all(entry.startswith("127.0.0.1:") for entry in there), there
+    address = host.check_output("hostname -I").split()[0]
+    assert host.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' https://{address}:8390/counts") == "404"
+
+
+def test_prometheus_has_all_that_rules_and_dashboards_ask_for(host: Host, tmp_path: Path) -> None:
+    quick = json.dumps({"verify_canary": "image", "verify_workflows": [], "verify_output_dir": str(tmp_path)})
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    subprocess.run(["ansible-playbook", "-i", inventory, "playbooks/verify.yml", "-e", quick], cwd=PROJECT, check=True)
+    # The canary leaves no trace in ComfyUI's history.
+    host.check_output(f"curl -sf -d '{JOB}' http://127.0.0.1:8188/prompt")
+    wait(lambda: all(target["health"] == "up" for target in ask(host, "targets")["activeTargets"]))
+    jobs = {target["labels"]["job"] for target in ask(host, "targets")["activeTargets"]}
+    assert jobs == {"prometheus", "host", "haproxy", "postgresql"}
+    asked = "".join(path.read_text() for path in (*ROLE.glob("files/dashboards/*.json"), ROLE / "files/rules.yml"))
+    names = set(re.findall(r"\b(?:wanmetal|node|haproxy|pg)_\w+", asked)) - {"wanmetal_worker"}
+    wait(lambda: names <= set(ask(host, "label/__name__/values")))
+    known = {rule["name"] for group in ask(host, "rules")["groups"] for rule in group["rules"]}
+    assert known == {rule["alert"] for rule in RULES}
+
+
+def value(host: Host, query: str) -> list[float]:
+    return [float(entry["value"][1]) for entry in ask(host, f"query?query={quote(query)}")["result"]]
+
+
+def test_figures_are_those_of_the_host(host: Host) -> None:
+    root = json.loads(host.check_output("cat /etc/wanmetal-monitoring/metrics.json"))["root"]
+    release = host.check_output(f"basename $(readlink {root}/current)")
+    assert value(host, f'wanmetal_release_info{{release="{release}", comfyui!=""}}') == [1]
+    for query, wanted in {
+        "wanmetal_worker_up": 1,
+        "wanmetal_workers_wanted": 1,
+        "wanmetal_worker_last_job_ok": 1,
+        "wanmetal_handler_up": 1,
+        "wanmetal_queue_up": 1,
+        "wanmetal_queue_hosts": 1,
+        "wanmetal_verified_release_runs": 1,
+        "wanmetal_verify_problems": 0,
+        "wanmetal_models_missing": 0,
+        'wanmetal_attention_info{attention="torch"}': 1,
+    }.items():
+        assert value(host, query) == [wanted], query
+    [end] = value(host, "wanmetal_certificate_end_timestamp_seconds")
+    assert end > time.time() + 365 * 86400
+
+
+def firing(host: Host) -> set[str]:
+    return {alert["labels"]["alertname"] for alert in ask(host, "alerts")["alerts"] if alert["state"] == "firing"}
+
+
+def test_a_worker_that_is_gone_is_an_alert_that_goes_again(host: Host) -> None:
+    assert "WorkerDown" not in firing(host)
+    host.check_output("sudo systemctl stop comfyui")
+    try:
+        wait(lambda: "WorkerDown" in firing(host))
+        wait(lambda: "WorkerDown" in host.check_output("curl -sf http://127.0.0.1:9093/api/v2/alerts"))
+    finally:
+        host.check_output("sudo systemctl start comfyui")
+    wait(lambda: "WorkerDown" not in firing(host))
