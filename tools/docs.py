@@ -203,6 +203,7 @@ def playbook(root: Path, role: str) -> str:
     if role == "sageattention":
         call = f"      ansible.builtin.import_role:\n        name: {COLLECTION}.comfyui\n        tasks_from: switch\n"
         given = '      vars:\n        comfyui_sageattention_path: "{{ sageattention_path }}"\n'
+        given += '        comfyui_ck_attention: "{{ sageattention_kitchen }}"\n'
         tasks = f"{tasks}        public: true\n\n    - name: Switch ComfyUI to the release\n{call}{given}"
     head = "- name: My hosts\n  hosts: gpu_hosts\n  gather_facts: false\n  become: true\n  tasks:"
     return f"---\n{head}{tasks}"

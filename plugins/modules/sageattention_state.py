@@ -4,19 +4,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: sageattention_state
-short_description: What a host has of SageAttention, and what has passed its test on the GPUs
+short_description: What a host has of faster attention, and what has passed its test on the GPUs
 version_added: 0.1.0
 author: The wanmetal team (@wanmetal)
 description:
-  - Looks at the GPUs, the driver and the compiler, and at the folders with SageAttention that earlier runs have made.
-  - A proof counts for the GPUs and the driver that it was made with.
+  - Looks at the GPUs, the driver and the compiler, and at the folders that earlier runs have made.
+  - A result counts for the GPUs and the driver that it was made with.
 options:
   root:
-    description: Folder with a folder for each variant of SageAttention.
+    description: Folder with a folder for each variant.
     type: path
     required: true
   methods:
-    description: How to get SageAttention, the best way first.
+    description: The ways there are, the one that is tried first at the beginning.
     type: list
     elements: dict
     required: true
@@ -26,7 +26,7 @@ options:
         type: str
         required: true
       version:
-        description: Version of SageAttention that it gives.
+        description: Version of what it gives.
         type: str
         required: true
       base:
@@ -34,10 +34,15 @@ options:
         type: str
         required: true
       architectures:
-        description: Compute capabilities that it has kernels for.
+        description: Compute capabilities that it has kernels for. An empty list leaves that to the test.
         type: list
         elements: str
         required: true
+      attention:
+        description: What it gives, V(sage) for SageAttention or V(kitchen) for comfy-kitchen.
+        type: str
+        choices: [sage, kitchen]
+        default: sage
   nvcc:
     description: The compiler.
     type: path
@@ -48,7 +53,7 @@ options:
     elements: str
     default: []
   retry:
-    description: Take methods that have failed as if they had not been tried.
+    description: Take methods that have failed as if they had not been tried, but for those in O(leave_out).
     type: bool
     default: false
   gpu_info:
@@ -109,13 +114,13 @@ idle:
   type: str
 methods:
   description: >-
-    How far each method is, with C(method), C(state), C(key), C(path), C(reason), C(log), C(base) and C(architectures)
-    of what is there.
+    How far each method is, with C(method), C(state), C(attention), C(key), C(path), C(reason), C(log), C(base),
+    C(speedup) and C(architectures) of what is there.
   returned: success
   type: list
   elements: dict
 active:
-  description: The entry of RV(methods) that workers use. Empty where they use torch's own attention.
+  description: The fastest entry of RV(methods) that passed. Empty where workers use torch's own attention.
   returned: success
   type: dict
 next:
@@ -158,6 +163,7 @@ def main() -> None:
         "version": {"type": "str", "required": True},
         "base": {"type": "str", "required": True},
         "architectures": {"type": "list", "elements": "str", "required": True},
+        "attention": {"type": "str", "choices": ["sage", "kitchen"], "default": "sage"},
     }
     module = AnsibleModule(
         argument_spec={

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import mirrors
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks, models
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks, models, wheels
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown, told
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import (
     Rule,
@@ -204,6 +204,7 @@ _GPU_FLAGS = {
     "--disable-cuda-malloc",
     "--disable-smart-memory",
     "--reserve-vram",
+    "--use-ck-attention",
     "--use-flash-attention",
     "--use-sage-attention",
 }
@@ -738,6 +739,24 @@ _SAGEATTENTION: Rules = {
             entries(lambda entry: not re.fullmatch(r"[0-9]{1,2}\.[0-9]", entry)),
             "compute capabilities such as 8.9 and 12.0, in quotes",
             'correct the entry, for example sageattention_architectures: ["8.9", "12.0"]',
+        )
+    ],
+    "sageattention_wheel_url": [
+        Rule(
+            lambda url, _unused: shown(url) if url and not wheels.wheel_version(url) else "",
+            "the address of a wheel of SageAttention, such as https://example.com/sageattention-2.2.0-py3-none-any.whl",
+            "name the file itself, or leave the setting empty to have it built",
+        )
+    ],
+    "sageattention_wheel_checksum": [
+        Rule(
+            lambda sha256, seen: (
+                "nothing, while sageattention_wheel_url names a wheel"
+                if not sha256 and seen.settings["sageattention_wheel_url"]
+                else ""
+            ),
+            "the sha256 of that wheel",
+            "take what sha256sum says of a file that you trust",
         )
     ],
     "sageattention_build_threads": [between(0, 1024, "threads")],

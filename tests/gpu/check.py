@@ -93,8 +93,13 @@ def ways(names: Sequence[str]) -> dict[str, Callable[[Any, Any, Any], Any]]:
 
         return attention
 
+    def torch_as_comfyui(q: Any, k: Any, v: Any) -> Any:
+        with attention_check.priority(q.device.type):
+            return attention_check.torch_attention(q, k, v, "NHD")
+
     found: dict[str, Callable[[Any, Any, Any], Any]] = {
         "torch, its own choice": lambda q, k, v: attention_check.torch_attention(q, k, v, "NHD"),
+        "torch, as ComfyUI": torch_as_comfyui,
         "torch, flash": torch_with(SDPBackend.FLASH_ATTENTION),
         "torch, cuDNN": torch_with(SDPBackend.CUDNN_ATTENTION),
     }

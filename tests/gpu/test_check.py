@@ -147,6 +147,36 @@ def test_slow_kernels_do_not(stand_in: Path) -> None:
     assert REASONS["slow"] in told["reasons"][0]
 
 
+KITCHEN = RIGHT.replace("def sageattn", "def int8_attention_is_available():\n    return True\ndef int8_attention")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "reason"),
+    [
+        (KITCHEN, "--use-ck-attention", ""),
+        (
+            KITCHEN.replace("    return out.", "    out = out * 2\n    return out."),
+            "--use-ck-attention",
+            "the relative error is",
+        ),
+        (KITCHEN.replace("True", "False"), "--use-ck-attention", "comfy-kitchen has no attention for this card"),
+        (KITCHEN, "--use-sage-attention", "this ComfyUI has no --use-ck-attention"),
+        ("", "--use-ck-attention", "this version of comfy-kitchen has no attention"),
+    ],
+    ids=["right", "doubled", "other card", "older ComfyUI", "older package"],
+)
+def test_attention_of_comfy_kitchen(packages: Path, text: str, options: str, reason: str) -> None:
+    (packages / "comfy_kitchen.py").write_text(text)
+    (packages / "comfy").mkdir()
+    (packages / "comfy/cli_args.py").write_text(f'attn_group.add_argument("{options}", action="store_true")\n')
+    packages.chmod(0o755)
+    words = ("--attention=kitchen", f"--core={there(packages)}", "--min-speedup=0", "--heads=2", "--text=64")
+    done = run(SELF_TEST, packages, "--device=cpu", *words, "--lengths", "256")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["passed"]) == ((1, False) if reason else (0, True)), told
+    assert all(reason in one for one in told["reasons"]), told
+
+
 @pytest.mark.parametrize("stand_in", ["nan"], indirect=True)
 def test_each_kind_of_card_is_tested(stand_in: Path) -> None:
     done = run(SELF_TEST, stand_in, "--device", "cpu", "cpu", "--heads=2", "--text=64", "--lengths", "256")
@@ -169,7 +199,13 @@ def test_check(stand_in: Path, status: int) -> None:
     told = json.loads(written.read_text())
     assert told["self_tests"]["sage"]["passed"] is (status == 0)
     assert [row["way"] for row in told["rows"]] == [
-        *("torch, its own choice", "torch, flash", "torch, cuDNN", *(["SageAttention"] if status == 0 else [])),
+        *(
+            "torch, its own choice",
+            "torch, as ComfyUI",
+            "torch, flash",
+            "torch, cuDNN",
+            *(["SageAttention"] if status == 0 else []),
+        ),
     ]
     assert all(row["seconds"] > 0 for row in told["rows"] if not row["problem"])
     assert ("| tiny | 300 | SageAttention |" in done.stdout) is (status == 0)
@@ -207,6 +243,7 @@ def test_the_trial_runs_at_small_shapes(place: Path) -> None:
     done = python(place, there(place / "tests/gpu/trial.py"), *arguments, "--device=cpu", "--budget=900")
     told = {file.stem: json.loads(file.read_text()) for file in (place / "out").glob("*.json")}
     assert told["card"]["gpu_info"]["gpus"] == [], done.stdout
+    assert told["attention"]["picked"].startswith("torch's own; SageAttention 1.0.6: sage1 is not there"), done.stdout
     assert told["wheel"]["skipped"] == "not unpacked: sage"
     assert {told["first"][name]["problem"] for name in ("canary, image", "canary, video", "tiny")} == {""}, done.stdout
     assert [row["attention"] for row in told["small"]["rows"]] == ["torch"], done.stdout

@@ -109,7 +109,26 @@ def attention(place: Place) -> dict[str, Any]:
             found[label] = json.loads(done.stdout.splitlines()[-1])
         except (IndexError, ValueError):
             found[label] = {"status": done.returncode, "problem": done.stderr[-800:]}
-    return found
+    return {**found, "picked": _picked(found)}
+
+
+def _picked(found: dict[str, Any]) -> str:
+    """Which of them the role would choose here, and what it would say of the others."""
+    from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels import sageattention
+
+    told = [
+        {
+            "method": label,
+            "version": label.split(" ")[-1],
+            "attention": "kitchen" if label == "comfy-kitchen" else "sage",
+            "state": "passed" if result.get("passed") and result["speedup"] >= 1 else "failed",
+            "speedup": result.get("speedup", 0.0),
+            "reason": "; ".join(result.get("reasons") or [result.get("skipped") or result.get("problem") or "slower"]),
+            "log": "",
+        }
+        for label, result in found.items()
+    ]
+    return sageattention.sentence(told, sageattention.choose(told)["active"], "")
 
 
 def wheel(place: Place) -> dict[str, Any]:

@@ -8,16 +8,29 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import switch as release_switch
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.wheels import sageattention
 
-SOURCE = {"name": "source-2.2", "version": "2.2.0", "base": "aaa", "architectures": ["8.0", "8.9", "9.0"]}
-TRITON = {"name": "triton-1.0.6", "version": "1.0.6", "base": "bbb", "architectures": ["8.0", "8.9", "9.0"]}
+SOURCE = {
+    "name": "source-2.2",
+    "version": "2.2.0",
+    "base": "aaa",
+    "architectures": ["8.0", "8.9", "9.0"],
+    "attention": "sage",
+}
+TRITON = {
+    "name": "triton-1.0.6",
+    "version": "1.0.6",
+    "base": "bbb",
+    "architectures": ["8.0", "8.9", "9.0"],
+    "attention": "sage",
+}
+KITCHEN = {"name": "comfy-kitchen", "version": "0.2.31", "base": "ccc", "architectures": [], "attention": "kitchen"}
 HERE = {"gpus": ["RTX 4090"], "architectures": ["8.9"], "driver": "580.65.06"}
 WHEEL = {"base": "aaa", "architectures": ["8.9"], "version": "2.2.0"}
-PROOF = {"passed": True, "gpus": ["RTX 4090"], "driver": "580.65.06", "speedup": 1.7, "worst_error": 0.04}
+RESULT = {"passed": True, "gpus": ["RTX 4090"], "driver": "580.65.06", "speedup": 1.7, "worst_error": 0.04}
 FAILURE = {"base": "aaa", "architectures": ["8.9"], "reason": "no compiler", "nvcc": "", "log": "/x/build.log"}
 
 
 def folder(key: str = "k", **written: Any) -> dict[str, Any]:
-    return {"key": key, "path": f"/x/{key}", "wheel": {}, "proof": {}, "failure": {}, **written}
+    return {"key": key, "path": f"/x/{key}", "wheel": {}, "result": {}, "failure": {}, **written}
 
 
 @pytest.mark.parametrize(
@@ -25,28 +38,47 @@ def folder(key: str = "k", **written: Any) -> dict[str, Any]:
     [
         ([], "", False, "missing"),
         ([folder(wheel=WHEEL)], "", False, "ready"),
-        ([folder(wheel=WHEEL, proof=PROOF)], "", False, "proven"),
-        ([folder(wheel={**WHEEL, "architectures": ["8.0", "8.9"]}, proof=PROOF)], "", False, "proven"),
-        ([folder(wheel={**WHEEL, "base": "other"}, proof=PROOF)], "", False, "missing"),
-        ([folder(wheel={**WHEEL, "architectures": ["9.0"]}, proof=PROOF)], "", False, "missing"),
-        ([folder(wheel=WHEEL, proof={**PROOF, "driver": "570.1"})], "", False, "ready"),
-        ([folder(wheel=WHEEL, proof={**PROOF, "gpus": ["L40S"]})], "", False, "ready"),
-        ([folder(wheel=WHEEL, proof={**PROOF, "passed": False})], "", False, "failed"),
-        ([folder(wheel=WHEEL, proof={**PROOF, "passed": False})], "", True, "ready"),
-        ([folder(wheel=WHEEL, proof=PROOF)], "", True, "proven"),
-        ([folder(wheel=WHEEL, proof={**PROOF, "passed": False, "transient": True})], "", False, "ready"),
+        ([folder(wheel=WHEEL, result=RESULT)], "", False, "passed"),
+        ([folder(wheel={**WHEEL, "architectures": ["8.0", "8.9"]}, result=RESULT)], "", False, "passed"),
+        ([folder(wheel={**WHEEL, "base": "other"}, result=RESULT)], "", False, "missing"),
+        ([folder(wheel={**WHEEL, "architectures": ["9.0"]}, result=RESULT)], "", False, "missing"),
+        ([folder(wheel=WHEEL, result={**RESULT, "driver": "570.1"})], "", False, "ready"),
+        ([folder(wheel=WHEEL, result={**RESULT, "gpus": ["L40S"]})], "", False, "ready"),
+        ([folder(wheel=WHEEL, result={**RESULT, "passed": False})], "", False, "failed"),
+        ([folder(wheel=WHEEL, result={**RESULT, "passed": False})], "", True, "ready"),
+        ([folder(wheel=WHEEL, result=RESULT)], "", True, "passed"),
+        ([folder(wheel=WHEEL, result={**RESULT, "passed": False, "transient": True})], "", False, "ready"),
         ([folder(failure=FAILURE)], "", False, "failed"),
         ([folder(failure=FAILURE)], "", True, "missing"),
         ([folder(failure=FAILURE)], "12.8", False, "missing"),
         ([folder(failure={**FAILURE, "transient": True})], "", False, "missing"),
         # A build that failed once does not count where another one is there.
-        ([folder("a", failure=FAILURE), folder("b", wheel=WHEEL, proof=PROOF)], "", False, "proven"),
-        ([folder("a", wheel=WHEEL), folder("b", wheel=WHEEL, proof=PROOF)], "", False, "proven"),
+        ([folder("a", failure=FAILURE), folder("b", wheel=WHEEL, result=RESULT)], "", False, "passed"),
+        ([folder("a", wheel=WHEEL), folder("b", wheel=WHEEL, result=RESULT)], "", False, "passed"),
     ],
 )
 def test_look(folders: list[dict[str, Any]], nvcc: str, retry: bool, state: str) -> None:
     told = sageattention.look(SOURCE, folders, HERE, nvcc, retry)
     assert told["state"] == state
+
+
+def test_what_comes_with_comfyui_needs_no_folder_in_the_path_and_no_list_of_gpus() -> None:
+    wheel = {"base": "ccc", "architectures": ["10.0"], "version": "0.2.31"}
+    here = {**HERE, "architectures": ["10.0"]}
+    told = sageattention.look(KITCHEN, [folder(wheel=wheel, result=RESULT)], here, "", False)
+    assert (told["state"], told["path"], told["attention"], told["speedup"]) == ("passed", "", "kitchen", 1.7)
+
+
+def test_what_failed_is_tried_once_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    for key, base in (("a", "aaa"), ("b", "bbb")):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "failure.json").write_text(json.dumps({**FAILURE, "base": base}))
+    tried: list[str] = []
+    for expected in ("source-2.2", "triton-1.0.6", ""):
+        told = sageattention.state(tmp_path, [SOURCE, TRITON], "/nowhere/nvcc", tried, True, found([gpu("8.9")]))
+        assert told["next"].get("method", "") == expected
+        tried.append(expected)
+    assert told["settled"]
 
 
 def test_a_gpu_without_kernels_is_named() -> None:
@@ -59,19 +91,28 @@ def test_a_gpu_without_kernels_is_named() -> None:
     ("states", "leave_out", "active", "following", "settled"),
     [
         ([], [], "", "", True),
-        (["proven", "missing"], [], "source-2.2", "", True),
+        ([2.0, "missing"], [], "source-2.2", "triton-1.0.6", False),
         (["missing", "missing"], [], "", "source-2.2", False),
         (["missing", "missing"], ["source-2.2"], "", "triton-1.0.6", False),
-        (["missing", "proven"], [], "triton-1.0.6", "source-2.2", False),
-        (["missing", "proven"], ["source-2.2"], "triton-1.0.6", "", False),
-        (["failed", "proven"], [], "triton-1.0.6", "", True),
+        (["missing", 1.1], [], "triton-1.0.6", "source-2.2", False),
+        (["missing", 1.1], ["source-2.2"], "triton-1.0.6", "", False),
+        (["failed", 1.1], [], "triton-1.0.6", "", True),
         (["failed", "ready"], [], "", "triton-1.0.6", False),
         (["unsupported", "failed"], [], "", "", True),
+        # The fastest that is right, wherever it stands; the first among equals.
+        ([1.97, 1.18, 1.24], [], "source-2.2", "", True),
+        ([1.1, 1.2, 1.3], [], "comfy-kitchen", "", True),
+        ([1.1, 1.3, 1.2], [], "triton-1.0.6", "", True),
+        ([1.2, 1.2, 1.2], [], "source-2.2", "", True),
+        (["failed", 1.2, 1.24], [], "comfy-kitchen", "", True),
+        ([1.1, "failed", "unsupported"], [], "source-2.2", "", True),
     ],
 )
-def test_choose(states: list[str], leave_out: list[str], active: str, following: str, settled: bool) -> None:
+def test_choose(states: list[float | str], leave_out: list[str], active: str, following: str, settled: bool) -> None:
+    """A number is the speed of one that passed."""
     told = [
-        {"method": name, "state": state} for name, state in zip(("source-2.2", "triton-1.0.6"), states, strict=False)
+        {"method": name, **({"state": state} if isinstance(state, str) else {"state": "passed", "speedup": state})}
+        for name, state in zip(("source-2.2", "triton-1.0.6", "comfy-kitchen"), states, strict=False)
     ]
     chosen = sageattention.choose(told, leave_out)
     assert chosen["active"].get("method", "") == active
@@ -79,8 +120,12 @@ def test_choose(states: list[str], leave_out: list[str], active: str, following:
     assert chosen["settled"] is settled
 
 
-def told(state: str, method: str = "source-2.2", reason: str = "", log: str = "") -> dict[str, Any]:
-    return {"method": method, "version": "2.2.0", "state": state, "reason": reason, "log": log, "speedup": 1.7}
+def told(
+    state: str, method: str = "source-2.2", reason: str = "", log: str = "", speedup: float = 1.7
+) -> dict[str, Any]:
+    attention = "kitchen" if method == "comfy-kitchen" else "sage"
+    known = {"method": method, "version": "2.2.0", "attention": attention, "speedup": speedup}
+    return {**known, "state": state, "reason": reason, "log": log}
 
 
 @pytest.mark.parametrize(
@@ -96,16 +141,22 @@ def told(state: str, method: str = "source-2.2", reason: str = "", log: str = ""
         ),
         ([told("missing")], {}, "", "torch's own; source-2.2: not there yet"),
         (
-            [told("proven")],
-            told("proven"),
+            [told("passed")],
+            told("passed"),
             "",
             "SageAttention 2.2.0, 1.70 times as fast as torch's own",
         ),
         (
-            [told("failed", reason="no compiler"), told("proven", "triton-1.0.6")],
-            told("proven", "triton-1.0.6"),
+            [told("failed", reason="no compiler"), told("passed", "triton-1.0.6")],
+            told("passed", "triton-1.0.6"),
             "",
             "SageAttention 2.2.0, 1.70 times as fast as torch's own; source-2.2: no compiler",
+        ),
+        (
+            [told("passed", speedup=1.1), told("failed", "triton-1.0.6", "NaN"), told("passed", "comfy-kitchen")],
+            told("passed", "comfy-kitchen"),
+            "",
+            "comfy-kitchen 2.2.0, 1.70 times as fast as torch's own; source-2.2: 1.10 times; triton-1.0.6: NaN",
         ),
     ],
 )
@@ -153,13 +204,13 @@ def test_state_reads_what_runs_have_written(tmp_path: Path) -> None:
     place = tmp_path / "wheels" / "2.2.0-abc"
     place.mkdir(parents=True)
     (place / "wheel.json").write_text(json.dumps(WHEEL))
-    (place / "proof.json").write_text(json.dumps(PROOF))
+    (place / "result.json").write_text(json.dumps(RESULT))
     (tmp_path / "wheels" / "damaged").mkdir()
     (tmp_path / "wheels" / "damaged" / "wheel.json").write_text("{")
     told = sageattention.state(tmp_path / "wheels", [SOURCE, TRITON], str(compiler), [], False, found([gpu("8.9")]))
     assert told["nvcc"] == "12.8"
     assert told["active"]["path"] == f"{place}/site"
-    assert told["settled"]
+    assert told["next"]["method"] == "triton-1.0.6"
     assert told["active"]["speedup"] == 1.7
 
 

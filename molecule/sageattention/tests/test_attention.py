@@ -30,7 +30,7 @@ def arguments(host: Any) -> list[str]:
 
 def right(host: Any) -> str:
     """The folder of the kernels that are right."""
-    [folder] = [path for path in folders(host) if written(host, f"{path}/proof.json")["passed"]]
+    [folder] = [path for path in folders(host) if written(host, f"{path}/result.json")["passed"]]
     return folder
 
 
@@ -50,13 +50,13 @@ def test_the_build_left_nothing_behind(host: Any) -> None:
     assert host.check_output("systemctl list-units --all --no-legend 'wanmetal-build-*' 'wanmetal-attention-*'") == ""
 
 
-def test_each_host_has_proven_it_on_its_own_gpu(host: Any) -> None:
-    proof = written(host, f"{right(host)}/proof.json")
+def test_each_host_has_tested_it_on_its_own_gpu(host: Any) -> None:
+    result = written(host, f"{right(host)}/result.json")
     if is_first(host):
-        assert (proof["gpus"], proof["driver"]) == (["NVIDIA GeForce RTX 4090"], "580.65.06")
+        assert (result["gpus"], result["driver"]) == (["NVIDIA GeForce RTX 4090"], "580.65.06")
     else:
-        assert (proof["gpus"], proof["driver"]) == (["NVIDIA H100 80GB HBM3"], "590.44.01")
-    assert 0 < proof["worst_error"] < 0.1
+        assert (result["gpus"], result["driver"]) == (["NVIDIA H100 80GB HBM3"], "590.44.01")
+    assert 0 < result["worst_error"] < 0.1
 
 
 def test_the_worker_uses_it_where_it_passed(host: Any) -> None:
@@ -73,13 +73,13 @@ def test_wrong_kernels_are_recorded(host: Any) -> None:
     wrong = [path for path in folders(host) if path != right(host)]
     assert len(wrong) == (1 if is_first(host) else 0)
     for path in wrong:
-        proof = written(host, f"{path}/proof.json")
-        assert not proof["passed"]
+        result = written(host, f"{path}/result.json")
+        assert not result["passed"]
         assert "NaN" in host.file(f"{path}/test.log").content_string
     if is_first(host):
         # The next method could not do better without a GPU.
         [earlier] = folders(host, "1.0.6")
-        assert not written(host, f"{earlier}/proof.json")["passed"]
+        assert not written(host, f"{earlier}/result.json")["passed"]
 
 
 def test_what_it_needs_at_run_time_stays(host: Any) -> None:

@@ -63,6 +63,6 @@ def test_its_kernels_are_loaded_with_the_torch_of_the_lane(host: Any, root: str,
 
 
 def test_without_a_gpu_it_does_not_pass(host: Any, folder: str) -> None:
-    proof = json.loads(host.file(f"{folder}/proof.json").content_string)
-    assert not proof["passed"]
-    assert proof["reasons"]
+    result = json.loads(host.file(f"{folder}/result.json").content_string)
+    assert not result["passed"]
+    assert result["reasons"]

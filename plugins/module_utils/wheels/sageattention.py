@@ -1,10 +1,10 @@
-"""What a host has of SageAttention, what of it has passed its test on the GPUs, and what is to be tried next.
+"""What a host has of faster attention, what of it has passed its test on the GPUs, and what is to be tried next.
 
-Each variant that was built or fetched lies in a folder of its own, which a worker names in its PYTHONPATH:
+Each variant has a folder of its own, which a worker names in its PYTHONPATH where there is a package in it:
 
-    <root>/<key>/site/          the package
+    <root>/<key>/site/          the package; comfy-kitchen's is part of the release
     <root>/<key>/wheel.json     what it is; written when it is complete
-    <root>/<key>/proof.json     what the self-test said, and on which GPUs
+    <root>/<key>/result.json    what the self-test said, and on which GPUs
     <root>/<key>/failure.json   why it could not be built, or fetched
     <root>/<key>/*.log          in full words
 
@@ -25,7 +25,9 @@ from typing import Any
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.gpu import gpu_info
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import SETTINGS, unpack
 
-PROVEN, FAILED, UNSUPPORTED, READY, MISSING = "proven", "failed", "unsupported", "ready", "missing"
+PASSED, FAILED, UNSUPPORTED, READY, MISSING = "passed", "failed", "unsupported", "ready", "missing"
+SAGE, KITCHEN = "sage", "kitchen"
+NAMES = {SAGE: "SageAttention", KITCHEN: "comfy-kitchen"}
 
 
 # -- pure
@@ -42,9 +44,9 @@ def covers(architectures: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 def unsupported(method: Mapping[str, Any], wanted: Sequence[str]) -> str:
-    """Why a method cannot serve the GPUs with these architectures, or an empty string."""
+    """Why a method cannot serve GPUs of these architectures, or an empty string. Without a list, the test tells."""
     strange = [one for one in wanted if one not in method["architectures"]]
-    if not strange:
+    if not strange or not method["architectures"]:
         return ""
     return (
         f"it has no kernels for compute capability {', '.join(strange)}, only for {', '.join(method['architectures'])}"
@@ -62,6 +64,7 @@ def look(
         "method": method["name"],
         "version": method["version"],
         "base": method["base"],
+        "attention": method["attention"],
         "architectures": [],
         "key": "",
         "path": "",
@@ -79,14 +82,16 @@ def look(
         and covers((folder["wheel"] or folder["failure"]).get("architectures", []), here["architectures"])
     ]
     states = [_of_folder(folder, here, nvcc, retry) for folder in fitting]
-    best = min(states, key=lambda one: (PROVEN, READY, FAILED, MISSING).index(one["state"]), default=None)
+    best = min(states, key=lambda one: (PASSED, READY, FAILED, MISSING).index(one["state"]), default=None)
     if best is None:
         return {**told, "state": MISSING}
+    if method["attention"] == KITCHEN:
+        best["path"] = ""
     return {**told, **best}
 
 
 def _of_folder(folder: Mapping[str, Any], here: Mapping[str, Any], nvcc: str, retry: bool) -> dict[str, Any]:
-    wheel, proof, failure = folder["wheel"], folder["proof"], folder["failure"]
+    wheel, result, failure = folder["wheel"], folder["result"], folder["failure"]
     told = {
         "key": folder["key"],
         "path": f"{folder['path']}/site",
@@ -96,40 +101,43 @@ def _of_folder(folder: Mapping[str, Any], here: Mapping[str, Any], nvcc: str, re
         again = retry or failure.get("transient") or failure.get("nvcc", "") != nvcc
         reason, log = failure.get("reason", ""), failure.get("log", "")
         return {**told, "path": "", "state": MISSING if again else FAILED, "reason": reason, "log": log}
-    same = proof.get("gpus") == here["gpus"] and proof.get("driver") == here["driver"]
-    if not same or proof.get("transient") or (retry and not proof.get("passed")):
-        return {**told, "state": READY, "reason": "; ".join(proof.get("reasons", [])) if same else ""}
+    same = result.get("gpus") == here["gpus"] and result.get("driver") == here["driver"]
+    if not same or result.get("transient") or (retry and not result.get("passed")):
+        return {**told, "state": READY, "reason": "; ".join(result.get("reasons", [])) if same else ""}
     return {
         **told,
-        "state": PROVEN if proof.get("passed") else FAILED,
-        "reason": "; ".join(proof.get("reasons", [])),
-        "log": "" if proof.get("passed") else f"{folder['path']}/test.log",
-        "speedup": proof.get("speedup") or 0.0,
-        "error": proof.get("worst_error"),
+        "state": PASSED if result.get("passed") else FAILED,
+        "reason": "; ".join(result.get("reasons", [])),
+        "log": "" if result.get("passed") else f"{folder['path']}/test.log",
+        "speedup": result.get("speedup") or 0.0,
+        "error": result.get("worst_error"),
     }
 
 
 def choose(told: Sequence[Mapping[str, Any]], leave_out: Sequence[str] = ()) -> dict[str, Any]:
     """What workers use now, what is to be done next, and whether all is done.
 
-    The first method that has passed its test is used; those before it which might still be are not settled.
+    Of those that have passed their test, the fastest is used; among equals the first.
     """
-    active: Mapping[str, Any] = next((one for one in told if one["state"] == PROVEN), {})
-    before = told[: list(told).index(active)] if active else told
-    open_ones = [one for one in before if one["state"] in (READY, MISSING)]
+    passed = [one for one in told if one["state"] == PASSED]
+    active: Mapping[str, Any] = max(passed, key=lambda one: float(one["speedup"]), default={})
+    open_ones = [one for one in told if one["state"] in (READY, MISSING)]
     following = next((one for one in open_ones if one["method"] not in leave_out), {})
     return {"active": dict(active), "next": dict(following), "settled": not open_ones}
 
 
 def sentence(told: Sequence[Mapping[str, Any]], active: Mapping[str, Any], idle: str) -> str:
-    """One line for people: what attention is computed with, and why nothing better."""
+    """One line for people: what attention is computed with, by how much it is faster, and what became of the others."""
     why = [
-        f"{one['method']}: {one['reason'] or 'not there yet'}" + (f" (log: {one['log']})" if one.get("log") else "")
+        f"{one['method']}: {one['speedup']:.2f} times"
+        if one["state"] == PASSED
+        else f"{one['method']}: {one['reason'] or 'not there yet'}" + (f" (log: {one['log']})" if one["log"] else "")
         for one in told
-        if not active or told.index(one) < told.index(active)
+        if one != active
     ]
     if active:
-        text = f"SageAttention {active['version']}, {active['speedup']:.2f} times as fast as torch's own"
+        name = NAMES[active["attention"]]
+        text = f"{name} {active['version']}, {active['speedup']:.2f} times as fast as torch's own"
         return text + (f"; {'; '.join(why)}" if why else "")
     return f"torch's own; {idle or '; '.join(why) or 'no method is asked for'}"
 
@@ -143,7 +151,7 @@ def read_folders(root: Path) -> list[dict[str, Any]]:
         {
             "key": folder.name,
             "path": str(folder),
-            **{name: _json(folder / f"{name}.json") for name in ("wheel", "proof", "failure")},
+            **{name: _json(folder / f"{name}.json") for name in ("wheel", "result", "failure")},
         }
         for folder in sorted(root.glob("*"))
         if folder.is_dir()
@@ -195,7 +203,10 @@ def state(
     here = gpus_here(found)
     version = compiler(nvcc)
     folders = read_folders(root)
-    told = [] if here["idle"] else [look(method, folders, here, version, retry) for method in methods]
+    told = [
+        look(method, folders, here, version, retry and method["name"] not in leave_out)
+        for method in (methods if not here["idle"] else [])
+    ]
     chosen = choose(told, leave_out)
     # A driver that is not there yet may come in the same run.
     settled = chosen["settled"] and (not here["idle"] or not found["gpus"])

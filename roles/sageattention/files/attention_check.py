@@ -1,13 +1,14 @@
-"""Whether SageAttention computes what torch's own attention does, without NaN, and not slower.
+"""Whether an attention computes what torch's own does, without NaN, and how much faster than ComfyUI without it.
 
 Run it with the Python that the worker has, and with the folder of SageAttention in PYTHONPATH. It prints one line of
-JSON with ``passed``, ``reasons`` and ``cases``, and ends with 0 where all is well, with 1 where SageAttention did not
-pass, and with 3 where the card had no memory left for the test, which says nothing about SageAttention.
+JSON with ``passed``, ``reasons`` and ``cases``, and ends with 0 where all is well, with 1 where the attention did not
+pass, and with 3 where the card had no memory left for the test, which says nothing about the attention.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
@@ -15,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 HEAD_DIM = 128
@@ -70,7 +73,7 @@ def cases(lengths: Sequence[int], heads: int, text: int) -> list[Case]:
 
 
 def reasons(measured: Sequence[Measured], max_error: float, min_speedup: float) -> list[str]:
-    """Why SageAttention is not to be used; empty where it passed. The speed counts where the work is most."""
+    """Why the attention is not to be used; empty where it passed. The speed counts where the work is most."""
     found = []
     for one in measured:
         case = one.case
@@ -92,6 +95,14 @@ def reasons(measured: Sequence[Measured], max_error: float, min_speedup: float) 
     return found
 
 
+def priority(device: str) -> contextlib.AbstractContextManager[Any]:
+    """In which order ComfyUI has torch try its kernels. Torch alone would begin with cuDNN's on some cards."""
+    if not device.startswith("cuda"):
+        return contextlib.nullcontext()
+    order = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+    return sdpa_kernel([getattr(SDPBackend, name) for name in order], set_priority=True)
+
+
 def torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str) -> torch.Tensor:
     """Torch's own attention."""
     if layout == "NHD":
@@ -100,21 +111,26 @@ def torch_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: s
     return out.transpose(1, 2) if layout == "NHD" else out
 
 
-def sage_attention() -> Attention:
+def sage_attention(_core: str = "") -> Attention:
     """SageAttention, called as ComfyUI calls it."""
     from sageattention import sageattn
 
     def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str) -> torch.Tensor:
-        out: torch.Tensor = sageattn(q, k, v, is_causal=False, tensor_layout=layout)
+        out: torch.Tensor = sageattn(q, k, v, is_causal=False, tensor_layout=layout, sm_scale=None, smooth_k=False)
         return out
 
     return attention
 
 
-def kitchen_attention() -> Attention:
-    """The attention in 8-bit integers of comfy-kitchen, which ComfyUI uses with ``--use-ck-attention``."""
+def kitchen_attention(core: str = "") -> Attention:
+    """The attention in 8-bit integers of comfy-kitchen, which the ComfyUI in ``core`` is to use."""
     import comfy_kitchen
 
+    if core and "--use-ck-attention" not in Path(core, "comfy/cli_args.py").read_text(encoding="utf-8"):
+        raise ImportError("this ComfyUI has no --use-ck-attention")
+
+    if not hasattr(comfy_kitchen, "int8_attention"):
+        raise ImportError("this version of comfy-kitchen has no attention")
     if not comfy_kitchen.int8_attention_is_available():
         raise ImportError("comfy-kitchen has no attention for this card")
 
@@ -127,7 +143,7 @@ def kitchen_attention() -> Attention:
     return attention
 
 
-ATTENTIONS: dict[str, Callable[[], Attention]] = {"sage": sage_attention, "kitchen": kitchen_attention}
+ATTENTIONS: dict[str, Callable[..., Attention]] = {"sage": sage_attention, "kitchen": kitchen_attention}
 
 
 def inputs(case: Case, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,6 +188,8 @@ def measure(case: Case, attention: Attention, device: str) -> Measured:
     if found.shape != expected.shape or found.dtype != q.dtype:
         told = f"the result is {tuple(found.shape)} {found.dtype}, not {tuple(expected.shape)} {q.dtype}"
         return Measured(case, False, math.inf, 0.0, 0.0, told)
+    with priority(device):
+        usual = seconds(lambda: torch_attention(q, k, v, case.layout), device)
     finite = bool(torch.isfinite(found).all())
     error = float((found.float() - expected).norm() / expected.norm()) if finite else math.inf
     return Measured(
@@ -179,7 +197,7 @@ def measure(case: Case, attention: Attention, device: str) -> Measured:
         finite,
         error,
         seconds(lambda: attention(q, k, v, case.layout), device),
-        seconds(lambda: torch_attention(q, k, v, case.layout), device),
+        usual,
     )
 
 
@@ -244,12 +262,13 @@ def self_test(
     max_error: float,
     min_speedup: float,
     name: str = "sage",
+    core: str = "",
 ) -> dict[str, Any]:
     """Test one of ``ATTENTIONS``; the result of ``result``."""
     if ":" in device:
         torch.cuda.set_device(device)  # kernels start on the current card, whosever their numbers are
     try:
-        attention = ATTENTIONS[name]()
+        attention = ATTENTIONS[name](core)
     except Exception as error:
         reason = f"it cannot be imported: {type(error).__name__}: {error}".splitlines()[0][:300]
         return {**result([], max_error, min_speedup, device_name(device)), "reasons": [reason]}
@@ -266,11 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text", type=int, default=TEXT, help=f"tokens of the prompt, default: {TEXT}")
     parser.add_argument("--max-error", type=float, default=MAX_ERROR, help=f"default: {MAX_ERROR}")
     parser.add_argument("--attention", choices=ATTENTIONS, default="sage", help="default: sage")
+    parser.add_argument("--core", default="", help="folder of the ComfyUI that is to use it")
     parser.add_argument("--min-speedup", type=float, default=1.0, help="times as fast as torch, default: 1")
     options = parser.parse_args(arguments)
     try:
         settings = (options.lengths, options.heads, options.text, options.max_error, options.min_speedup)
-        told = together([self_test(device, *settings, options.attention) for device in devices(options.device)])
+        told = together(
+            [self_test(device, *settings, options.attention, options.core) for device in devices(options.device)]
+        )
     except torch.OutOfMemoryError as error:
         print(f"the card has no memory left for the test: {error}", file=sys.stderr)
         return NO_MEMORY
