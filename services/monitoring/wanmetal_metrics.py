@@ -185,7 +185,7 @@ def samples(settings: Mapping[str, Any]) -> Iterator[Sample]:
     if settings["queue"]:
         yield from queue(settings["queue"])
     if settings["certificate"]:
-        host, _, port = settings["certificate"].rpartition(":")
+        host, _unused, port = settings["certificate"].rpartition(":")
         yield from certificate(host.strip("[]"), int(port))
 
 
