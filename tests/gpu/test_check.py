@@ -84,7 +84,7 @@ REASONS = {
     "crash": "RuntimeError: no kernel image is available",
     "wrong type": "the result is (1, 256, 2, 128) torch.float32",
     "tail": "the relative error is",
-    "slow": "times as fast as torch's own attention, and at least 0.5 is wanted",
+    "slow": "times as fast as torch's own attention, and at least 0.5 is needed",
 }
 
 
