@@ -64,7 +64,7 @@ def test_a_deploy_is_planned(core: str, tmp_path: Path) -> None:
         accelerator, version = kinds[name]
         lines = "\n".join(json.loads(plan)["msg"])
         assert SHOWN[accelerator] in lines
-        assert ("SageAttention" in lines) == (accelerator == "gpu")
+        assert ("faster attention" in lines) == (accelerator == "gpu")
         for words in (COMPILERS[version], "comfyui-api.service", "jupyterlab.service", "comfyui-handler.service"):
             assert words in lines
         assert "prometheus-node-exporter" in lines

@@ -37,6 +37,9 @@ FETCHERS = {
 KEY_FILES = re.compile(r"{{ __\w+_key_file }}|/[\w./-]+")
 """Keys of repositories that lie on the host."""
 
+GIVEN = re.compile(r"\b\w+_wheel_url\b")
+"""Settings in which an operator names what is fetched. They have no address of their own that would show."""
+
 OWN_SERVICES = ("comfyui_url",)
 """Addresses of what runs on the host itself."""
 LOOPBACK = re.compile(r"https?://(?:127\.0\.0\.1|localhost|\[::1\])[:/]")
@@ -128,7 +131,8 @@ class Sources:
                 for key, value in task.items()
                 if key not in ("name", "vars", "ansible.builtin.set_fact", "block", "rescue", "always", "tasks")
             }
-            if any(self.carries_address(text, self.spoiled) for text in house.strings(work)):
+            texts = list(house.strings(work))
+            if any(self.carries_address(text, self.spoiled) or GIVEN.search(MIRRORED.sub(" ", text)) for text in texts):
                 found.append(f"{at}: an address that did not go through the filter")
             for module, options in FETCHERS.items():
                 for option in options:
