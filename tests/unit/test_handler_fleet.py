@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -76,3 +77,26 @@ def test_what_a_restart_of_the_handler_cuts_off_is_done_once_more(queue: queues.
             queues.until(lambda: queue.status("again") == "COMPLETED")
         assert len(fake.graphs) == 2
         assert queue.call("status/again")["output"]["video_url"]
+
+
+def test_a_handler_that_ends_takes_no_more_jobs(
+    queue: queues.Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, end = threading.Event(), threading.Event()
+
+    def vram(_fleet: Fleet) -> int:
+        asked.set()
+        end.wait()
+        return 0
+
+    monkeypatch.setattr(Fleet, "_vram", vram)
+    with scripted() as (fake, url), serving(tmp_path, url, **joined(queue)) as jobs:
+        fleet = Fleet(jobs)
+        asked.wait()
+        queue.run("later", GOOD)
+        fleet.close()
+        end.set()
+        time.sleep(1)
+        assert queue.status("later") == "IN_QUEUE"
+        queue.call("cancel/later", {})
+        assert not fake.graphs

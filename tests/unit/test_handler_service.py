@@ -304,7 +304,7 @@ def test_a_job_waits_for_comfyui_as_long_as_it_may_take(tmp_path: Path, monkeypa
 
 
 def test_a_job_does_not_wait_for_comfyui_for_ever(tmp_path: Path) -> None:
-    with scripted() as (fake, url), serving(tmp_path, url, job_timeout=0.2) as service:
+    with scripted() as (fake, url), serving(tmp_path, url, job_timeout=3.0) as service:
         fake.special["/queue"] = lambda handler: handler.connection.shutdown(2)
         assert "does not answer" in done(service)["output"]["error"]
 

@@ -69,6 +69,8 @@ class Fleet:
             connection.connect()
             if path == _TAKE:
                 self._taking = connection.sock
+                if self._closing.is_set():  # a job that is given now would be lost
+                    raise ConnectionAbortedError("no more jobs are taken")
             connection.request(
                 "GET" if data is None else "POST", f"/v2/any/{path}?{urlencode(query)}", data, self._headers
             )
