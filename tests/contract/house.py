@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,3 +63,24 @@ def strings(value: Any) -> Iterator[str]:
         yield value
     for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
         yield from strings(inner)
+
+
+def play(playbook: str, folder: Path, **given: Any) -> tuple[int, str]:
+    """Run a playbook on this machine, with settings; return its status and all that it said."""
+    (folder / "hosts.yml").write_text("gpu_hosts: {hosts: {here: {ansible_connection: local}}}")
+    settings = {"ansible_python_interpreter": sys.executable, "ansible_become": False, **given}
+    command = [str(ROOT / "playbooks" / playbook), "-i", str(folder / "hosts.yml"), "-e", json.dumps(settings)]
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", *command],
+        cwd=folder,
+        env={
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "TMPDIR": str(folder),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr

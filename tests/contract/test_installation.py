@@ -15,8 +15,8 @@ import pytest
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.installation import InstallationError, look
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import installation
+from ansible_collections.wanmetal.comfyui.tests.contract import house
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "bdddb08ca82d90d75d97b1d437a652e0284a32ac"
 CATALOGUE: dict[str, Any] = {
     "files": {
@@ -277,28 +277,7 @@ def test_other_files_are_refused(text: str) -> None:
 
 
 def play(folder: Path, name: str) -> tuple[int, str]:
-    given = {
-        "installation": name,
-        "ansible_python_interpreter": sys.executable,
-        "ansible_become": False,
-        "import_output_dir": str(folder / "out"),
-    }
-    (folder / "hosts.yml").write_text("gpu_hosts: {hosts: {here: {ansible_connection: local}}}")
-    command = [str(ROOT / "playbooks/import.yml"), "-i", str(folder / "hosts.yml"), "-e", json.dumps(given)]
-    done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", *command],
-        cwd=folder,
-        env={
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "TMPDIR": str(folder),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return house.play("import.yml", folder, installation=name, import_output_dir=str(folder / "out"))
 
 
 def test_the_settings_are_written_once_and_never_over_others(comfyui: Path, tmp_path: Path) -> None:

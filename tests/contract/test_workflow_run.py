@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, PromptLostError
 from ansible_collections.wanmetal.comfyui.plugins.modules import workflow_run
+from ansible_collections.wanmetal.comfyui.tests.contract import house
 from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
 from PIL import Image, PngImagePlugin
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def kind(inputs: dict[str, Any], *outputs: str, ends: bool = False) -> dict[str, Any]:
@@ -49,31 +46,14 @@ def play(folder: Path, url: str, graph: dict[str, Any] | Path, **settings: Any) 
     if not isinstance(graph, Path):
         (folder / "mine.json").write_text(json.dumps(graph))
         graph = Path("mine.json")
-    (folder / "hosts.yml").write_text("gpu_hosts: {hosts: {here: {ansible_connection: local}}}")
     given = {
         "file": str(graph),
         "comfyui_port": int(url.rpartition(":")[2]),
-        "ansible_python_interpreter": sys.executable,
-        "ansible_become": False,
         "workflow_output_dir": str(folder / "made"),
         "wanmetal_accelerator": "cpu",
         **settings,
     }
-    command = [str(ROOT / "playbooks/workflow.yml"), "-i", str(folder / "hosts.yml"), "-e", json.dumps(given)]
-    done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", *command],
-        cwd=folder,
-        env={
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "PATH": "/usr/bin:/bin",
-            "HOME": str(folder),
-            "TMPDIR": str(folder),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return house.play("workflow.yml", folder, **given)
 
 
 @pytest.mark.parametrize("run", [False, True])
