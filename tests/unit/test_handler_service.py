@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from PIL import Image
 from wanmetal_handler import __main__ as program
 from wanmetal_handler import comfyui_client, comfyuis, isolated, media, render
 from wanmetal_handler import jobs as jobs_module
+from wanmetal_handler.comfyui_client import NoAnswerError
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.job import Worker
 from wanmetal_handler.jobs import Jobs
@@ -239,8 +241,7 @@ def test_comfyui_dies_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_poll_that_is_not_answered_ends_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "_GONE_AFTER_S", 0.8)
-    monkeypatch.setattr(render, "_POLL_S", 0.2, raising=False)
+    monkeypatch.setattr(render, "_POLL_S", 0.2)
     with scripted(takes_s=1.2, no_socket=True) as (fake, url), serving(tmp_path, url) as service:
 
         def hang(_: Any) -> None:
@@ -254,20 +255,34 @@ def test_a_poll_that_is_not_answered_ends_no_job(tmp_path: Path, monkeypatch: py
         assert not fake.special, "the poll was not answered"
 
 
-def test_what_comfyui_tells_shows_that_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it tells something nobody asks it, and the first question after that may go unanswered."""
-    monkeypatch.setattr(render, "_GONE_AFTER_S", 2.0)
-    monkeypatch.setattr(render, "_LOOK_EVERY_S", 0.2)
-    with scripted(takes_s=60) as (fake, url), serving(tmp_path, url) as service:
-        service.accept("one", GOOD)
-        until(lambda: fake.queue["queue_running"] and fake.sockets)
-        (client,), [[_, running, _]] = fake.sockets, fake.queue["queue_running"]
-        fake.special["/history"] = lambda handler: handler.connection.shutdown(2)
-        for _ in range(25):
-            fake.tell(client, "progress", {"node": "4", "value": 1, "max": 2, "prompt_id": running})
-            time.sleep(0.1)
-        time.sleep(0.5)
-        assert (service.get("one") or {})["status"] == "IN_PROGRESS"
+def test_what_comfyui_tells_shows_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it tells something nobody asks it, and only silence after that counts as its absence."""
+    now, asked = 0.0, []
+
+    def passes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def history(_: str) -> None:
+        asked.append(now)
+        raise NoAnswerError("no answer")
+
+    def recv(timeout: float) -> str:
+        passes(render._GONE_AFTER_S if now < 10 * render._GONE_AFTER_S else timeout)
+        if now > 10 * render._GONE_AFTER_S:
+            raise TimeoutError
+        return json.dumps({"type": "progress", "data": {"node": "4", "value": 1, "max": 2, "prompt_id": "one"}})
+
+    told: list[Any] = []
+    limit = SimpleNamespace(check=lambda: None, ending=lambda _: nullcontext(), over=SimpleNamespace(wait=passes))
+    monkeypatch.setattr(render, "time", SimpleNamespace(monotonic=lambda: now, sleep=passes))
+    monkeypatch.setattr(render, "ComfyUIClient", lambda *_: SimpleNamespace(history=history, abort=None))
+    workflow = SimpleNamespace(graph={"4": {}}, title=str)
+    with pytest.raises(NoAnswerError):
+        render._followed("", "one", SimpleNamespace(recv=recv), workflow, told.append, limit)  # type: ignore[arg-type]
+    assert len(told) == 10
+    assert asked[0] > 10 * render._GONE_AFTER_S
+    assert asked[-1] - asked[0] > render._GONE_AFTER_S - 1
 
 
 def test_health_does_not_wait_for_comfyui(tmp_path: Path) -> None:
