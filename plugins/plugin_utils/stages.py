@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.connections import no_python, refused_root, unreachable
+
 MOST_TASKS = 5
 NOTHING_YET = "has no ComfyUI yet"
 _BEFORE = ("preflight: ", "Check the settings")
@@ -85,8 +87,11 @@ class Stages:
 
 
 def first_line(result: Mapping[str, Any]) -> str:
-    """Say in a line why a task failed."""
+    """Say in a line why a task failed, and how to fix it where it did not get to the host."""
     text = str(result.get("msg") or result.get("stderr") or "it gives no reason")
+    problem = unreachable(text) if result.get("unreachable") else refused_root(text) or no_python(text)
+    if problem and "\n  found " not in text:
+        return f"{problem.what}: {problem.found}; needed: {problem.needed}; fix: {problem.fix}"
     line = next((line.strip() for line in text.splitlines() if line.strip()), "it gives no reason")
     return line if len(line) <= 300 else f"{line[:299]}…"
 

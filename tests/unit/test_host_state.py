@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.action import host_state as action
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import state as host_state
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import connections
 
 TCP = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -380,7 +380,7 @@ def test_folders_that_a_deploy_has_declared_are_ours(tmp_path: Path) -> None:
     ],
 )
 def test_why_there_is_no_root(said: str, found: str | None) -> None:
-    problem = action.refused_root(f"first\n{said}\nlast")
+    problem = connections.refused_root(f"first\n{said}\nlast")
     assert (problem and problem.found) == found
 
 
@@ -399,7 +399,7 @@ def test_why_a_host_is_not_reached(said: str, fix: str) -> None:
         "Failed to connect to the host via ssh:\r\n ",
         'Data could not be sent to remote host "gpu1". Make sure this host can be reached over ssh: ',
     ):
-        problem = action.unreachable(f"{before}{said}\r\n")
+        problem = connections.unreachable(f"{before}{said}\r\n")
         assert fix in problem.fix
         assert said == problem.found
 
@@ -407,7 +407,7 @@ def test_why_a_host_is_not_reached(said: str, fix: str) -> None:
 def test_a_key_that_has_changed_is_said() -> None:
     frame = "@" * 59
     said = f"{frame}\r\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n{frame}\r\nIT IS POSSIBLE"
-    problem = action.unreachable(
+    problem = connections.unreachable(
         f"Make sure this host can be reached over ssh: {said}\r\nHost key verification failed."
     )
     assert problem.found == "Host key verification failed: its key is not the one of the last time"
@@ -415,6 +415,6 @@ def test_a_key_that_has_changed_is_said() -> None:
 
 
 def test_a_host_without_python_is_named_as_such() -> None:
-    assert action.no_python("/bin/sh: 1: /usr/bin/python3: not found")
-    assert action.no_python("The module interpreter '/usr/bin/python3' was not found.")
-    assert not action.no_python("ModuleNotFoundError: No module named 'x'")
+    assert connections.no_python("/bin/sh: 1: /usr/bin/python3: not found")
+    assert connections.no_python("The module interpreter '/usr/bin/python3' was not found.")
+    assert not connections.no_python("ModuleNotFoundError: No module named 'x'")

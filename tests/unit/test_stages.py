@@ -119,6 +119,20 @@ def test_a_run_without_words_ends_without() -> None:
         ({}, "it gives no reason"),
         ({"msg": "x" * 1000}, "x" * 299 + "…"),
         ({"msg": ["a"]}, "['a']"),
+        (
+            {
+                "msg": "Task failed: Failed to connect to the host via ssh: ssh: connect to host a port 1: refused",
+                "unreachable": True,
+            },
+            "connection: ssh: connect to host a port 1: refused; needed: an answer over SSH; "
+            "fix: start sshd there, or correct ansible_port",
+        ),
+        (
+            {"msg": "Task failed: Missing sudo password"},
+            "sudo: sudo asks for a password; needed: root on the host: by sudo, or by logging in as root; "
+            "fix: add --ask-become-pass (-K), or let this user use sudo without one (NOPASSWD)",
+        ),
+        ({"msg": "1 thing of a\n\nsudo\n  found   sudo asks: a password is required"}, "1 thing of a"),
     ],
 )
 def test_why_a_task_failed_fits_a_line(result: dict[str, object], line: str) -> None:
