@@ -10,7 +10,10 @@ from typing import Any
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size as human
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import wrong_entry
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import texts
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_rules import OWNED_FLAGS, VRAM_FLAGS
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.settings import check, load_specs
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SCP = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[\w.-]+):(?P<path>[^/].*)")
@@ -22,7 +25,7 @@ def read(text: str) -> dict[str, Any]:
     """Read a snapshot of ComfyUI-Manager, or a comfy-build.yaml, into the shape of a folder that was looked at."""
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-13-45 is a ValueError
         raise ValueError(f"it is neither JSON nor YAML: {error}") from error
     if isinstance(data, dict) and isinstance(data.get("custom_nodes"), dict):
         data = {**data, **data["custom_nodes"]}
@@ -35,9 +38,23 @@ def read(text: str) -> dict[str, Any]:
     )
 
 
+def _mapping(data: Mapping[str, Any], name: str) -> dict[Any, Any]:
+    value = data.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: found {shown(value)}, needed is a mapping")  # noqa: TRY004 (of the file)
+    return value
+
+
+def _list(data: Mapping[str, Any], name: str, kinds: type | tuple[type, ...] = dict) -> list[Any]:
+    value = data.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(one, kinds) for one in value):
+        raise ValueError(f"{name}: found {shown(value)}, needed is a list of mappings")
+    return value
+
+
 def _of_snapshot(data: Mapping[str, Any]) -> dict[str, Any]:
     packs: list[dict[str, Any]] = []
-    for url, entry in (data.get("git_custom_nodes") or {}).items():
+    for url, entry in _mapping(data, "git_custom_nodes").items():
         about = entry if isinstance(entry, dict) else {"hash": entry}
         packs.append(
             {
@@ -48,10 +65,10 @@ def _of_snapshot(data: Mapping[str, Any]) -> dict[str, Any]:
                 "requirements": ["requirements.txt"],
             }
         )
-    for name, version in (data.get("cnr_custom_nodes") or {}).items():
+    for name, version in _mapping(data, "cnr_custom_nodes").items():
         problem = f"it is {name} {version} of ComfyUI's registry, which names no commit"
         packs.append({"name": str(name), "disabled": False, "problem": problem})
-    for one in data.get("file_custom_nodes") or []:
+    for one in _list(data, "file_custom_nodes", (dict, str)):
         about = one if isinstance(one, dict) else {"filename": one}
         if about.get("filename") != "websocket_image_save.py":
             problem = "it is a single file and no git repository"
@@ -63,12 +80,13 @@ def _of_snapshot(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_build(data: Mapping[str, Any]) -> dict[str, Any]:
     packs: list[dict[str, Any]] = []
-    for one in data.get("customNodes") or []:
-        name = str(one.get("name") or one.get("id") or _name(str(one.get("repository") or "")))
+    for one in _list(data, "customNodes"):
+        repository = str(one.get("repository") or "")
+        name = str(one.get("name") or one.get("id") or _name(repository))
         pack = {"name": name, "disabled": False, "requirements": ["requirements.txt"]}
-        if one.get("repository"):
+        if repository:
             commit = str(one.get("commit") or one.get("gitRef") or "")
-            packs.append({**pack, "name": _name(one["repository"]), "repository": one["repository"], "commit": commit})
+            packs.append({**pack, "name": _name(repository), "repository": repository, "commit": commit})
         elif one.get("registryVersion"):
             what = f"{one.get('id') or name} {one['registryVersion']}"
             packs.append({**pack, "problem": f"it is {what} of ComfyUI's registry, which names no commit"})
@@ -77,7 +95,7 @@ def _of_build(data: Mapping[str, Any]) -> dict[str, Any]:
     base = str(data.get("baseComfyVersion") or "")
     return {
         "packs": packs,
-        "wanted": [dict(one) for one in data.get("models") or []],
+        "wanted": _list(data, "models"),
         **({"commit": base} if _COMMIT.fullmatch(base) else {"version": base.removeprefix("v")}),
         "assumed": True,
     }
@@ -111,6 +129,7 @@ def settings(
             )
     made.update(_models(found, catalogue, notes))
     made.update(_options(found.get("arguments") or [], notes))
+    _leave_out(made, notes)
     if found.get("extra_model_paths"):
         notes.append(
             f"{found['path']}/extra_model_paths.yaml names further folders: add those that are laid out like models to "
@@ -187,11 +206,12 @@ def _models(found: Mapping[str, Any], catalogue: Mapping[str, Any], notes: list[
                 notes.append(f"{model['path']} gets the catalogue's name, {place}: workflows have to name that")
     for model in found.get("wanted") or []:
         sha256 = str(model.get("sha256") or "").lower()
-        name = str(model.get("filename") or str(model.get("sourceUri") or "").partition("?")[0].rpartition("/")[2])
+        url = str(model.get("sourceUri") or "")
+        name = str(model.get("filename") or url.partition("?")[0].rpartition("/")[2])
         if sha256 in by_hash:
-            wanted.append(by_hash[sha256])
-        elif model.get("sourceUri"):
-            entry = {"name": name, "folder": model.get("type"), "url": model["sourceUri"]}
+            wanted += [by_hash[sha256]] if by_hash[sha256] not in wanted else []
+        elif url:
+            entry = {"name": name, "folder": str(model.get("type") or ""), "url": url}
             wanted.append({**entry, "sha256": sha256} if sha256 else entry)
         else:
             notes.append(f"{model.get('type')}/{name} is left out: comfy-build.yaml names no address for it")
@@ -210,6 +230,36 @@ def _models(found: Mapping[str, Any], catalogue: Mapping[str, Any], notes: list[
         )
 
 
+def _leave_out(made: dict[str, Any], notes: list[str]) -> None:
+    """Leave out what a deploy would refuse, and what Ansible would run: these words are anybody's."""
+    specs = load_specs()
+
+    def wrong(name: str, value: Any) -> str:
+        if any(re.search(r"\{[{%#]", text) for _unused, text in texts(value)):
+            return "found {{, {% or {#, which Ansible takes for a template of its own"
+        if name in {"comfyui_extra_model_paths", "wan_models_existing"}:  # a deploy says what is wrong with a folder
+            return ""
+        if name == "wan_models_files":  # ids are of the catalogue that was given
+            value = [entry for entry in value if isinstance(entry, Mapping)]
+        problems = check({**made, name: value}, (), specs, lambda _unused: None)
+        found = (f"found {one.found}, needed is {one.needed}" for one in problems if one.what == name)
+        return next(found, "")
+
+    for name, value in list(made.items()):
+        if isinstance(value, list) and name != "comfyui_extra_args" and wrong(name, value):
+            left: list[Any] = []
+            for entry in value:
+                if why := wrong(name, [*left, entry]):
+                    what = entry.get("name", "") if isinstance(entry, Mapping) else entry
+                    notes.append(f"{shown(what)} is left out of {name}: {why}")
+                else:
+                    left.append(entry)
+            made[name] = left
+        elif why := wrong(name, value):
+            del made[name]
+            notes.append(f"{name} is left out: {why}")
+
+
 def _options(arguments: Sequence[str], notes: list[str]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     further: list[str] = []
@@ -226,7 +276,7 @@ def _options(arguments: Sequence[str], notes: list[str]) -> dict[str, Any]:
         if flag in VRAM_FLAGS:
             if flag != "--normalvram":
                 made["comfyui_vram_mode"] = flag.removeprefix("--")
-        elif flag in {"--port", "--max-upload-size"} and value.isdigit():
+        elif flag in {"--port", "--max-upload-size"} and re.fullmatch("[0-9]{1,9}", value):
             made[OWNED_FLAGS[flag]] = int(value)
         elif flag == "--preview-method":
             made[OWNED_FLAGS[flag]] = value
@@ -261,7 +311,7 @@ def fragment(result: Mapping[str, Any], *, source: str, host: str = "") -> str:
         f"# the inventory, as {place}. Nothing reads this file.",
     ]
     if result["notes"]:
-        lines += ["#", "# Left to you:", *(f"# - {' '.join(str(note).split())}" for note in result["notes"])]
+        lines += ["#", "# Left to you:", *(f"# - {' '.join(note.split())}" for note in result["notes"])]
     body = json.loads(json.dumps(result["settings"]))  # without Ansible's own types
     lines.append(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=1000) if body else "{}\n")
     return "\n".join(lines)

@@ -276,6 +276,103 @@ def test_other_files_are_refused(text: str) -> None:
         installation.read(text)
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"git_custom_nodes": ["https://github.com/me/x"]}, "git_custom_nodes"),
+        ({"git_custom_nodes": "x"}, "git_custom_nodes"),
+        ({"cnr_custom_nodes": [{"name": "x"}]}, "cnr_custom_nodes"),
+        ({"file_custom_nodes": 5}, "file_custom_nodes"),
+        ({"file_custom_nodes": [None]}, "file_custom_nodes"),
+        ({"definition": {"customNodes": ["x"]}}, "customNodes"),
+        ({"definition": {"customNodes": {"x": {}}}}, "customNodes"),
+        ({"definition": {"models": [None]}}, "models"),
+        ({"definition": {"models": 5}}, "models"),
+    ],
+)
+def test_parts_of_another_shape_are_named(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"{said}: found .* needed is a"):
+        installation.read(json.dumps(data))
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: 2024-13-45", "a: " + "9" * 5000, "git_custom_nodes: {<<: 5}"])
+def test_what_yaml_cannot_be_made_of_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="neither JSON nor YAML"):
+        installation.read(text)
+
+
+def build(**definition: Any) -> dict[str, Any]:
+    return installation.read(yaml.safe_dump({"definition": definition}))
+
+
+LORA = {"type": "loras", "filename": "x.safetensors", "sourceUri": "https://example.com/x.safetensors"}
+JINJA = "{{ lookup('pipe', 'id') }}"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"type": None}, "folder must be a path"),
+        ({"type": "../x"}, "folder must be a path"),
+        ({"filename": "../../x"}, "name must be a plain file name"),
+        ({"sourceUri": "huggingface://me/x"}, "urls must begin with"),
+        ({"sourceUri": ["https://example.com/x"]}, "urls must begin with"),
+        ({"sourceUri": "https://civitai.com/api/download/models/5?token=hidden"}, "a token in url"),
+        ({"sourceUri": "https://me:hidden@example.com/x"}, "a password"),
+        ({"sha256": "zz"}, "64 hexadecimal digits"),
+        ({"sourceUri": "https://example.com/other"}, "two different files"),
+        ({"filename": JINJA}, "template"),
+        ({"sourceUri": f"https://example.com/{JINJA}"}, "template"),
+        ({"type": "{% set x = 1 %}"}, "template"),
+    ],
+)
+def test_models_that_a_deploy_would_refuse_or_run_are_left_out(model: dict[str, Any], said: str) -> None:
+    settings, notes = imported(build(models=[LORA, {**LORA, **model}]))
+    assert [entry["url"] for entry in settings["wan_models_files"]] == [LORA["sourceUri"]]
+    assert "is left out of wan_models_files" in notes
+    assert said in notes
+    assert "hidden" not in notes
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "99999"],
+        ["--port", "80"],
+        ["--port", "²"],
+        ["--preview-method", "best"],
+        ["--preview-method"],
+        ["--lowv"],
+        ["--fast", "two\nlines"],
+        ["--fast", JINJA],
+        ["--fast", ""],
+    ],
+)
+def test_options_that_a_deploy_would_refuse_or_run_are_left_out(arguments: list[str]) -> None:
+    settings, notes = imported({"arguments": arguments})
+    assert settings == {}
+    assert "is left out: " in notes
+
+
+def test_packs_and_folders_that_ansible_would_run_are_left_out() -> None:
+    pack = {"name": "x", "repository": "https://example.com/{{x}}/x", "commit": COMMIT}
+    models = [{"path": "x.pt", "bytes": 5, "id": ""}]
+    settings, notes = imported({"packs": [pack], "models": models, "models_dir": f"/srv/{JINJA}"})
+    assert not settings["custom_nodes_extra"]
+    assert not settings["comfyui_extra_model_paths"]
+    assert notes.count("template") == 2
+
+
+def test_names_that_are_no_utf_8_come_over(tmp_path: Path) -> None:
+    for folder in ("custom_nodes", "models/loras"):
+        (tmp_path / folder).mkdir(parents=True)
+        Path(os.fsdecode(os.fsencode(tmp_path / folder / "x") + b"\xff.pt")).write_bytes(b"x")
+    (tmp_path / os.fsdecode(b"custom_nodes/\xff")).mkdir()
+    found = look(tmp_path, {})
+    json.dumps(found, ensure_ascii=False).encode()
+    assert "loras/x\ufffd.pt" in imported(found)[1]
+
+
 def play(folder: Path, name: str) -> tuple[int, str]:
     return house.play("import.yml", folder, installation=name, import_output_dir=str(folder / "out"))
 

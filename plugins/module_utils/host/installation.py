@@ -50,6 +50,11 @@ def look(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     }
 
 
+def _told(path: Path) -> str:
+    """A path for an answer in JSON, which cannot hold bytes that are no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def _text(path: Path) -> str:
     try:
         return read_regular(path, 1024 * 1024).decode("utf-8", "replace")
@@ -64,7 +69,7 @@ def _packs(folder: Path) -> Iterator[dict[str, Any]]:
     disabled = folder / ".disabled"
     for one in [*_sorted(folder), *_sorted(disabled)]:
         off = one.parent == disabled or one.name.endswith(".disabled")
-        name = one.name.removesuffix(".disabled")
+        name = _told(one).rpartition("/")[2].removesuffix(".disabled")
         if not name or name.startswith((".", "__")) or name in _OWN_FILES:
             continue
         if not one.is_dir():
@@ -156,7 +161,7 @@ def _models(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> Iterator[di
         if found.size in sizes:
             with contextlib.suppress(OSError), opened_regular(found.path) as handle:
                 id_ = sizes[found.size].get(sha256(Path(f"/proc/self/fd/{handle}")), "")
-        yield {"path": str(path.relative_to(folder)), "bytes": found.size, "id": id_}
+        yield {"path": _told(path.relative_to(folder)), "bytes": found.size, "id": id_}
 
 
 # -- options
