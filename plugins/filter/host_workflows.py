@@ -37,6 +37,12 @@ options:
     description: The host's profile of models, for advice on sets.
     type: str
     default: fp8
+  locks_dir:
+    description:
+      - The operator's own folder of locks, as P(wanmetal.comfyui.lock#lookup) takes it. It may have the node types of
+        another ComfyUI.
+    type: str
+    default: ''
 """
 
 EXAMPLES = r"""
@@ -89,10 +95,13 @@ def host_workflows(
     extra: Mapping[str, str] | None = None,
     comfyui: str = "",
     profile: str = "fp8",
+    locks_dir: str = "",
 ) -> dict[str, Any]:
     """Choose; see the documentation above."""
     try:
-        return for_host(files, packs or {}, catalogue, extra or {}, comfyui=comfyui, profile=profile)
+        return for_host(
+            files, packs or {}, catalogue, extra or {}, comfyui=comfyui, profile=profile, locks_dir=locks_dir
+        )
     except ValueError as error:
         raise AnsibleFilterError(f"wanmetal.comfyui.host_workflows: {error}") from error
 

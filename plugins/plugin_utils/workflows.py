@@ -258,10 +258,11 @@ def for_host(
     *,
     comfyui: str = "",
     profile: str = "fp8",
+    locks_dir: str = "",
 ) -> dict[str, Any]:
     """Return the files that a host gets, packed, what it does not get, with the reason, and what is wrong with them."""
     choices = [choose(entry, name, files, list(packs), catalogue) for name, entry in index().items()]
-    release = Release.of(packs, comfyui)
+    release = Release.of(packs, comfyui, locks_dir)
     given = {one.name: with_models(load(one.name), one.replaced) for one in choices if one.fits}
     older = {name: kinds for name, workflow in given.items() if (kinds := release.lacks(workflow))}
     given = {name: workflow for name, workflow in given.items() if name not in older}
@@ -437,9 +438,9 @@ class Release:
         return frozenset({*self.schemas, *self.trusted, *of_packs})
 
     @classmethod
-    def of(cls, packs: Mapping[str, Mapping[str, Any]], comfyui: str) -> Release:
+    def of(cls, packs: Mapping[str, Mapping[str, Any]], comfyui: str, locks_dir: str = "") -> Release:
         """Take what is recorded of these commits. Of others it is known which types there are, and no more."""
-        folder = workflow_schemas.recorded_in(comfyui)
+        folder = workflow_schemas.recorded_in(comfyui, locks_dir)
         recorded, commits = workflow_schemas.recorded(folder), workflow_schemas.commits(folder)
         here = {CORE: comfyui, **{name: str(pack["commit"]) for name, pack in packs.items()}}
         same = {pack for pack, commit in here.items() if commits.get(pack) == commit}

@@ -74,6 +74,7 @@ class World:
                 {"prefix": "https://api.osv.dev/", "replacement": self.osv},
             ],
             "custom_nodes_extra": extra,
+            "lock_trial": False,
             "lock_uv": str(Path(sys.executable).with_name("uv")),
         }
         environment = {

@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,10 +26,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import requests
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import PREVIEWS
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import Input, NodeType, Schemas
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
 
-from tests.worker import PROJECT, STATE
+from tests.e2e import tiny_worker
+from tests.worker import PROJECT, STATE, Worker
 
 PACKAGE = "comfyui-frontend-package"
 EXPORT = PROJECT / "tests/pack/wanmetal_tests/web/export.js"
@@ -283,3 +287,29 @@ def exported(page: Page, seconds: float = 3000, query: str = "?wanmetal-export")
         assert page.done.wait(seconds), f"the browser has exported nothing; it found no {sorted(page.missing)}"
     assert page.kept is not None
     return dict(json.loads(page.kept))
+
+
+# -- a lab host's page
+
+
+def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 900) -> dict[str, Any]:
+    """Open workflows in Chromium, by a script of the tests' pack; return what the browser makes of them."""
+    web = {f"web/{name}.json": json.dumps(workflows.load(name)).encode() for name in names}
+    web["web/list.json"] = json.dumps({"names": list(names), "pictures": []}).encode()
+    tiny_worker.send(worker, f"/srv/wanmetal/hosts/{worker.name}/current/ComfyUI/custom_nodes/wanmetal_tests", web)
+    kept = f"{address}/userdata/wanmetal-export.json"
+    with opened(address):
+        deadline = time.monotonic() + seconds
+        while (answer := requests.get(kept, timeout=10)).status_code != 200:
+            assert time.monotonic() < deadline, "the browser has exported nothing"
+            time.sleep(1)
+        return dict(answer.json())
+
+
+def assert_same(name: str, found: Mapping[str, Any]) -> None:
+    """The browser shows a workflow without a fault, and makes the same of it for the API as is shipped."""
+    assert not found["red"], name
+    assert not found["errors"], name
+    for node in found["api"].values():
+        node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in PREVIEWS}
+    assert found["api"] == workflows.load_api(name), name

@@ -19,7 +19,7 @@ import requests
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 
-from tests.e2e import tiny_worker
+from tests.e2e import frontend, tiny_worker
 from tests.tiny import rendering
 from tests.worker import LAB, PROJECT, STATE, Worker, changed, run
 
@@ -291,8 +291,8 @@ def test_browser_opens_the_workflows_and_makes_the_same_for_the_api(
 ) -> None:
     kinds = {name: {node["class_type"] for node in workflows.load_api(name).values()} for name in workflows.index()}
     names = [name for name, used in kinds.items() if used <= set(equipped[1])]
-    for name, found in tiny_worker.browse(worker, equipped[0].url, names).items():
-        tiny_worker.assert_same(name, found)
+    for name, found in frontend.browse(worker, equipped[0].url, names).items():
+        frontend.assert_same(name, found)
 
 
 def test_uninstall_asks_and_keeps_the_data() -> None:

@@ -11,41 +11,13 @@ import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import requests
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import PREVIEWS
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
-
-from tests.e2e import frontend
 from tests.worker import PROJECT, STATE, Worker
 
 DATA = "/var/lib/wanmetal"
-
-
-def browse(worker: Worker, address: str, names: Sequence[str], seconds: float = 900) -> dict[str, Any]:
-    """Open workflows in Chromium, by a script of the tests' pack; return what the browser makes of them."""
-    web = {f"web/{name}.json": json.dumps(workflows.load(name)).encode() for name in names}
-    web["web/list.json"] = json.dumps({"names": list(names), "pictures": []}).encode()
-    send(worker, f"/srv/wanmetal/hosts/{worker.name}/current/ComfyUI/custom_nodes/wanmetal_tests", web)
-    kept = f"{address}/userdata/wanmetal-export.json"
-    with frontend.opened(address):
-        deadline = time.monotonic() + seconds
-        while (answer := requests.get(kept, timeout=10)).status_code != 200:
-            assert time.monotonic() < deadline, "the browser has exported nothing"
-            time.sleep(1)
-        return dict(answer.json())
-
-
-def assert_same(name: str, found: Mapping[str, Any]) -> None:
-    """The browser shows a workflow without a fault, and makes the same of it for the API as is shipped."""
-    assert not found["red"], name
-    assert not found["errors"], name
-    for node in found["api"].values():
-        node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in PREVIEWS}
-    assert found["api"] == workflows.load_api(name), name
 
 
 def send(worker: Worker, folder: str, files: dict[str, bytes]) -> None:
@@ -67,9 +39,9 @@ def folder_files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder.parent)): file.read_bytes() for file in found}
 
 
-def equip(worker: Worker, names: Sequence[str]) -> None:
-    """Give a worker tiny models for some workflows, and what these open."""
-    worker.playbook("tests/lab/models.yml", "-e", json.dumps({"lab_workflows": list(names)}))
+def equip(worker: Worker, names: Sequence[str], settings: str = "{}") -> None:
+    """Give a worker tiny models for some workflows, and what these open. The settings are those of its deploy."""
+    worker.playbook("tests/lab/models.yml", "-e", settings, "-e", json.dumps({"lab_workflows": list(names)}))
     send(worker, DATA, folder_files(PROJECT / "files/workflows/input"))
 
 
@@ -88,8 +60,8 @@ def tunnel(command: str) -> Iterator[str]:
     process = subprocess.Popen(shlex.split(command), stdin=subprocess.DEVNULL)
     try:
         for _ in range(100):
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"http://127.0.0.1:{port}/", timeout=60)
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60).close()
                 break
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"

@@ -112,10 +112,13 @@ def recorded(folder: Path = FOLDER) -> Schemas:
     return found
 
 
-def recorded_in(comfyui: str) -> Path:
-    """Return the folder of the schemas that were recorded with a commit of ComfyUI: the practice copy has its own."""
-    practice = FOLDER / "practice"
-    return practice if commits(practice)[CORE] == comfyui else FOLDER
+def recorded_in(comfyui: str, locks_dir: str = "") -> Path:
+    """Return the folder of the schemas that were recorded with a commit of ComfyUI.
+
+    The practice copy has its own, and so has a folder of locks that were moved to another commit.
+    """
+    folders = [FOLDER / "practice", *([Path(locks_dir).expanduser() / "schemas"] if locks_dir else [])]
+    return next((folder for folder in folders if commits(folder).get(CORE) == comfyui), FOLDER)
 
 
 def commits(folder: Path = FOLDER) -> dict[str, str]:
