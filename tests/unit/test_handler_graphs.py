@@ -27,9 +27,9 @@ from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import
 )
 from PIL import Image
 from wanmetal_handler import jobs
+from wanmetal_handler.addresses import Networks
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.media import remade
-from wanmetal_handler.settings import Networks
 
 
 def own(**values: Any) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from wanmetal_handler import addresses, isolated, media
+from wanmetal_handler.addresses import Networks
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.limit import Limit
-from wanmetal_handler.settings import Networks, Settings
+from wanmetal_handler.settings import Settings
 
 LOOPBACK = Networks("127.0.0.0/8")
 Serve = Callable[[BaseHTTPRequestHandler], None]
@@ -239,16 +240,17 @@ def test_a_name_that_changes_its_answer_gains_nothing(monkeypatch: pytest.Monkey
     asked: list[str] = []
     went: list[tuple[str, int]] = []
 
-    def resolve(host: str, port: int, **_: object) -> list[Any]:
+    def resolve(host: str, port: int, *_: object) -> list[Any]:
         asked.append(host)
         return [(2, 1, 6, "", ("93.184.216.34" if len(asked) == 1 else "127.0.0.1", port))]
 
-    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
-        went.append(address)
-        raise OSError(f"no network for {timeout}")
+    class Socket(socket.socket):
+        def connect(self, address: Any) -> None:
+            went.append(address)
+            raise OSError("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(socket, "socket", Socket)
     with pytest.raises(JobError, match="cannot be fetched: OSError"):
         media.read("image", "https://rebind.example/a.png", 1000, 1000, 60.0, ())
     assert (asked, went) == (["rebind.example"], [("93.184.216.34", 443)])
@@ -282,6 +284,7 @@ def test_what_would_take_long_is_ended(what: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_decoder_that_wants_too_much_memory_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "_PIXEL_BYTES", 0)
+    monkeypatch.setattr(media, "_BASE_BYTES", 0)
     with pytest.raises(JobError, match="needs more memory"):
         load(b64(picture(size=(6000, 6000))), image_mb=20, image_megapixels=40)
     assert load(b64(picture())).size == (8, 4)

@@ -8,6 +8,17 @@ from collections.abc import Sequence
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+
+class Networks(tuple[Network, ...]):
+    """Networks, from a text with blanks between them."""
+
+    def __new__(cls, text: str = "") -> Networks:
+        """Read them, and fail where one is none."""
+        return super().__new__(cls, map(ipaddress.ip_network, text.split()))
+
+
+NO_NETWORKS = Networks()
+
 _INTERNET = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Listed here, since what the library takes for the internet's differs between versions of Python.

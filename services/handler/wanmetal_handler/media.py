@@ -7,33 +7,33 @@ address that was checked, so a name that answers differently the next time gains
 from __future__ import annotations
 
 import base64
-import http.client
 import io
 import ipaddress
 import re
 import socket
-import ssl
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urljoin
 
 from PIL import Image, ImageOps, UnidentifiedImageError
-from urllib3.util import parse_url
+from urllib3 import BaseHTTPResponse, PoolManager
+from urllib3.exceptions import HTTPError
+from urllib3.util import Timeout, parse_url
 
 from . import isolated
-from .addresses import reachable
+from .addresses import Network, reachable
 from .failure import JobError
 from .inputs import MEDIA
 from .limit import Limit
-from .settings import Network, Settings
+from .settings import Settings
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(;[\w=+.-]+)*;base64,", re.IGNORECASE)
 _MOST_REDIRECTS = 3
 _CONNECT_S = 10.0
+_HEADERS = {"User-Agent": "wanmetal", "Accept": "image/*, video/*, audio/*"}
 _PIXEL_BYTES, _BASE_BYTES, _CODEC_BYTES = 24, 64_000_000, 600_000_000
 _MOST_PACKETS = 500  # a second
 _few = threading.BoundedSemaphore(2)  # more at a time could fill the memory
@@ -47,22 +47,8 @@ _CONTAINERS = {
     "ogg": rb"OggS",
 }
 _SOUNDS = {"wav", "mp3", "flac", "ogg"}
-_CODECS = {
-    "h264",
-    "hevc",
-    "vp8",
-    "vp9",
-    "av1",
-    "libdav1d",
-    "mpeg4",
-    "gif",
-    "aac",
-    "mp3",
-    "mp3float",
-    "opus",
-    "vorbis",
-    "flac",
-}
+_CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "gif"}
+_CODECS |= {"aac", "mp3", "mp3float", "opus", "vorbis", "flac"}
 
 
 def load(kind: str, text: str, settings: Settings, limit: Limit) -> tuple[str, bytes]:
@@ -204,60 +190,51 @@ def _decoded(text: str, most_bytes: int) -> bytes:
 
 
 def _fetched(url: str, most_bytes: int, allowed: Sequence[Network]) -> bytes:
+    guard(allowed)
     try:
         for _unused in range(_MOST_REDIRECTS + 1):
-            status, answer = _get(url, most_bytes, allowed)
-            if isinstance(answer, bytes):
-                return answer
-            if not answer:
-                raise _unfetched(f"its host answered {status}")
-            url = urljoin(url, answer)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _unfetched(type(error).__name__) from error
+            parts = parse_url(url)
+            if parts.scheme not in {"http", "https"} or not parts.host:
+                raise _unfetched("only http and https addresses are")
+            if parts.auth:
+                raise _unfetched("its address holds a user name or a password")
+            with _asked("GET", url, headers=_HEADERS, timeout=Timeout(connect=_CONNECT_S, read=None)) as answer:
+                if moved := answer.get_redirect_location():
+                    url = urljoin(url, moved)
+                elif answer.status == 200:
+                    return _whole(answer, most_bytes)
+                else:
+                    raise _unfetched(f"its host answered {answer.status}")
+    except (HTTPError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise _unfetched(_WHY.get(type(cause), type(cause).__name__)) from error
     raise _unfetched(f"more than {_MOST_REDIRECTS} redirects")
 
 
-def _get(url: str, most_bytes: int, allowed: Sequence[Network]) -> tuple[int, bytes | str]:
-    """Return the status, and what is there, or the address that it has moved to."""
-    parts = parse_url(url)
-    if parts.scheme not in {"http", "https"} or not parts.host:
-        raise _unfetched("only http and https addresses are")
-    if parts.auth:
-        raise _unfetched("its address holds a user name or a password")
-    tls, host = parts.scheme == "https", parts.host.strip("[]")
-    port = parts.port or (443 if tls else 80)
-    connection = (http.client.HTTPSConnection if tls else http.client.HTTPConnection)(host, port)
-    with closing(connection):
-        connection.sock = _connected(host, port, allowed)
-        connection.sock.settimeout(None)
-        if tls:
-            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
-        connection.request(
-            "GET", parts.request_uri, headers={"User-Agent": "wanmetal", "Accept": "image/*, video/*, audio/*"}
-        )
-        response = connection.getresponse()
-        if response.status != 200:
-            return response.status, response.headers.get("Location", "") if response.status in range(301, 309) else ""
-        if int(response.headers.get("Content-Length") or 0) > most_bytes:
-            raise _too_large(most_bytes)
-        data = response.read(most_bytes + 1)
+def _asked(method: str, url: str, **given: Any) -> BaseHTTPResponse:
+    return PoolManager().request(method, url, preload_content=False, redirect=False, retries=False, **given)
+
+
+def _whole(answer: BaseHTTPResponse, most_bytes: int) -> bytes:
+    data = bytearray()
+    if int(answer.headers.get("Content-Length") or 0) > most_bytes:
+        raise _too_large(most_bytes)
+    for part in answer.stream(decode_content=False):
+        data += part
         if len(data) > most_bytes:
             raise _too_large(most_bytes)
-        if response.length:
-            raise http.client.IncompleteRead(b"")
-        return 200, data
+    return bytes(data)
 
 
 def post(url: str, body: bytes, headers: dict[str, str], allowed: Sequence[Network]) -> bytes:
     """Send something to an address that a caller names, and return the status."""
-    parts = parse_url(url)
-    tls, host = parts.scheme == "https", (parts.host or "").strip("[]")
-    port = parts.port or (443 if tls else 80)
     guard(allowed)
-    connection = (http.client.HTTPSConnection if tls else http.client.HTTPConnection)(host, port, timeout=_CONNECT_S)
-    with closing(connection):
-        connection.request("POST", parts.request_uri, body, headers)
-        return str(connection.getresponse().status).encode()
+    with _asked("POST", url, body=body, headers=headers, timeout=_CONNECT_S) as answer:
+        return str(answer.status).encode()
+
+
+class NotPublicError(OSError):
+    """A host that may not be connected to."""
 
 
 def guard(allowed: Sequence[Network]) -> None:
@@ -267,24 +244,16 @@ def guard(allowed: Sequence[Network]) -> None:
     def checked(*given: Any, **named: Any) -> Any:
         found = resolve(*given, **named)
         if not all(reachable(ipaddress.ip_address(str(at[4][0]).partition("%")[0]), allowed) for at in found):
-            raise OSError("this host is not on the public internet")
+            raise NotPublicError("this host is not on the public internet")
         return found
 
     socket.getaddrinfo = checked
 
 
-def _connected(host: str, port: int, allowed: Sequence[Network]) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise _unfetched("the name of its host is not known") from error
-    addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
-    if not all(reachable(address, allowed) for address in addresses):
-        raise _unfetched("its host is not on the public internet")
-    for address in addresses[:-1]:
-        with suppress(OSError):
-            return socket.create_connection((str(address), port), _CONNECT_S)
-    return socket.create_connection((str(addresses[-1]), port), _CONNECT_S)
+_WHY: dict[type[BaseException], str] = {
+    NotPublicError: "its host is not on the public internet",
+    socket.gaierror: "the name of its host is not known",
+}
 
 
 def _damaged(kind: str, error: Exception) -> JobError:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from . import isolated, media
+from .addresses import Network
 from .failure import JobError
 from .limit import Limit
-from .settings import Network, Settings
+from .settings import Settings
 
 _MEMORY = 400_000_000  # ten threads send the parts
 

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class Networks(tuple[Network, ...]):
-    """Networks, from a text with blanks between them."""
-
-    def __new__(cls, text: str = "") -> Networks:
-        """Read them, and fail where one is none."""
-        return super().__new__(cls, map(ipaddress.ip_network, text.split()))
-
-
-_NO_NETWORKS = Networks()
+from .addresses import NO_NETWORKS, Networks
 
 
 @dataclass(frozen=True)
@@ -42,7 +30,7 @@ class Settings:
     image_megapixels: float = 33.0
     video_mb: float = 50.0
     media_seconds: float = 120.0  # that a video or a sound may last
-    image_allow: Networks = _NO_NETWORKS  # besides the public internet
+    image_allow: Networks = NO_NETWORKS  # besides the public internet
     raw_workflows: int = 0
     raw_nodes: str = ""  # node types that these may have, with blanks between them; without any, all
     warmup: str = ""  # the workflow that is rendered on each ComfyUI when it has started

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class Networks(tuple[Network, ...]):
-    """Networks, from a text with blanks between them."""
-
-    def __new__(cls, text: str = "") -> Networks:
-        """Read them, and fail where one is none."""
-        return super().__new__(cls, map(ipaddress.ip_network, text.split()))
-
-
-_NO_NETWORKS = Networks()
+from .addresses import NO_NETWORKS, Networks
 
 
 @dataclass(frozen=True)
@@ -35,7 +23,7 @@ class Settings:
     ttl: float = 86_400.0
     attempts: int = 3  # so often a worker may be lost with a job
     lost_after: float = 8.0  # seconds without a poll
-    webhook_allow: Networks = _NO_NETWORKS  # besides the public internet
+    webhook_allow: Networks = NO_NETWORKS  # besides the public internet
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Settings:

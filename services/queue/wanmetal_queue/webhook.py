@@ -13,8 +13,7 @@ import time
 from contextlib import closing
 from urllib.parse import SplitResult, urlsplit
 
-from .addresses import reachable
-from .settings import Network
+from .addresses import Network, reachable
 from .store import AwayError, Store
 
 _log = logging.getLogger("queue")
