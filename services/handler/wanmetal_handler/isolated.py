@@ -9,18 +9,17 @@ from __future__ import annotations
 import gc
 import json
 import os
-import pickle
 import re
 import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from .limit import Limit
 
 _NO_SECRETS = re.compile(r"(?i)PATH|HOME|LANG|TZ|\w+_proxy|SSL_CERT_\w+|\w+_CA_BUNDLE|BUCKET_ENDPOINT_URL")
 _COMMAND = [sys.executable, "-c", "from wanmetal_handler.isolated import serve; serve()"]
-_HEAD = struct.Struct(">?Q")  # whether it succeeded, and the length of what follows
+_DONE, _FAILED = b"done", b"failed"
 
 
 class _Source:
@@ -38,9 +37,9 @@ class _Source:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._ready: tuple[socket.socket, int] | None = None
+        self._ready: tuple[Connection, int] | None = None
 
-    def take(self) -> tuple[socket.socket, int]:
+    def take(self) -> tuple[Connection, int]:
         """Return a connection to a new process, and a descriptor of the process."""
         with self._lock:
             ready, self._ready = self._ready, None
@@ -54,7 +53,7 @@ class _Source:
         with self._lock, suppress(ChildProcessError):
             self._ready = self._ready or self._fork()
 
-    def _fork(self) -> tuple[socket.socket, int]:
+    def _fork(self) -> tuple[Connection, int]:
         for last in (False, True):
             ours, theirs = socket.socketpair()
             try:
@@ -67,7 +66,7 @@ class _Source:
                 if last:
                     raise ChildProcessError("no process can be started") from error
             else:
-                return ours, process
+                return Connection(ours.detach()), process
         raise AssertionError
 
     def _started(self) -> socket.socket:
@@ -90,7 +89,7 @@ class _Source:
             self._process = None
 
 
-def _discard(connection: socket.socket, process: int) -> None:
+def _discard(connection: Connection, process: int) -> None:
     connection.close()
     os.close(process)
 
@@ -118,22 +117,20 @@ def run(limit: Limit, seconds: float, memory: int, task: str, *arguments: Any) -
 
     try:
         with connection, closing(Limit(seconds)) as own, limit.ending(kill), own.ending(kill):
-            succeeded, answer = False, b""
-            with suppress(OSError, struct.error):  # it has died
-                connection.sendall(pickle.dumps((seconds, memory, task, arguments)))
-                connection.shutdown(socket.SHUT_WR)
-                stream = connection.makefile("rb")
-                succeeded, length = _HEAD.unpack(stream.read(_HEAD.size))
-                answer = stream.read(length)
+            end, answer = b"", b""
+            with suppress(OSError, EOFError):  # it has died
+                connection.send((seconds, memory, task, arguments))
+                # What comes back is not unpickled: a decoder may have been taken over.
+                end, answer = connection.recv_bytes(), connection.recv_bytes()
         limit.check()
-        if not answer or len(answer) < length:
+        if not answer:
             raise TimeoutError if own.over.is_set() else ChildProcessError("its process has died")
     finally:
         with suppress(OSError):
             kill()
         os.close(process)
         threading.Thread(target=_source.prepare, daemon=True).start()
-    if not succeeded:
+    if end != _DONE:
         kind, message, details = json.loads(answer)
         raise JobError(kind, message, **details)
     return answer
@@ -164,21 +161,21 @@ def serve() -> None:
                     link.close()
                     os.close(0)
                     media.prepare()  # copies, before they are waited for, the pages that work writes to
-                    _work(connection, tasks, pages)
+                    _work(Connection(connection.detach()), tasks, pages)
                     os._exit(0)
                 descriptor = os.pidfd_open(process)
                 socket.send_fds(connection, [b"."], [descriptor])
                 os.close(descriptor)
 
 
-def _work(connection: socket.socket, tasks: dict[str, Callable[..., bytes]], pages: int) -> None:
-    succeeded = False
+def _work(connection: Connection, tasks: dict[str, Callable[..., bytes]], pages: int) -> None:
+    end = _FAILED
     try:
-        seconds, memory, task, arguments = pickle.load(connection.makefile("rb"))  # noqa: S301 (from the service)
+        seconds, memory, task, arguments = connection.recv()  # from the service
         memory += pages * resource.getpagesize()
         for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, int(seconds) + 2)):
             resource.setrlimit(kind, (most, most))
-        answer, succeeded = tasks[task](*arguments), True
+        answer, end = tasks[task](*arguments), _DONE
     except EOFError:
         return  # there is nothing to do
     except JobError as error:
@@ -186,5 +183,5 @@ def _work(connection: socket.socket, tasks: dict[str, Callable[..., bytes]], pag
     except Exception as error:
         # What an unforeseen exception says may hold anything.
         answer = json.dumps(["internal", f"an error inside the handler: {type(error).__name__}", {}]).encode()
-    connection.sendall(_HEAD.pack(succeeded, len(answer)))
-    connection.sendall(answer)
+    connection.send_bytes(end)
+    connection.send_bytes(answer)
