@@ -27,12 +27,13 @@ from PIL import Image
 from wanmetal_handler import __main__ as program
 from wanmetal_handler import comfyui_client, comfyuis, isolated, media, render
 from wanmetal_handler import jobs as jobs_module
+from wanmetal_handler.addresses import Networks
 from wanmetal_handler.comfyui_client import NoAnswerError
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.job import Worker
 from wanmetal_handler.jobs import Jobs
 from wanmetal_handler.limit import Limit
-from wanmetal_handler.settings import Networks, Settings
+from wanmetal_handler.settings import Settings
 
 
 def image(size: tuple[int, int] = (8, 8)) -> str:
@@ -477,19 +478,6 @@ def test_the_record_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             with pytest.raises(JobError, match="too many jobs wait"):
                 service.accept("one more", {**GOOD, "positive_prompt": "x" * 5000})
             assert len(record(tmp_path, "SELECT id FROM jobs WHERE finished IS NULL")) == 4
-
-
-def test_a_record_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as base:
-        base.executescript(jobs_module._TABLE)
-        old = ("one", "COMPLETED", 1, time.time(), time.time(), time.time(), '{"video_url": "x"}')
-        columns = "(id, status, attempts, created, started, finished, output)"
-        base.execute(f"INSERT INTO jobs {columns} VALUES (?, ?, ?, ?, ?, ?, ?)", old)  # noqa: S608 (the test's own)
-        base.commit()
-    with scripted() as (_, url), serving(tmp_path, url) as service:
-        assert done(service)["output"] == {"video_url": "x"}
-        assert done(service, "two")["status"] == "COMPLETED"
-    assert record(tmp_path, "SELECT bytes FROM jobs WHERE id = 'one'") == [(18,)]
 
 
 def test_a_later_attempt_of_a_job_without_a_video_is_done_again(tmp_path: Path) -> None:

@@ -28,18 +28,13 @@ Job = dict[str, Any]
 _TABLE = """
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, status TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
-  created REAL NOT NULL, started REAL, finished REAL, input TEXT, output TEXT
+  created REAL NOT NULL, started REAL, finished REAL, input TEXT, output TEXT, attempt INTEGER NOT NULL DEFAULT 0,
+  bytes INTEGER NOT NULL DEFAULT 0, options TEXT
 );
 CREATE INDEX IF NOT EXISTS jobs_status ON jobs (status, number);
 CREATE INDEX IF NOT EXISTS jobs_finished ON jobs (finished);
+CREATE INDEX IF NOT EXISTS jobs_bytes ON jobs (bytes);
 """
-_MORE = """
-ALTER TABLE jobs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE jobs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
-UPDATE jobs SET bytes = COALESCE(LENGTH(input), 0) + COALESCE(LENGTH(output), 0);
-CREATE INDEX jobs_bytes ON jobs (bytes);
-"""
-_OPTIONS = "ALTER TABLE jobs ADD COLUMN options TEXT"
 _ONE = "SELECT id, status, attempt, created, started, finished, output FROM jobs WHERE id = ?"
 _FORGET_ONE = """
 DELETE FROM jobs WHERE number = (SELECT number FROM jobs WHERE finished IS NOT NULL ORDER BY finished LIMIT 1)
@@ -71,10 +66,6 @@ class Jobs:
         self._base = sqlite3.connect(self._settings.record, check_same_thread=False, isolation_level=None, timeout=10)
         self._base.row_factory = sqlite3.Row
         self._base.executescript(f"PRAGMA journal_mode = WAL; PRAGMA journal_size_limit = 0; {_TABLE}")
-        if "bytes" not in [column["name"] for column in self._sql("PRAGMA table_info(jobs)")]:
-            self._base.executescript(_MORE)
-        if "options" not in [column["name"] for column in self._sql("PRAGMA table_info(jobs)")]:
-            self._sql(_OPTIONS)
         # What a queue has given is for the queue to give again.
         gone = (
             "DELETE FROM jobs WHERE status IN (?, ?) AND (? OR json_extract(options, '$.queue') IS TRUE) RETURNING id"
@@ -218,17 +209,12 @@ class Jobs:
         names = {"completed": COMPLETED, "failed": FAILED, "cancelled": CANCELLED}
         names |= {"timedOut": TIMED_OUT, "inProgress": RUNNING, "inQueue": QUEUED}
         found = self.worker.comfyuis.health()
-        good = any(one["state"] != "away" for one in found)
         states = [one["state"] for one in found]
-        return good, {
+        workers = {"idle": "idle", "running": "busy", "away": "away", "warming": "warming"}
+        return states.count("away") < len(states), {
             "draining": draining,
             "jobs": {name: counts.get(status, 0) for name, status in names.items()},
-            "workers": {
-                "idle": states.count("idle"),
-                "running": states.count("busy"),
-                "away": states.count("away"),
-                "warming": states.count("warming"),
-            },
+            "workers": {name: states.count(state) for name, state in workers.items()},
             "comfyui": found,
             "workflows": {name: list(workflow.inputs) for name, workflow in self.worker.workflows.items()},
         }
