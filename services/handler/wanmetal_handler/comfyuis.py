@@ -43,6 +43,17 @@ class ComfyUI:
                 self._release = release
         return self.machine
 
+    @contextmanager
+    def doing(self, job: str) -> Iterator[None]:
+        """Note which job it has, and how that ends."""
+        self.last = {"id": job, "status": "IN_PROGRESS"}
+        try:
+            yield
+        except JobError:
+            self.last = {"id": job, "status": "FAILED", "finished": time.time()}
+            raise
+        self.last = {"id": job, "status": "COMPLETED", "finished": time.time()}
+
     def health(self) -> dict[str, Any]:
         """Its state, its queue, its GPU and its last job."""
         known = {"url": self.client.url, "gpu": self.machine.get("gpu"), "lastJob": self.last}

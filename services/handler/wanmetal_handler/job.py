@@ -84,7 +84,7 @@ class Worker:
         files: dict[str, tuple[str, bytes]] = {}
         seconds = {"queue": round(waited_s, 3)}
         for tries in range(1, _TRIES + 1):
-            run = _Run(self, job, tell, limit, after, seconds)
+            run = _Run(self, job, tell, limit, after, options or {}, seconds)
             after.callback(self.clean, run.name)
             with ExitStack() as held:
                 # A ComfyUI is asked while the media are read.
@@ -95,7 +95,7 @@ class Worker:
                         task = self._converted(given, run.found(found)[0], limit)
                     run.read(task, files)
                     last, listener = run.found(found)
-                    return run.made(task, last, listener, files, options or {})
+                    return run.made(task, last, listener, files)
                 except LostError:
                     if tries == _TRIES:
                         raise
@@ -157,17 +157,23 @@ class Worker:
                 _log.warning("nothing is removed from %s: %s", folder, error.strerror)
 
 
+@dataclasses.dataclass
 class _Run:
     """One try of a job with one ComfyUI."""
 
-    def __init__(
-        self, worker: Worker, job: str, tell: Tell, limit: Limit, after: ExitStack, seconds: dict[str, float]
-    ) -> None:
-        self.worker, self.settings, self.job = worker, worker.settings, job
-        self.tell, self.limit, self.after, self.seconds = tell, limit, after, seconds
-        self.name = f"{job}-{secrets.token_hex(4)}"  # another at each try
-        self._inline = 0  # bytes that the answer holds
-        self.asking = Limit(limit.left() + 0.1)
+    worker: Worker
+    job: str
+    tell: Tell
+    limit: Limit
+    after: ExitStack
+    options: Options
+    seconds: dict[str, float]
+
+    def __post_init__(self) -> None:
+        self.settings = self.worker.settings
+        self.name = f"{self.job}-{secrets.token_hex(4)}"  # another at each try
+        self.asking = Limit(self.limit.left() + 0.1)
+        self._room = self.settings.inline_mb * 1e6  # for what the answer holds
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
@@ -211,43 +217,18 @@ class _Run:
                     raise JobError(one.kind, why)
 
     def made(
-        self,
-        task: Task,
-        comfyui: ComfyUI,
-        listener: Listener,
-        files: Mapping[str, tuple[str, bytes]],
-        options: Options,
+        self, task: Task, comfyui: ComfyUI, listener: Listener, files: Mapping[str, tuple[str, bytes]]
     ) -> dict[str, Any]:
         """Render, and return the answer."""
-        comfyui.last = {"id": self.job, "status": "IN_PROGRESS"}
-        try:
-            answer = self._made(task, comfyui, listener, files, options)
-        except JobError:
-            comfyui.last = {"id": self.job, "status": "FAILED", "finished": time.time()}
-            raise
-        comfyui.last = {"id": self.job, "status": "COMPLETED", "finished": time.time()}
-        return answer
-
-    def _made(
-        self,
-        task: Task,
-        comfyui: ComfyUI,
-        listener: Listener,
-        files: Mapping[str, tuple[str, bytes]],
-        options: Options,
-    ) -> dict[str, Any]:
-        client, workflow, prefix = ComfyUIClient(comfyui.client.url, 60), task.workflow, f"{FOLDER}/{self.name}"
-        with self.limit.ending(client.abort):
-            names = {}
+        client, workflow, names = ComfyUIClient(comfyui.client.url, 60), task.workflow, {}
+        with comfyui.doing(self.job), self.limit.ending(client.abort):
             for number, (name, (suffix, data)) in enumerate(files.items()):
                 with self.stage("upload"):
                     names[name] = client.upload(f"{self.name}-{number}.{suffix}", data, FOLDER)
+            graph = task.filled(names, f"{FOLDER}/{self.name}")
+            extra = {"extra_data": {"api_key_comfy_org": task.api_key}} if task.api_key else {}
             with self.stage("render"):
-                graph = task.filled(names, prefix)
-                extra = {"extra_data": {"api_key_comfy_org": task.api_key}} if task.api_key else {}
-                shown = workflow if workflow.name else workflows.Workflow("", graph, {}, "")
-                outputs = render(client, listener, shown, graph, self.tell, self.limit, self.after, extra)
-            answer: dict[str, Any] = {}
+                outputs = render(client, listener, workflow, graph, self.tell, self.limit, self.after, extra)
             if workflow.name:
                 places = [at for at in workflows.listed(outputs, workflow.output) if _is_video(at["filename"])][:1]
                 if not places:
@@ -255,60 +236,77 @@ class _Run:
                     raise JobError("output", f"the graph came to its end, and node {node!r} gave no video")
             else:
                 places = [at for at in workflows.listed(outputs) if at["type"] != "temp"]
-                answer = {} if places else {"status": "success_no_images", "images": []}
-            made = [self._delivered(task, client, place, number, options) for number, place in enumerate(places)]
+            made = [self._delivered(task, client, place, number) for number, place in enumerate(places)]
         release = _read(self.settings.release).get("id")
         hashes = {name: hashlib.sha256(data).hexdigest() for name, (_unused, data) in files.items()}
         receipt = {
             "workflow": workflow.name or None,
-            "workflow_sha256": workflows.digest(workflow.graph if workflow.name else task.graph),
+            "workflow_sha256": workflows.digest(workflow.graph),
             "release": release,
             **comfyui.known(release),
             "models": self.worker.hashes(workflows.models(graph)),
         }
         if not workflow.name:
-            for _address, _metadata, entry, _facts in made:
-                answer.setdefault(entry.pop("list"), []).append(entry)
+            answer: dict[str, Any] = {} if made else {"status": "success_no_images", "images": []}
+            for one in made:
+                answer.setdefault(one.group, []).append(one.entry())
             receipt |= {"replaced": task.replaced} if task.replaced else {}
-            receipt |= {"files_sha256": hashes, "outputs": [facts for *_unused, facts in made], "seconds": self.seconds}
+            receipt |= {"files_sha256": hashes, "outputs": [one.facts for one in made], "seconds": self.seconds}
             return {**answer, "receipt": receipt}
-        [(address, metadata, _entry, facts)] = made
+        [video] = made
         parameters = {name: value for name, value in workflow.values(graph).items() if name not in hashes}
         receipt |= {
             "seed": parameters.get("seed"),
             "parameters": parameters,
             "images_sha256": hashes,
-            "video_sha256": facts["sha256"],
-            "video_bytes": facts["bytes"],
+            "video_sha256": video.facts["sha256"],
+            "video_bytes": video.facts["bytes"],
             "seconds": self.seconds,
         }
-        return {"video_url": address, "metadata": metadata, "receipt": receipt}
+        return {"video_url": video.address, "metadata": video.metadata, "receipt": receipt}
 
-    def _delivered(
-        self, task: Task, client: ComfyUIClient, place: Mapping[str, str], number: int, options: Options
-    ) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Return where a file is, what a video is like, its entry among several, and facts for the receipt."""
+    def _delivered(self, task: Task, client: ComfyUIClient, place: Mapping[str, str], number: int) -> _Output:
+        """Fetch a file, and send it to where it goes."""
         named, filename = task.workflow.name, task.original(place["filename"], f"{FOLDER}/{self.name}")
-        suffix, kind = filename.rpartition(".")[2].lower(), workflows.kind_of(filename)
         with TemporaryFile(dir=Path(self.settings.record).parent) as file:
             with self.stage("fetch"):
                 client.view(place["filename"], place["subfolder"], place["type"], into=file)
                 file.flush()
             data = output.content(file)
             metadata = output.measured(data, filename) if named else {}
-            room = self.settings.inline_mb * 1e6 - self._inline
             with self.stage("deliver"):
+                suffix = filename.rpartition(".")[2].lower()
                 key = f"{self.name}.{suffix}" if named else f"{self.name}/{number}-{filename}"
-                bucket = _bucket(options.get("s3Config"))
-                address = output.deliver(file, key, self.settings, self.limit, bucket, room)
+                bucket = _bucket(self.options.get("s3Config"))
+                address = output.deliver(file, key, self.settings, self.limit, bucket, self._room)
             facts = {"filename": filename, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        entry = {"list": "audio" if kind == "audio" else f"{kind}s", "filename": filename}
-        if address.startswith("data:"):
-            self._inline += len(data)
-            entry |= {"type": "base64", "data": address.partition(",")[2]}
-        else:
-            entry |= {"type": "s3_url", "data": address}
-        return ("" if not named else address), metadata, entry, facts
+        made = _Output(address, facts, metadata)
+        self._room -= len(data) if made.inline else 0
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """A file that a job has made, with its link, or a data: URI of all of it."""
+
+    address: str
+    facts: dict[str, Any]
+    metadata: dict[str, Any]
+
+    @property
+    def inline(self) -> bool:
+        return self.address.startswith("data:")
+
+    @property
+    def group(self) -> str:
+        """The list of an answer that it stands in."""
+        kind = workflows.kind_of(self.facts["filename"])
+        return "audio" if kind == "audio" else f"{kind}s"
+
+    def entry(self) -> dict[str, str]:
+        """What stands in that list."""
+        data = self.address.partition(",")[2] if self.inline else self.address
+        return {"filename": self.facts["filename"], "type": "base64" if self.inline else "s3_url", "data": data}
 
 
 def _is_video(filename: str) -> bool:
