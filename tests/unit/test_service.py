@@ -393,6 +393,27 @@ def test_what_it_has_left_goes_and_nothing_else(host: FakeHost, tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+def test_a_removal_that_is_cut_off_leaves_what_the_next_deploy_looks_for(
+    host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.wanted("old").run()
+    traces = [tmp_path / name for name in ("z", "a")]
+    for path in traces:
+        path.touch()
+    removed: list[Path] = []
+
+    def killed(path: Path) -> None:
+        if path == traces[1]:
+            raise Killed
+        removed.append(path)
+
+    monkeypatch.setattr(service, "_remove", killed)
+    with pytest.raises(Killed):
+        remove(host, [str(path) for path in traces], "")
+    assert removed == traces[:1]
+    assert host.unit_file.exists()
+
+
 def test_a_link_of_a_service_leads_no_removal_out_of_its_folder(host: FakeHost, tmp_path: Path) -> None:
     (tmp_path / "precious/gallery").mkdir(parents=True)
     theirs = tmp_path / "output"

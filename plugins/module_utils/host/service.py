@@ -269,7 +269,8 @@ def remove(host: Host, patterns: Iterable[str], user: str, check: bool = False) 
         if not check:
             host.systemctl("disable", "--now", "--quiet", host.unit)
     record = [str(host.root / "services" / f"{host.unit}.json"), str(unit)] if host.unit else []
-    for path in sorted({path for pattern in [*record, *patterns] for path in expanded(pattern)}):
+    # The unit goes last: a deploy looks for it, and goes on with a removal that was cut off.
+    for path in dict.fromkeys(path for pattern in [*patterns, *record] for path in expanded(pattern)):
         # What lies behind a link that a service may have made is not ours.
         with contextlib.suppress(FileError):
             if not check:
