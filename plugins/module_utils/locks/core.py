@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import git_environment
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -94,8 +95,6 @@ class History:
         self._git("fetch", "--quiet", "--no-tags", "--filter=tree:0", "origin", *refs)
 
     def _git(self, *arguments: str) -> str:
-        # Nobody is there to be asked for a password, and the settings of people and hosts stay out of it.
-        environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true", "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"}
         try:
             # pylint: disable-next=ansible-bad-function
             done = subprocess.run(
@@ -104,7 +103,7 @@ class History:
                 text=True,
                 check=False,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | environment,
+                env=git_environment({"GIT_ASKPASS": "true", "GIT_CONFIG_NOSYSTEM": "1"}),
             )
         except FileNotFoundError as error:
             raise CoreError("git is not installed on this machine: install the package git") from error

@@ -295,7 +295,7 @@ class Checkouts:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=cwd or self._cache_dir,
-                env=_environment(env or {}),
+                env=git_environment(env or {}),
                 start_new_session=True,
                 # git holds the lock, too, so that it stays until git has ended, even when this process is killed
                 pass_fds=[self._lock_fd],
@@ -349,7 +349,8 @@ _CONFIG = [
 _INHERITED = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE"}
 
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
+def git_environment(more: Mapping[str, str]) -> dict[str, str]:
+    """What git is run with: nobody is there to be asked for a password, and no repository of the caller's is meant."""
     kept = {name: value for name, value in os.environ.items() if name not in _INHERITED}
     return {
         **kept,
