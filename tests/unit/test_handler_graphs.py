@@ -7,7 +7,8 @@ import copy
 import io
 import json
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -193,67 +194,64 @@ def test_jobs_are_spread_over_all_and_one_that_ends_costs_no_job(tmp_path: Path)
         assert [one["state"] for one in service.health()[1]["comfyui"]] == ["idle"] * 3
 
 
+@contextmanager
+def hooked(**statuses: int) -> Iterator[tuple[str, list[tuple[str, dict[str, str], bytes]]]]:
+    """A server that takes webhooks, by the last parts of their addresses, and what it was told."""
+    told: list[tuple[str, dict[str, str], bytes]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append((self.path, dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(statuses.get(self.path[1:], 200))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", told
+        server.shutdown()
+
+
 def test_webhooks_that_fail_hold_up_no_others_and_are_told_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread for all: a try that waits for its turn must not hold it."""
     monkeypatch.setattr(jobs, "_WEBHOOKS", 1)
     monkeypatch.setattr(jobs.Jobs._report, "__defaults__", ((0.5, 3600.0),))
-    asked: list[str] = []
+    with hooked(bad=500) as (hook, told), scripted() as (_, url):
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            asked.append(self.path)
-            self.send_response(200 if self.path == "/good" else 500)
-            self.end_headers()
+        def asked(name: str) -> int:
+            return [path for path, *_ in told].count(f"/{name}")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as hook, scripted() as (_, url):
-        threading.Thread(target=hook.serve_forever, args=(0.01,), daemon=True).start()
         with serving(tmp_path, url, image_allow=Networks("127.0.0.0/8")) as service:
             for number, name in enumerate(["bad", "bad", "good"]):
-                service.accept(str(number), GOOD, 0, {"webhook": f"http://127.0.0.1:{hook.server_port}/{name}"})
-            until(lambda: asked.count("/bad") == 4 and asked.count("/good") == 1)
+                service.accept(str(number), GOOD, 0, {"webhook": f"{hook}/{name}"})
+            until(lambda: asked("bad") == 4 and asked("good") == 1)
             # What answered is done with; the others are tried again, by the next service if need be.
             until(lambda: record(tmp_path, "SELECT id FROM jobs WHERE options IS NOT NULL") == [("0",), ("1",)])
         with serving(tmp_path, url, image_allow=Networks("127.0.0.0/8")):
-            until(lambda: asked.count("/bad") >= 6)
-        assert asked.count("/good") == 1
+            until(lambda: asked("bad") >= 6)
+        assert asked("good") == 1
         # A job that has ended the service twice is at its end when the next one starts.
-        options = json.dumps({"webhook": f"http://127.0.0.1:{hook.server_port}/good"})
+        options = json.dumps({"webhook": f"{hook}/good"})
         cut_off = f"status = 'IN_PROGRESS', attempts = 2, finished = NULL, output = NULL, options = '{options}'"
         record(tmp_path, f"UPDATE jobs SET {cut_off} WHERE id = '2'")  # noqa: S608 (the test's own)
         with serving(tmp_path, url, image_allow=Networks("127.0.0.0/8")) as service:
-            until(lambda: asked.count("/good") == 2)
+            until(lambda: asked("good") == 2)
             assert (service.get("2") or {})["status"] == "FAILED"
-        hook.shutdown()
 
 
 @pytest.mark.parametrize("options", [{"webhook": "{}"}, {"webhook": "{}", "policy": {"lowPriority": True}}])
 def test_a_webhook_is_told_the_end(options: dict[str, Any], tmp_path: Path) -> None:
-    told: list[tuple[dict[str, str], bytes]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as hook, scripted() as (_, url):
-        threading.Thread(target=hook.serve_forever, args=(0.01,), daemon=True).start()
-        given = {**options, "webhook": f"http://127.0.0.1:{hook.server_port}/x"}
+    with hooked() as (hook, told), scripted() as (_, url):
+        given = {**options, "webhook": f"{hook}/x"}
         settings: dict[str, Any] = {"image_allow": Networks("127.0.0.0/8"), "webhook_secret": "s3cret"}
         with serving(tmp_path, url, **settings) as service:
             service.accept("one", GOOD, 0, given)
             until(lambda: told)
-        hook.shutdown()
-    ((headers, body),) = told
+    ((_, headers, body),) = told
     assert json.loads(body)["status"] == "COMPLETED"
     assert headers["webhook-id"] == "one"
     assert headers["webhook-signature"].startswith("v1,")

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -121,17 +121,18 @@ class Server(uvicorn.Server):
     """Serves the jobs."""
 
     def __init__(self, jobs: Jobs, most_body: int) -> None:
-        settings: dict[str, Any] = {"log_level": "warning", "access_log": False, "server_header": False}
-        settings |= {
-            "timeout_keep_alive": 60,
-            "timeout_graceful_shutdown": 5,
-            "lifespan": "off",
-            "proxy_headers": False,
-        }
-        app = application(jobs, most_body)
-        self.large = app.state.large
-        super().__init__(uvicorn.Config(_Local(app), **settings))
-        self._jobs = jobs
+        self._jobs, self.large = jobs, asyncio.Semaphore(2)  # more large ones at a time could fill the memory
+        config = uvicorn.Config(
+            _Local(application(jobs, most_body, self.large)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=5,
+            lifespan="off",
+            proxy_headers=False,
+        )
+        super().__init__(config)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Answer those who wait, and end."""
@@ -187,11 +188,10 @@ def _answer(error: JobError) -> JSONResponse:
     return JSONResponse({**error.output(), "status": "REFUSED"}, status, headers)
 
 
-def application(jobs: Jobs, most_body: int) -> FastAPI:
+def application(jobs: Jobs, most_body: int, large: asyncio.Semaphore) -> FastAPI:
     """The API, described at /docs."""
     refusals: dict[int | str, Any] = {status: {"model": Refusal} for status in ("4XX", 503)}
     app = FastAPI(title="wanmetal handler", version="1", redoc_url=None, responses=refusals)
-    app.state.large = large = asyncio.Semaphore(2)  # more large ones at a time could fill the memory
     asked = asyncio.Lock()
     health: dict[str, Any] = {"at": 0.0}
     body = {"required": True, "content": {"application/json": {"schema": _schema(jobs)}}}
@@ -221,29 +221,14 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
 
     async def accepted(request: Request, prefix: str) -> Job:
         """Read a request and take it on. Nothing of it is held while somebody waits for its end."""
-        async with AsyncExitStack() as held:
-            length = request.headers.get("content-length", "")
-            if not length and "transfer-encoding" not in request.headers:
-                raise _refused("the request needs a body, with its Content-Length", 411)
-            if not length or int(length) > _LARGE:
-                await held.enter_async_context(large)
-            data = bytearray()
-
-            async def read() -> None:
-                async for part in request.stream():
-                    if len(data) <= most_body:
-                        data.extend(part)
-
-            if length and int(length) > most_body:
-                await _drain(request.receive)
-                raise _refused(f"the request has {length} bytes; at most {most_body} are taken", 413)
-            try:
-                await asyncio.wait_for(read(), _BODY_S)
-            except (TimeoutError, asyncio.TimeoutError, ClientDisconnect) as error:
-                raise _refused("the request was cut off") from error
-            if len(data) > most_body:
-                raise _refused(f"the request is too large; at most {most_body} bytes are taken", 413)
-            return await asyncio.to_thread(_accepted, jobs, data, prefix)
+        if not {"content-length", "transfer-encoding"} & set(request.headers):
+            raise _refused("the request needs a body, with its Content-Length", 411)
+        length = int(request.headers.get("content-length", most_body))
+        if length > most_body:
+            await _drain(request.receive)
+            raise _refused(f"the request has {length} bytes; at most {most_body} are taken", 413)
+        async with large if length > _LARGE else nullcontext():
+            return await asyncio.to_thread(_accepted, jobs, await _body(request, most_body), prefix)
 
     @app.post("/run", openapi_extra={"requestBody": body}, **told_job)
     async def run(request: Request) -> Any:
@@ -285,6 +270,23 @@ def application(jobs: Jobs, most_body: int) -> FastAPI:
         return JSONResponse(jobs.worker.described())
 
     return app
+
+
+async def _body(request: Request, most: int) -> bytearray:
+    data = bytearray()
+
+    async def read() -> None:
+        async for part in request.stream():
+            if len(data) <= most:
+                data.extend(part)
+
+    try:
+        await asyncio.wait_for(read(), _BODY_S)
+    except (TimeoutError, asyncio.TimeoutError, ClientDisconnect) as error:
+        raise _refused("the request was cut off") from error
+    if len(data) > most:
+        raise _refused(f"the request is too large; at most {most} bytes are taken", 413)
+    return data
 
 
 def _told(job: Job | None) -> JSONResponse:

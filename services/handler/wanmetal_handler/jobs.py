@@ -10,6 +10,7 @@ import logging
 import sqlite3
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
@@ -368,11 +369,8 @@ class Jobs:
             _log.info("job %s: %s: %s", id_, status, result["error"])
         except Exception as error:
             # What an unforeseen exception says may hold anything, so where it happened is told instead.
-            trace = error.__traceback__
-            while trace and trace.tb_next:
-                trace = trace.tb_next
-            place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace else "an unknown place"
-            _log.error("job %s: %s at %s", id_, type(error).__name__, place)
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            _log.error("job %s: %s at %s:%s", id_, type(error).__name__, place.name, place.lineno)
             status = FAILED
             result = JobError("internal", f"an error inside the handler: {type(error).__name__}").output()
         self._finish(id_, status, result)
