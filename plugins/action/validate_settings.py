@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings, workflow_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import counted, listed
 
 
@@ -49,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             path = Path(self._find_needle("files", name))
         except AnsibleError:
             return None
-        return path.read_bytes() if path.is_file() else None
+        return workflow_files.load(path) if path.is_file() else None  # a video may be of any size
 
 
 def _given(variables: dict[str, Any]) -> set[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown
@@ -278,7 +279,7 @@ def _days(text: str) -> bool:
 
 def _component(text: str, low: int, high: float) -> bool:
     """Whether this is a part of a systemd.time(7) calendar event: values, ranges and steps."""
-    number = r"(\d+(?:\.\d{1,6})?)" if high % 1 else r"(\d+)"
+    number = r"([0-9]+(?:\.[0-9]{1,6})?)" if high % 1 else r"([0-9]+)"
     for entry in text.split(","):
         match = re.fullmatch(rf"\*|{number}(?:\.\.{number})?(?:/{number})?", entry)
         if not match:
@@ -310,7 +311,7 @@ def bad_calendar(text: str) -> bool:
         return bool(text)
     if len(words) > 1 and (words[-1].upper() == "UTC" or words[-1] in available_timezones()):
         words.pop()
-    if len(words) == 1 and (words[0].lower() in _SHORTHANDS or re.fullmatch(r"@\d{1,11}", words[0])):
+    if len(words) == 1 and (words[0].lower() in _SHORTHANDS or re.fullmatch("@[0-9]{1,11}", words[0])):
         return False
     forms = [_days, _date, _time]
     for word in words:
@@ -377,6 +378,14 @@ def _twice(ending: str | tuple[str, ...]) -> Callable[[Any, Seen], str]:
     return lambda value, seen: f"{value}, which {other} has, too" if (other := seen.taken_by(value, ending)) else ""
 
 
+def _bad_url(text: str, seen: Seen) -> str:
+    right = re.fullmatch(r"(https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[!-~]*)?)?", text)
+    try:
+        return "" if right and urlsplit(text).port != 0 else seen.shown(text)
+    except ValueError:  # a port beyond 65535, or brackets around something else than an address
+        return seen.shown(text)
+
+
 def _bad_secret(value: object, _unused: Seen) -> str:
     wrong = [where for where, text in texts(value) if where != "a name" and not re.fullmatch(r"[!-~]*", text)]
     return f"white space or letters that are not ASCII{' in ' + wrong[0] if wrong[0] else ''}" if wrong else ""
@@ -411,7 +420,9 @@ KINDS = (
         "",
         ("path", "list of path"),
         lambda value, _unused: ", ".join(
-            shown(path) for path in (value if isinstance(value, list) else [value]) if path and _bad_place(path)
+            shown(path)
+            for path in (value if isinstance(value, list) else [value])
+            if (path or isinstance(value, list)) and _bad_place(path)
         ),
         "absolute paths without .., which services see, so not under /tmp, /run and the like",
         "correct the entry, for example /srv/models",
@@ -433,7 +444,7 @@ KINDS = (
     _kind(
         "(?<!_database)_url|_endpoint",
         ("str",),
-        matches(r"(https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[!-~]*)?)?"),
+        _bad_url,
         "an http(s) address without a user, of ASCII letters",
         "correct it, for example {name}: https://example.com, or leave it empty",
     ),

@@ -12,7 +12,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks import mirrors
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import custom_nodes, locks, models, wheels
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check as workflow_check
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import (
+    custom_nodes,
+    locks,
+    models,
+    wheels,
+    workflow_files,
+)
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown, told
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import (
     Rule,
@@ -414,6 +423,16 @@ def _no_address(value: str, seen: Seen) -> str:
     return shown(value) if seen.settings["wan_models_share"] and not value else ""
 
 
+def _bad_tokens(tokens: Mapping[str, object], _unused: Seen) -> str:
+    """No token is shown."""
+    host = r"(https?://)?([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?"
+    found = [shown(name) for name, token in tokens.items() if not re.fullmatch(host, name)]
+    found += [
+        f"something else than a text for {shown(name)}" for name, one in tokens.items() if not isinstance(one, str)
+    ]
+    return ", ".join(found)
+
+
 _WAN_MODELS: Rules = {
     "wan_models_sets": [
         Rule(
@@ -436,6 +455,13 @@ _WAN_MODELS: Rules = {
         Rule(_not_planned("checkpoints"), "version ids of CivitAI, which are numbers", "correct the entry")
     ],
     "wan_models_loras": [Rule(_not_planned("loras"), "version ids of CivitAI, which are numbers", "correct the entry")],
+    "wan_models_tokens": [
+        Rule(
+            _bad_tokens,
+            "the token of each host: a text by the host's name",
+            "write the host without a path, and the token in quotes behind it",
+        )
+    ],
     "wan_models_connections": [between(1, 16, "connections")],
     "wan_models_parallel": [between(1, 64, "files")],
     **{
@@ -462,36 +488,73 @@ _WAN_MODELS: Rules = {
 _WORKFLOWS = Path(__file__).resolve().parents[2] / "files/workflows/index.json"
 
 
+def _workflow(file: object, seen: Seen) -> tuple[dict[str, Any], str]:
+    """The workflow that a file holds, or why it holds none."""
+    if (content := seen.read(str(file))) is None:
+        return {}, "which is no file on the controller"
+    try:
+        return workflow_files.read(content)[0], ""
+    except ValueError as error:
+        return {}, f"which holds no workflow: {told(str(error))}"
+
+
 def _bad_own_workflows(files: Sequence[str], seen: Seen) -> str:
-    found = []
-    names = [PurePosixPath(entry).name for entry in files]
-    found += [f"{shown(name)} twice, and the browser lists one" for name in sorted(set(names)) if names.count(name) > 1]
-    for entry in files:
-        content = seen.read(entry)
-        if content is None:
-            found.append(f"{shown(entry)}, which is no file on the controller")
-            continue
-        try:
-            data = json.loads(content.decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            found.append(f"{shown(entry)}, which is no JSON in UTF-8")
-            continue
-        if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
-            found.append(f"{shown(entry)}, which is not in the form in which the browser saves workflows")
+    stems = [PurePosixPath(entry).stem for entry in files]
+    found = [f"{shown(stem)} twice, and the browser lists one" for stem in sorted(set(stems)) if stems.count(stem) > 1]
+    found += [f"{shown(entry)}, {why}" for entry in files if (why := _workflow(entry, seen)[1])]
     return "; ".join(found)
 
 
 def _bad_workflows(workflows: Sequence[object], seen: Seen) -> str:
     index = json.loads(_WORKFLOWS.read_text(encoding="utf-8"))
     found = [] if workflows else ["none"]
+    names = [str(entry.get("name")) if isinstance(entry, Mapping) else str(entry) for entry in workflows]
+    found += [f"{shown(name)} twice" for name in sorted(set(names)) if names.count(name) > 1]
     for entry in workflows:
         if isinstance(entry, str):
             found += [] if entry in index else [shown(entry)]
-        elif not isinstance(entry, Mapping) or not entry.keys() >= {"name", "graph", "settings"}:
+        elif not isinstance(entry, Mapping) or not _is_own_workflow(entry):
             found.append(shown(entry))
-        elif seen.read(str(entry["graph"])) is None:
-            found.append(f"{shown(entry['graph'])}, which is no file on the controller")
+        else:
+            found += [f"{shown(entry['name'])}: {why}" for why in _unfit(entry, seen)]
     return ", ".join(found)
+
+
+def _is_own_workflow(entry: Mapping[str, Any]) -> bool:
+    """Whether it has its parts, and no others: name, graph, and for each field a node's title and an input."""
+    settings = entry.get("settings")
+    return (
+        entry.keys() == {"name", "graph", "settings"}
+        and all(isinstance(entry[key], str) and entry[key] for key in ("name", "graph"))
+        and isinstance(settings, Mapping)
+        and all(
+            isinstance(place, list) and len(place) == 2 and all(isinstance(word, str) for word in place)
+            for place in settings.values()
+        )
+    )
+
+
+def _unfit(entry: Mapping[str, Any], seen: Seen) -> list[str]:
+    """How the map of a workflow for the handler differs from its graph: the service would not start."""
+    graph, why = _workflow(entry["graph"], seen)
+    if why:
+        return [f"{shown(entry['graph'])}, {why}"]
+    try:
+        api = workflow_check.read(graph, workflow_schemas.recorded(), strict=True)
+    except ConversionError as error:
+        return [f"{shown(entry['graph'])}, {told(str(error))}"]
+    found = []
+    for name, (title, key) in {"filename_prefix": ("", "filename_prefix"), **entry["settings"]}.items():
+        nodes = [
+            one for one in api.values() if str((one.get("_meta") or {}).get("title") or one["class_type"]) == title
+        ]
+        value = nodes[0]["inputs"].get(key) if len(nodes) == 1 else None
+        if len(nodes) != 1:
+            found.append(f"{name}: {len(nodes)} nodes of its graph are titled {shown(title)}, one has to be")
+        elif value is None or isinstance(value, list):
+            what = "a link at" if value else "no input"
+            found.append(f"{name}: the node {shown(title)} has {what} {shown(key)}")
+    return found
 
 
 def _no_such_warmup(warmup: str, seen: Seen) -> str:
@@ -555,15 +618,17 @@ _HANDLER: Rules = {
     "workflows_extra": [
         Rule(
             _bad_own_workflows,
-            "files on the controller that ComfyUI's browser page has saved, found as Ansible finds files",
-            "correct the path, or save the workflow with Save rather than Export (API)",
+            "files on the controller, found as Ansible finds files, each with a name of its own: workflows that "
+            "ComfyUI has saved or exported, or its pictures and videos with one inside",
+            "correct the path, or save the workflow again in ComfyUI's browser page",
         )
     ],
     "handler_workflows": [
         Rule(
             _bad_workflows,
-            "names of workflows in files/workflows, or your own with name, graph (a file) and settings; one at least",
-            "correct the entry; playbooks and docs/handler.md tell the names",
+            "names of workflows in files/workflows, or your own with name, graph (a file) and settings that fit it; "
+            "one at least, and each once",
+            "correct the entry; docs/handler.md has the names, and an example of your own",
         )
     ],
     "handler_warmup": [
@@ -584,6 +649,16 @@ _HANDLER: Rules = {
             "with an address also the key, its id and the bucket's name",
             "set all of handler_bucket_endpoint, _key_id, _secret and _name, or none",
         )
+    ],
+    "handler_bucket_name": [
+        Rule(
+            matches(r"([A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9])?"),
+            "the bucket's name alone: letters, digits, '.', '_' and '-'",
+            "correct it; the address of the store belongs in handler_bucket_endpoint",
+        )
+    ],
+    "handler_bucket_region": [
+        Rule(matches("[A-Za-z0-9_-]*"), "a region's name, or nothing", "for example {name}: us-east-1")
     ],
     "handler_environment": [
         Rule(
@@ -664,11 +739,25 @@ _QUEUE: Rules = {
     "queue_keep_hours": [between(1, 8760, "hours")],
     "handler_queue_url": [
         Rule(
-            matches(r"(https://[\w.:\[\]-]+|http://(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?)?"),
+            matches(r"(https://[A-Za-z0-9_.:\[\]-]+|http://(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?)?"),
             "https://HOST:PORT, or http:// on this host itself",
             "correct it: a token is not sent over a network without TLS",
         )
     ],
+}
+
+# -- monitoring
+
+
+def _no_alerts(file: str, seen: Seen) -> str:
+    return f"{shown(file)}, which is no file on the controller" if file and seen.read(file) is None else ""
+
+
+_MONITORING: Rules = {
+    "monitoring_alertmanager_config": [
+        Rule(_no_alerts, "a file on the controller, found as Ansible finds files, or nothing", "correct the path")
+    ],
+    "monitoring_keep_days": [between(1, 3650, "days")],
 }
 
 # -- comfyui_api
@@ -724,7 +813,7 @@ _NVIDIA_DRIVER: Rules = {
     "nvidia_driver_branch": [
         Rule(
             lambda branch, _unused: (
-                "" if re.fullmatch(r"[5-9]\d\d", branch) and int(branch) >= _OLDEST_BRANCH else shown(branch)
+                "" if re.fullmatch(r"[5-9][0-9]{2}", branch) and int(branch) >= _OLDEST_BRANCH else shown(branch)
             ),
             f"the number of a branch from {_OLDEST_BRANCH} on, without what comes after its dot",
             'for example nvidia_driver_branch: "580", the last one for Maxwell, Pascal and Volta',
@@ -776,4 +865,5 @@ RULES: Rules = {
     **_COMFYUI_API,
     **_HANDLER,
     **_QUEUE,
+    **_MONITORING,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,8 +227,13 @@ def _fits(value: object, spec: Spec) -> bool:
     if kind == "bool":
         # A text such as "false" counts as true in templates.
         return isinstance(value, bool)
+    if kind in {"int", "float"} and isinstance(value, str):
+        # Python reads more than the programs do that get the text: other digits, 1_000, 1e9, blanks around it.
+        return re.fullmatch(r"-?[0-9]{1,18}" if kind == "int" else r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value) is not None
     if kind in {"int", "float"}:
-        return not isinstance(value, bool) and (not isinstance(value, float) or math.isfinite(value))
+        return not isinstance(value, bool) and (
+            not isinstance(value, float) or (math.isfinite(value) and kind != "int")
+        )
     if kind == "dict":
         return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
     if kind == "list":

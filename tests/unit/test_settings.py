@@ -84,6 +84,15 @@ def test_types_that_fit(spec: dict[str, Any], value: object, typed: object) -> N
         ({"type": "int"}, True, "True"),
         ({"type": "int"}, None, "nothing (null)"),
         ({"type": "int"}, float("inf"), "inf"),
+        ({"type": "int"}, "inf", "'inf'"),
+        ({"type": "int"}, "1e9", "'1e9'"),
+        ({"type": "int"}, "1_000", "'1_000'"),
+        ({"type": "int"}, " 5", "' 5'"),
+        ({"type": "int"}, "+5", "'+5'"),
+        ({"type": "int"}, "\u0661\u0662", "'\u0661\u0662'"),
+        ({"type": "int"}, 80.0, "80.0"),
+        ({"type": "float"}, "1e5", "'1e5'"),
+        ({"type": "float"}, "nan", "'nan'"),
         ({"type": "float"}, float("nan"), "nan"),
         ({"type": "dict"}, {1: "a"}, "{1: 'a'}"),
         ({"type": "list", "elements": "dict", "options": {"a": {}}}, [{1: 2}], "[{1: 2}]"),
@@ -285,3 +294,109 @@ def test_shown(value: object, text: str) -> None:
 def test_told_and_listed() -> None:
     assert told("git+https://tok@h/x.git") == "git+https://***@h/x.git"
     assert listed([Problem("disk", "a", "b", "c", "d")], "One:") == "One:\n\na\n  found   b\n  needed  c\n  fix     d"
+
+
+API = b'{"1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},' + (
+    b' "2": {"class_type": "SaveImage", "_meta": {"title": "Save"},'
+    b' "inputs": {"images": ["1", 0], "filename_prefix": "x"}}}'
+)
+FILES = {
+    "api.json": API,
+    "bom.json": b"\xef\xbb\xbf" + API,
+    "powershell.json": API.decode().encode("utf-16"),
+    "request.json": b'{"input": {"workflow": ' + API + b"}}",
+    "saved.json": b'{"nodes": []}',
+    "video.mp4": b"\0\0\0\x20ftypisom\0" + API + b"\0moov",
+    "other.json": b'{"a": 1}',
+    "list.json": b"[]",
+    "cut.json": API[:-9],
+    "deep.json": b"[" * 100_000,
+    "empty.json": b"",
+    "page.mp4": b"<html></html>",
+    "black.png": b"\x89PNG\r\n\x1a\n",
+}
+
+
+def wrong(name: str, value: object) -> str:
+    problems = settings.check({name: value}, [], SPECS, FILES.get)
+    assert {problem.what for problem in problems} <= {name}
+    return problems[0].found if problems else ""
+
+
+@pytest.mark.parametrize("file", ["api.json", "bom.json", "powershell.json", "request.json", "saved.json", "video.mp4"])
+def test_files_with_a_workflow_in_any_form_are_taken(file: str) -> None:
+    assert wrong("workflows_extra", [file]) == ""
+
+
+@pytest.mark.parametrize(
+    "file", ["other.json", "list.json", "cut.json", "deep.json", "empty.json", "page.mp4", "black.png"]
+)
+def test_files_without_a_workflow_are_named(file: str) -> None:
+    assert wrong("workflows_extra", ["saved.json", file]).startswith(f"'{file}', which holds no workflow: ")
+
+
+def test_workflows_that_would_get_one_name_are_refused() -> None:
+    assert wrong("workflows_extra", ["api.json", "there/api.png"]).startswith("'api' twice")
+    mine = {"name": "mine", "graph": "api.json", "settings": {"filename_prefix": ["Save", "filename_prefix"]}}
+    assert wrong("handler_workflows", [mine]) == ""
+    assert wrong("handler_workflows", [mine, mine]) == "'mine' twice"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"name": None}, "{"),
+        ({"name": ["mine"]}, "{"),
+        ({"graph": {"1": {}}}, "{"),
+        ({"settings": []}, "{"),
+        ({"settings": {"image": "Save"}}, "{"),
+        ({"settings": {"image": ["Save"]}}, "{"),
+        ({"settings": {"image": ["Save", None]}}, "{"),
+        ({"more": 1}, "{"),
+        ({"graph": "none.json"}, "'mine': 'none.json', which is no file on the controller"),
+        ({"graph": "other.json"}, "'mine': 'other.json', which holds no workflow"),
+        ({"settings": {}}, "'mine': filename_prefix: 0 nodes of its graph are titled ''"),
+        ({"settings": {"filename_prefix": ["Sav", "x"]}}, "'mine': filename_prefix: 0 nodes"),
+        (
+            {"settings": {"filename_prefix": ["Save", "prefix"]}},
+            "'mine': filename_prefix: the node 'Save' has no input",
+        ),
+        ({"settings": {"filename_prefix": ["Save", "images"]}}, "'mine': filename_prefix: the node 'Save' has a link"),
+    ],
+)
+def test_a_workflow_for_the_handler_that_would_not_start_is_named(change: dict[str, Any], found: str) -> None:
+    mine = {"name": "mine", "graph": "api.json", "settings": {"filename_prefix": ["Save", "filename_prefix"]}}
+    assert wrong("handler_workflows", [{**mine, **change}]).startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("wan_models_tokens", {"example.com": None}),
+        ("wan_models_tokens", {"example.com": {"secret": "hidden"}}),
+        ("wan_models_tokens", {"": "hidden"}),
+        ("wan_models_tokens", {"https://example.com/models": "hidden"}),
+        ("wan_models_tokens", {"me@example.com": "hidden"}),
+        ("handler_bucket_name", "https://s3.example.com/b"),
+        ("handler_bucket_name", "a b"),
+        ("handler_bucket_name", "b/folder"),
+        ("handler_bucket_region", "us east"),
+        ("monitoring_alertmanager_config", "none.yml"),
+        ("monitoring_keep_days", 0),
+        ("nvidia_driver_branch", "5\u0668\u0660"),
+        ("comfyui_extra_model_paths", [""]),
+        ("wan_models_verify_schedule", "Sun \u0660\u0664:\u0660\u0660"),
+        ("handler_queue_url", "https://ex\u00e4mple.com"),
+        ("handler_queue_url", "https://example.com:99999"),
+        ("handler_bucket_endpoint", "https://[:::]"),
+    ],
+)
+def test_values_that_would_fail_on_the_host_are_refused(name: str, value: object) -> None:
+    found = wrong(name, value)
+    assert found
+    assert "hidden" not in found
+
+
+@pytest.mark.parametrize("host", ["example.com", "https://example.com", "http://10.0.0.7:8080", "[::1]:9000"])
+def test_hosts_that_have_tokens(host: str) -> None:
+    assert wrong("wan_models_tokens", {host: "t"}) == ""
