@@ -652,7 +652,7 @@ _HANDLER: Rules = {
     ],
     "handler_bucket_name": [
         Rule(
-            matches(r"([A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9])?"),
+            matches(r"([A-Za-z0-9][A-Za-z0-9._-]{0,254})?"),
             "the bucket's name alone: letters, digits, '.', '_' and '-'",
             "correct it; the address of the store belongs in handler_bucket_endpoint",
         )
