@@ -65,12 +65,12 @@ def strings(value: Any) -> Iterator[str]:
         yield from strings(inner)
 
 
-def play(playbook: str, folder: Path, **given: Any) -> tuple[int, str]:
-    """Run a playbook on this machine, with settings; return its status and all that it said."""
+def started(playbook: str, folder: Path, **given: Any) -> subprocess.Popen[str]:
+    """Begin a playbook on this machine, with settings."""
     (folder / "hosts.yml").write_text("gpu_hosts: {hosts: {here: {ansible_connection: local}}}")
     settings = {"ansible_python_interpreter": sys.executable, "ansible_become": False, **given}
     command = [str(ROOT / "playbooks" / playbook), "-i", str(folder / "hosts.yml"), "-e", json.dumps(settings)]
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "ansible", "playbook", *command],
         cwd=folder,
         env={
@@ -78,9 +78,17 @@ def play(playbook: str, folder: Path, **given: Any) -> tuple[int, str]:
             "PATH": "/usr/bin:/bin",
             "HOME": str(folder),
             "TMPDIR": str(folder),
+            "PYTHONUNBUFFERED": "1",
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
+        start_new_session=True,
     )
-    return done.returncode, done.stdout + done.stderr
+
+
+def play(playbook: str, folder: Path, **given: Any) -> tuple[int, str]:
+    """Run a playbook on this machine, with settings; return its status and all that it said."""
+    process = started(playbook, folder, **given)
+    said = process.communicate()[0]
+    return process.returncode, said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -394,3 +395,17 @@ def test_the_settings_are_written_once_and_never_over_others(comfyui: Path, tmp_
     rc, said = play(tmp_path, "snapshot.json")
     assert rc == 0, said
     assert len(yaml.safe_load(written.read_text())["custom_nodes_extra"]) == 1
+
+
+def test_an_import_that_is_killed_is_finished_by_the_next(comfyui: Path, tmp_path: Path) -> None:
+    for task in ("Look at it", "Make the folder for the settings", "Write the settings, unless there are some"):
+        given = {"installation": str(comfyui), "import_output_dir": str(tmp_path / "out")}
+        with house.started("import.yml", tmp_path, **given) as process:
+            assert process.stdout is not None
+            assert any(f"TASK [{task}]" in line for line in process.stdout)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+    rc, said = play(tmp_path, str(comfyui))
+    assert rc == 0, said
+    assert len(yaml.safe_load((tmp_path / "out/here.yml").read_text())["custom_nodes_extra"]) == 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["here.yml"]
