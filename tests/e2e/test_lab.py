@@ -204,12 +204,37 @@ def test_killed_deploys_have_left_nothing_to_do(tmp_path: Path) -> None:
     assert "no problems" in worker.playbook("playbooks/verify.yml", *QUICK, "-e", f"verify_output_dir={tmp_path}")
 
 
+def see_in_status(text: str) -> None:
+    status = "systemctl status comfyui --no-pager"
+    worker.ssh(f"for n in $(seq 300); do {status} | grep --quiet '{text}' && exit; sleep 1; done; {status}; exit 1")
+
+
+def test_a_host_that_loses_power_amid_a_switch_serves_what_was_verified(tmp_path: Path) -> None:
+    """What is new never comes to its end, so the power goes before."""
+    before = worker.ssh("cat /srv/wanmetal/hosts/lab1/verified.json; cat /etc/systemd/system/comfyui.service")
+    hook = tmp_path / "before-start"
+    hook.write_text("#!/bin/sh\nexec sleep infinity\n")
+    command = ["ansible-playbook", "site.yml", *worker.inventory, "-e", f"comfyui_before_start={hook}"]
+    with (tmp_path / "log").open("w") as out:
+        process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        worker.ssh("timeout 600 sh -c 'until pgrep --full --exact \"sleep infinity\"; do sleep 0.5; done'")
+        worker.cut_power()
+        assert process.wait() != 0, (tmp_path / "log").read_text()
+    worker.up()
+    see_in_status("Active: active")
+    assert worker.ssh("cat /srv/wanmetal/hosts/lab1/verified.json; cat /etc/systemd/system/comfyui.service") == before
+    assert "is back on release" in worker.ssh("sudo journalctl --unit wanmetal-rollback-comfyui.service --output cat")
+    assert changed(worker.playbook("site.yml")) == 0
+
+
 def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
     worker.ssh("sudo systemctl stop comfyui")
     said = worker.playbook("playbooks/verify.yml", *QUICK, "-e", f"verify_output_dir={tmp_path}", ok=False)
     assert "comfyui.service is inactive" in said
     assert "failed=1" in said
-    assert changed(worker.playbook("site.yml")) == 1
+    # A user that somebody has removed is made again, with nothing built.
+    worker.ssh("sudo sh -c 'systemctl stop jupyterlab && userdel wanmetal-jupyter'")
+    assert changed(worker.playbook("site.yml")) == 3
 
 
 def test_two_deploys_at_once() -> None:
@@ -224,11 +249,6 @@ def test_two_deploys_at_once() -> None:
     outputs = [process.communicate()[0] for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert sum(map(changed, outputs)) == 2, outputs  # one build and one switch, by whichever came first
-
-
-def see_in_status(text: str) -> None:
-    status = "systemctl status comfyui --no-pager"
-    worker.ssh(f"for n in $(seq 300); do {status} | grep --quiet '{text}' && exit; sleep 1; done; {status}; exit 1")
 
 
 def test_several_workers() -> None:

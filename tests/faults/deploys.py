@@ -185,7 +185,7 @@ def play(
         if fault == "Ansible is killed":
             os.killpg(process.pid, signal.SIGKILL)
         elif fault == "the host loses power":
-            run("docker", "kill", container(), ok=False)
+            HOST.cut_power()
         elif fault == "a second deploy begins":
             second = deploy(folder / f"{number}-second.log", settings)
         elif FAULTS[fault]:
@@ -203,11 +203,6 @@ def play(
     took[work] = time.monotonic() - begin
     whole = look(SERVES_S)
     return Round(work, fault, round(after, 1), in_time, status, served, verified, green and all(whole))
-
-
-def container() -> str:
-    names = run("docker", "ps", "--format", "{{.Names}}").stdout.split()
-    return next(name for name in names if name.endswith(f"-{HOST.name}"))
 
 
 def table(rounds: list[Round]) -> list[str]:
@@ -229,6 +224,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50, help="whose faults came in time; default: %(default)s")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fault", choices=FAULTS, action="append", help="this one alone, or these; default: all")
     parser.add_argument("--seconds", type=float, default=3 * 3600, help="no round begins after; default: %(default)s")
     options = parser.parse_args()
     folder = PROJECT / "reports/faults"
@@ -238,7 +234,8 @@ def main() -> int:
     settings: dict[str, object] = {"wanmetal_lane": "cu128", "comfyui_extra_args": []}
     took = {"a release": FIRST_S, "settings": FIRST_S}
     end = time.monotonic() + options.seconds
-    faults = list(FAULTS) * (options.rounds // len(FAULTS) + 1)
+    wanted = options.fault or list(FAULTS)
+    faults = wanted * (options.rounds // len(wanted) + 1)
     luck.shuffle(faults)
     run(*LAB, "image")
     with disk():

@@ -140,7 +140,7 @@ class Bench:
         self.running[fault] += any(host["jobs"] and (hit is first or host["host"] == hit.name) for host in busy)
         self.tried[fault] += 1
         if fault == "a host loses power":
-            run("docker", "kill", container(hit))
+            hit.cut_power()
             time.sleep(luck.uniform(0, 20))
             hit.up()
             self.address[hit.name] = hit.ssh("hostname -I").split()[0]
@@ -171,11 +171,6 @@ class Bench:
 
 def digest(said: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([said.get("output"), said.get("error")]).encode()).hexdigest()
-
-
-def container(host: Worker) -> str:
-    names = run("docker", "ps", "--format", "{{.Names}}").stdout.split()
-    return next(name for name in names if name.endswith(f"-{host.name}"))
 
 
 def faulty(jobs: list[Job], later: dict[str, tuple[str, str]]) -> list[str]:

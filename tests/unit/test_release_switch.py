@@ -5,18 +5,22 @@ import contextlib
 import fcntl
 import grp
 import hashlib
+import itertools
 import json
 import os
 import pwd
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import boot
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import exclusive
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import switch as release_switch
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.checkouts import record
@@ -69,8 +73,8 @@ class FakeHost(Host):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "opt", folder / "etc", UNIT)
-        self.unit_file = folder / "units" / UNIT
+        super().__init__(folder / "opt", folder / "etc", UNIT, folder / "units")
+        self.unit_file = self.units / UNIT
         for path in (self.root / "releases", folder / "etc", folder / "units"):
             path.mkdir(parents=True, exist_ok=True)
         self.loaded = ""
@@ -121,6 +125,11 @@ class FakeHost(Host):
     def discard_set_aside(self, folders: set[Path]) -> None:
         self.act("discard")
         super().discard_set_aside(folders)
+
+    def at_boot_call(self, function: Callable[[str, str, str, str], str], before: Iterable[str]) -> None:
+        self.act("at boot")
+        self.need_room()
+        super().at_boot_call(function, before)
 
     def unmark(self, folder: Path, mark: str) -> None:
         self.act(f"unmark {folder.name}")
@@ -230,7 +239,10 @@ class FakeHost(Host):
         self.process = None
         self.workers = {}
         self.loaded = self.unit_file.read_text() if self.unit_file.exists() else ""
-        if self.enabled:
+        link, unit, program = self.at_boot.paths
+        if link.is_symlink() and unit.exists() and program.exists():
+            switch_of(self).roll_back()
+        if self.enabled and not self.process:
             self.start()
             self.start_workers()
 
@@ -297,6 +309,13 @@ def running(host: FakeHost) -> tuple[str, str]:
 @pytest.fixture(autouse=True)
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def no_program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To pack one takes time, and it is not run."""
+    if "program" not in request.node.name:
+        monkeypatch.setattr(boot, "_packed", lambda *_: b"")
 
 
 @pytest.fixture
@@ -964,6 +983,7 @@ class World:
             try:
                 self.story.run(host)
             except Killed:
+                host.kill_before = None
                 between(host)
             host.kill_before = None
         self.story.run(host)
@@ -988,6 +1008,82 @@ def test_the_next_deploy_finishes_one_that_was_cut_off(tmp_path: Path, name: str
         assert world.outcome((cut,), BETWEEN[between]) == expected, f"cut off before step {cut}"
         for again in range(cut % 3, steps, 3) if between == "crash" else ():
             assert world.outcome((cut, again), BETWEEN[between]) == expected, f"cut off before {cut}, then {again}"
+
+
+@pytest.mark.parametrize("name", [name for name, story in STORIES.items() if story.before])
+def test_after_a_power_cut_what_was_verified_serves(tmp_path: Path, name: str) -> None:
+    """Also where the power is cut again while that is brought back."""
+    world = World(tmp_path, STORIES[name])
+
+    def cut_off(step: int, act: Callable[[FakeHost], object], host: FakeHost) -> bool:
+        host.actions.clear()
+        host.kill_before = step
+        try:
+            act(host)
+        except Killed:
+            return True
+        finally:
+            host.kill_before = None
+        return False
+
+    for cut in itertools.count():
+        host = world.host()
+        cut_in_time = cut_off(cut, world.story.run, host)
+        for again in range(cut % 5, 25, 5) if cut_in_time else ():
+            cut_off(again, FakeHost.reboot, host)
+            host.reboot()
+            assert host.process is not None, f"cut off before {cut}, then {again}"
+            settings = host.verified_settings(host.process.release)
+            assert settings is not None
+            whole = switch_of(host).target(host.process.release, *settings)
+            assert host.process.generation == host.verified()["generation"] == whole.generation, (cut, again)
+            assert host.process.unit == whole.config[0].content.decode()
+            assert list(host.workers) == [worker.unit for worker in whole.workers if worker.unit != UNIT]
+            assert not host.at_boot.is_set_up()
+            world.clear()
+            host = world.host()
+            cut_off(cut, world.story.run, host)
+        world.clear()
+        if not cut_in_time:
+            break
+    assert cut > 5
+
+
+def test_the_program_of_the_next_boot_needs_nothing_else(worker: FakeHost) -> None:
+    """Sources and all, by the Python that the host has; systemd is only asked, and nothing waits for it."""
+    worker.kill_before = "restart"
+    with pytest.raises(Killed):
+        deploy(worker, "r2", "two, has 2")
+    assert worker.link("current") == "r2"
+    link, unit, program = worker.at_boot.paths
+    assert link.resolve() == unit
+    assert f"\nBefore={UNIT} comfyui@0.service comfyui@1.service\n" in unit.read_text()
+    assert f"\nExecStart={sys.executable} -I {program}\n" in unit.read_text()
+    assert program.stat().st_mode & 0o777 == 0o600
+    bin_dir, said = worker.root / "bin", worker.root / "asked"
+    bin_dir.mkdir()
+    (bin_dir / "systemctl").write_text(
+        f'#!/bin/sh\necho "$*" >> {said}\ncase $* in *list-units*) echo comfyui@1.service loaded inactive dead;; esac\n'
+    )
+    (bin_dir / "systemctl").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-I", program],
+        env={"PATH": f"{bin_dir}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"a switch of {UNIT} was cut off; it is back on release r1\n", "")
+    assert (worker.link("current"), worker.unit_file.read_text()) == ("r1", "one")
+    assert worker.recorded_generation() == worker.verified()["generation"]
+    assert said.read_text().splitlines() == [
+        "--no-block daemon-reload",
+        f"--no-block reset-failed {UNIT}",
+        "--no-block list-units --all --plain --no-legend comfyui@*.service",
+        "--no-block stop comfyui@1.service",
+        f"--no-block restart {UNIT}",
+    ]
+    assert not worker.at_boot.is_set_up()
 
 
 @pytest.mark.parametrize("name", ["settings", "release", "release, fails", "rollback"])

@@ -6,6 +6,8 @@ import json
 import os
 import pwd
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -36,16 +38,17 @@ class FakeHost(Host):
     """A host whose files are real and whose systemd is not.
 
     How a service behaves is written in its unit: ``broken`` does not start, ``dies`` ends after a second, ``mute`` does
-    not answer.
+    not answer, ``has 3`` starts three more, which are part of it.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "opt", folder / "opt", UNIT)
-        self.unit_file = folder / "units" / UNIT
+        super().__init__(folder / "opt", folder / "opt", UNIT, folder / "units")
+        self.unit_file = self.units / UNIT
         self.settings_file = folder / "etc/gallery.env"
         for path in (self.root, self.unit_file.parent, self.settings_file.parent):
             path.mkdir(parents=True)
         self.loaded = self.running = ""
+        self.workers: list[str] = []
         self.pid = 100
         self.born = 0.0
         self.enabled = False
@@ -77,11 +80,15 @@ class FakeHost(Host):
             self.loaded = there
         if arguments[0] in ("enable", "reenable", "disable"):
             self.enabled = arguments[0] != "disable"
-        if arguments[0] == "stop" or "--now" in arguments:
+        if arguments[0] == "stop":
+            self.workers = [unit for unit in self.workers if unit not in arguments]
+        if "--now" in arguments or arguments == ("stop", UNIT):
             self.running = ""
         if arguments[0] in ("start", "restart"):
             self.pid, self.born = self.pid + 1, self.clock
             self.running = "" if "broken" in self.loaded else f"{self.loaded} {self.settings_file.read_text()}"
+            wanted = int(self.loaded.partition("has ")[2][:1] or 0)
+            self.workers = sorted({*self.workers, *(f"gallery@{number}.service" for number in range(wanted))})
             return (0, "") if self.running else (1, f"Job for {UNIT} failed.\nSee systemctl status.")
         return 0, ""
 
@@ -92,6 +99,19 @@ class FakeHost(Host):
             "UnitFileState": "enabled" if self.enabled else "disabled",
             "MainPID": str(self.pid),
         }
+
+    def running_workers(self) -> list[str]:
+        return self.workers
+
+    def reboot(self) -> None:
+        """What is enabled starts, after what a switch that was cut off has left to do."""
+        self.running, self.workers = "", []
+        self.loaded = self.unit_file.read_text() if self.unit_file.exists() else ""
+        link, unit, program = self.at_boot.paths
+        if link.is_symlink() and unit.exists() and program.exists():
+            Service(self, ()).roll_back()
+        if self.enabled and not self.running:
+            self.systemctl("start")
 
     def verify_unit(self, _name: str, content: bytes, _programs: tuple[ConfigFile, ...]) -> str:
         return "Unknown section" if b"[Servise]" in content else ""
@@ -121,10 +141,8 @@ class FakeHost(Host):
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
-    made = FakeHost(tmp_path)
-    monkeypatch.setattr(service, "UNITS", made.unit_file.parent)
-    return made
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path)
 
 
 def test_a_first_service_is_installed_and_asked_and_then_left_alone(host: FakeHost) -> None:
@@ -195,7 +213,7 @@ def test_a_first_one_that_does_not_answer_leaves_nothing(host: FakeHost) -> None
 
 def test_one_that_did_not_run_before_stays_down_after_a_failure(host: FakeHost) -> None:
     host.wanted("old").run()
-    host.systemctl("stop")
+    host.systemctl("stop", UNIT)
     with pytest.raises(SwitchError, match="The earlier one, which did not run, is in its place again"):
         host.wanted("mute").run()
     assert (host.unit_file.read_text(), host.running) == ("old", "")
@@ -203,7 +221,7 @@ def test_one_that_did_not_run_before_stays_down_after_a_failure(host: FakeHost) 
 
 def test_one_that_has_stopped_is_started_and_asked(host: FakeHost) -> None:
     host.wanted("good").run()
-    host.systemctl("stop")
+    host.systemctl("stop", UNIT)
     assert host.wanted("good").run().reasons == ["gallery.service does not run"]
     assert host.running
     host.running = ""
@@ -240,14 +258,11 @@ def test_without_an_address_it_has_to_stay_up(host: FakeHost) -> None:
 
 
 @pytest.mark.parametrize("good", [True, False])
-def test_a_deploy_that_was_cut_off_anywhere_is_finished_by_the_next(
-    good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deploy_that_was_cut_off_anywhere_is_finished_by_the_next(good: bool, tmp_path: Path) -> None:
     """Whatever the last action was, the next run ends with the new one, or with the old one and its settings."""
     unit = "new" if good else "new mute"
     for last in range(60):
         host = FakeHost(tmp_path / str(last))
-        monkeypatch.setattr(service, "UNITS", host.unit_file.parent)
         host.wanted("old", "TOKEN=old").run()
         done = len(host.actions)
         host.kill_before = done + last
@@ -299,7 +314,65 @@ def test_a_switch_that_is_killed_is_rolled_back(
     with switch_lock(host.root, 60):
         files = [path.read_text() if path.exists() else "" for path in (host.unit_file, host.settings_file)]
         assert files == (["", ""] if first else ["old", "TOKEN=old"])
-        assert not (host.root / "services" / f"{UNIT}.json").exists()
+        assert list((host.root / "services").iterdir()) == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("unit", ["new", "new mute", "new, has 2"])
+def test_after_a_power_cut_the_earlier_one_serves(unit: str, first: bool, tmp_path: Path) -> None:
+    """Also where the power is cut again while that is brought back. A first one that had not answered is gone."""
+    for last in range(60):
+        for again in range(0, 12, 3):
+            host = FakeHost(tmp_path / f"{last} {again}")
+            if not first:
+                host.wanted("old", "TOKEN=old").run()
+            host.kill_before = len(host.actions) + last
+            try:
+                host.wanted(unit, "TOKEN=new").run()
+            except Killed:
+                pass
+            except SwitchError:
+                return
+            else:
+                return
+            host.kill_before = len(host.actions) + again
+            with contextlib.suppress(Killed):
+                host.reboot()
+            host.kill_before = -1
+            host.reboot()
+            done = not first and host.running == "old TOKEN=old" and host.unit_file.read_text() == "old"
+            gone = first and not host.running and not host.unit_file.exists() and not host.settings_file.exists()
+            assert done or gone, (last, again, host.running)
+            assert host.workers == []
+            assert not host.at_boot.is_set_up()
+    pytest.fail("the loop never got to the end")
+
+
+def test_its_program_of_the_next_boot_needs_nothing_else(host: FakeHost) -> None:
+    """Sources and all, by the Python that the host has."""
+    host.kill_before = 4
+    with pytest.raises(Killed):
+        host.wanted("new").run()
+    assert host.unit_file.exists()
+    bin_dir = host.root / "bin"
+    bin_dir.mkdir()
+    (bin_dir / "systemctl").symlink_to("/bin/true")
+    program = host.at_boot.paths[-1]
+    path = {"PATH": f"{bin_dir}:/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-I", program], env=path, capture_output=True, text=True, check=False)
+    said = f"{UNIT}: There is no earlier one to go back to, so it was removed.\n"
+    assert (done.stdout, done.stderr) == (said, "")
+    assert not host.unit_file.exists()
+    assert list((host.root / "services").iterdir()) == []
+
+
+def test_more_of_a_service_that_is_rolled_back_are_stopped(host: FakeHost) -> None:
+    """As of the API, which has one beside each worker. Those that ran before go on."""
+    host.wanted("old, has 1").run()
+    with pytest.raises(SwitchError, match="The earlier one is back"):
+        host.wanted("mute, has 3").run()
+    assert host.running.startswith("old")
+    assert host.workers == ["gallery@0.service"]
 
 
 # -- questions
@@ -430,7 +503,7 @@ def test_the_record_is_for_root_alone(host: FakeHost) -> None:
     host.kill_before = len(host.actions) + 2
     with pytest.raises(Killed):
         host.wanted("new", "TOKEN=new").run()
-    [record] = (host.root / "services").iterdir()
+    record = host.root / "services" / f"{UNIT}.json"
     assert record.stat().st_mode & 0o7777 == 0o600
     assert record.parent.stat().st_mode & 0o7777 == 0o700
-    assert set(json.loads(record.read_text())) == {"files", "active"}
+    assert set(json.loads(record.read_text())) == {"files", "active", "workers"}

@@ -22,9 +22,14 @@ from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import FileError, opened_folder, read_regular
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.state import users
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import ConfigFile, Host, SwitchError
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
+    BootingHost,
+    ConfigFile,
+    Host,
+    SwitchError,
+    switch_lock,
+)
 
-UNITS = Path("/etc/systemd/system")
 TMPFILES = Path("/etc/tmpfiles.d")
 
 _ASK_S = 10.0
@@ -113,7 +118,7 @@ class Service:
 
         def give_up() -> None:
             self._go_back(before)
-            self._record.unlink(missing_ok=True)
+            self._forget()
 
         with host.guarded(give_up) if anew else contextlib.nullcontext():
             failure = self._bring_up(differing, anew)
@@ -126,9 +131,9 @@ class Service:
                     back = self._go_back(before)
                 except OSError as error:  # the record stays for the next run
                     raise SwitchError(f"{host.unit} {failure}. Going back failed too: {error}.") from error
-            self._record.unlink(missing_ok=True)
+            self._forget()
             raise SwitchError(f"{host.unit} {failure}. {back}\nIts last lines:\n{log or '(the journal has none)'}")
-        self._record.unlink(missing_ok=True)
+        self._forget()
         return outcome
 
     # -- forward
@@ -183,7 +188,9 @@ class Service:
 
     def _refuse_broken_unit(self, differing: Iterable[ConfigFile]) -> None:
         for item in differing:
-            if item.dest.parent == UNITS and (complaint := self.host.verify_unit(item.dest.name, item.content, ())):
+            if item.dest.parent == self.host.units and (
+                complaint := self.host.verify_unit(item.dest.name, item.content, ())
+            ):
                 raise SwitchError(
                     f"systemd-analyze verify refuses {item.dest}; nothing was changed. It says: {complaint}"
                 )
@@ -192,18 +199,35 @@ class Service:
 
     def _keep(self, active: bool) -> dict[str, Any]:
         """Record the files that are there, secrets included: for root alone. An earlier record counts more."""
-        before: dict[str, Any] = {"files": {}, "active": active}
+        before: dict[str, Any] = {"files": {}, "active": active, "workers": self.host.running_workers()}
         with contextlib.suppress(FileNotFoundError, ValueError):
-            before = json.loads(read_regular(self._record))
+            before |= json.loads(read_regular(self._record))
         before["files"] = {**{str(item.dest): _read(item.dest) for item in self.config}, **before["files"]}
         self._record.parent.mkdir(mode=0o700, exist_ok=True)
         self.host.write(self._record, json.dumps(before).encode(), "root", "root", 0o600)
+        self.host.at_boot_call(roll_back_at_boot, before=[self.host.unit, *before["workers"]])
         return before
+
+    def _forget(self) -> None:
+        self.host.at_boot.remove()
+        self._record.unlink(missing_ok=True)
+
+    def roll_back(self) -> str:
+        """Put back what was there before a switch that has not come to its end. Says what it did."""
+        said = "Nothing has to be rolled back."
+        with contextlib.suppress(FileNotFoundError):
+            said = self._go_back(json.loads(read_regular(self._record)))
+        self._forget()
+        return said
 
     def _go_back(self, before: Mapping[str, Any]) -> str:
         host = self.host
         files: Mapping[str, Any] = before["files"]
-        if files.get(str(UNITS / host.unit)) is None:
+        first = files.get(str(host.units / host.unit)) is None
+        # While systemd still knows whose part they are, and how they are stopped.
+        if strangers := [unit for unit in host.running_workers() if unit not in before["workers"]]:
+            host.systemctl("stop", *strangers)
+        if first:
             self._systemctl("disable", "--quiet", "--now")
         for dest, entry in files.items():
             path = Path(dest)
@@ -214,7 +238,7 @@ class Service:
             with contextlib.suppress(LookupError):
                 host.write(path, content, entry["owner"], entry["group"], entry["mode"])
         self._load(map(Path, files))
-        if files.get(str(UNITS / host.unit)) is None:
+        if first:
             return "There is no earlier one to go back to, so it was removed."
         self._systemctl("reenable", "--quiet")
         if not before["active"]:
@@ -224,6 +248,13 @@ class Service:
         if code:
             return f"Going back to the earlier one failed too ({text.splitlines()[0] if text else code})."
         return "The earlier one is back and serves again."
+
+
+def roll_back_at_boot(root: str, config_dir: str, unit: str, units: str) -> str:
+    """Roll a switch back that the end of its host has cut off. Says what it did."""
+    host = BootingHost(Path(root), Path(config_dir), unit, Path(units))
+    with switch_lock(host.root, 0):
+        return f"{unit}: {Service(host, ()).roll_back()}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -263,12 +294,13 @@ def _diff(item: ConfigFile) -> dict[str, str]:
 def remove(host: Host, patterns: Iterable[str], user: str, check: bool = False) -> Outcome:
     """Stop a service, remove it and what the patterns name, then its user where a role has made it."""
     outcome = Outcome()
-    unit = UNITS / host.unit
+    unit = host.units / host.unit
     if host.unit and unit.is_file():
         outcome.reasons.append(f"{host.unit} is there")
         if not check:
             host.systemctl("disable", "--now", "--quiet", host.unit)
-    record = [str(host.root / "services" / f"{host.unit}.json"), str(unit)] if host.unit else []
+    switched = [host.root / "services" / f"{host.unit}.json", *host.at_boot.paths, unit]
+    record = map(str, switched) if host.unit else ()
     # The unit goes last: a deploy looks for it, and goes on with a removal that was cut off.
     for path in dict.fromkeys(path for pattern in [*patterns, *record] for path in expanded(pattern)):
         # What lies behind a link that a service may have made is not ours.
@@ -278,7 +310,7 @@ def remove(host: Host, patterns: Iterable[str], user: str, check: bool = False) 
             outcome.reasons.append(f"{path} is there")
     if outcome.reasons and not check:
         host.systemctl("daemon-reload")
-    if user and (users([user])[user] or {}).get("ours") and not names_user(user, UNITS, without=unit):
+    if user and (users([user])[user] or {}).get("ours") and not names_user(user, host.units, without=unit):
         outcome.reasons.append(f"user {user} is there")
         if not check:
             code, text = host.run(["userdel", user])

@@ -18,11 +18,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.boot import AtBoot
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import (
     BusyError,
     exclusive,
@@ -173,9 +174,12 @@ def releases_to_remove(releases: dict[str, float], keep: int, needed: set[str]) 
 class Host:
     """Everything that a switch reads from or does to the machine."""
 
-    def __init__(self, root: Path, config_dir: Path, unit: str) -> None:
+    _running = "--state=active,activating,reloading"
+
+    def __init__(self, root: Path, config_dir: Path, unit: str, units: Path = Path("/etc/systemd/system")) -> None:
         self.root = root
         self.unit = unit
+        self.units = units
         self.generation_file = config_dir / f"{unit.removesuffix('.service')}.generation"
         self.verified_file = root / "verified.json"
 
@@ -316,6 +320,13 @@ class Host:
         text = f"WANMETAL_RELEASE={release}\nWANMETAL_GENERATION={generation}\n"
         self.write(to or self.generation_file, text.encode(), "root", "root", 0o644)
 
+    def recorded_generation(self) -> str:
+        """The generation that the next process will be."""
+        try:
+            return _environment_value(self.generation_file.read_text().splitlines(), "WANMETAL_GENERATION")
+        except OSError:
+            return ""
+
     # -- the way back: all of it is on disk before a switch, since a disk may be full when it is needed
     def set_aside(self, target: Target) -> None:
         """Lay ready what ``put_back`` puts into place."""
@@ -326,13 +337,26 @@ class Host:
         self.set_link(_aside(self.root / "current").name, target.release)
 
     def put_back(self, path: Path, which: str = "") -> None:
-        """Put into place what was set aside. Needs no room on the disk."""
-        _aside(path, which).replace(path)
+        """Put into place what was set aside, unless it is there by now. Needs no room on the disk."""
+        with contextlib.suppress(FileNotFoundError):
+            _aside(path, which).replace(path)
+            sync_folder(path.parent)
 
     def discard_set_aside(self, folders: set[Path]) -> None:
-        """Remove what was set aside in these folders."""
+        """Remove what was set aside in these folders, and what would put it back at the next boot."""
         for path in (path for folder in folders for path in folder.glob(f".*.{SET_ASIDE}")):
             path.unlink(missing_ok=True)
+        self.at_boot.remove()
+
+    @property
+    def at_boot(self) -> AtBoot:
+        """What rolls a switch back where this host loses power before its end."""
+        return AtBoot(self.unit, self.root / "services", self.units)
+
+    def at_boot_call(self, function: Callable[[str, str, str, str], str], before: Iterable[str]) -> None:
+        """Have the next boot call the function before it starts these units."""
+        arguments = (str(self.root), str(self.generation_file.parent), self.unit, str(self.units))
+        self.at_boot.set_up(function, arguments, before)
 
     # -- the service, and its workers where it has several: comfyui.service, and comfyui@0.service and so on
     @contextlib.contextmanager
@@ -383,8 +407,7 @@ class Host:
 
     def running_workers(self) -> list[str]:
         """Workers of the service that run, or are about to."""
-        states = "--state=active,activating,reloading"
-        _unused, text = self.systemctl("list-units", states, "--plain", "--no-legend", self.workers_pattern)
+        _unused, text = self.systemctl("list-units", self._running, "--plain", "--no-legend", self.workers_pattern)
         return [line.split()[0] for line in text.splitlines() if line.strip()]
 
     def running_generation(self, main_pid: str) -> str:
@@ -430,6 +453,16 @@ class Host:
     def sleep(self, seconds: float) -> None:
         """Wait for so many seconds."""
         time.sleep(seconds)
+
+
+class BootingHost(Host):
+    """A host at its boot: what systemd is going to start waits for the end of what asks here."""
+
+    _running = "--all"
+
+    def systemctl(self, *arguments: str) -> tuple[int, str]:
+        """Ask, and do not wait."""
+        return super().systemctl("--no-block", *arguments)
 
 
 def _aside(path: Path, which: str = "") -> Path:
@@ -510,6 +543,8 @@ class Switch:
             need.verification.append("this generation has not rendered anything yet")
         if states[host.unit].get("UnitFileState") != "enabled":
             need.rest.append(f"{host.unit} does not start at boot")
+        if host.at_boot.is_set_up():
+            need.rest.append("an earlier switch was cut off")
         if (previous := verified.get("previous", "")) and host.link("previous") != previous:
             need.rest.append(f"the link to the previous release, {previous}, is not in place")
         return need
@@ -563,9 +598,10 @@ class Switch:
             return outcome
         if need.restart or need.verification:
             self._verify(target, outcome)
-        outcome.verified = True
-        if outcome.changed:
+        elif outcome.changed:
             self._record(target)
+            self.host.discard_set_aside(self._folders(target))
+        outcome.verified = True
         outcome.previous = self.host.link("previous")
         return outcome
 
@@ -608,11 +644,12 @@ class Switch:
         way_back = (
             fallback if outcome.restart_needed and fallback and fallback.generation != target.generation else None
         )
-        folders = {self.host.root, self.host.generation_file.parent}
-        folders.update(item.dest.parent for item in (*target.config, *(fallback.config if fallback else ())))
+        folders = self._folders(target, fallback)
         if way_back:
+            workers = dict.fromkeys(worker.unit for worker in (*way_back.workers, *target.workers))
             try:
                 self.host.set_aside(way_back)
+                self.host.at_boot_call(roll_back_at_boot, before=dict.fromkeys([self.host.unit, *workers]))
             except (OSError, LookupError) as error:
                 self.host.discard_set_aside(folders)
                 raise SwitchError(
@@ -629,6 +666,8 @@ class Switch:
         with self.host.guarded(give_up) if way_back else contextlib.nullcontext():
             failure, log = self._bring_up(target, outcome)
             back = go_back() if failure else ""
+        if not failure:
+            self._record(target)
         self.host.discard_set_aside(folders)
         if failure:
             if outcome.restarted or not outcome.restart_needed:
@@ -637,6 +676,27 @@ class Switch:
                 f"Release {target.release} did not become healthy: {failure}. {back}\n"
                 f"Last lines of {self.host.unit}:\n{log or '(the journal has none)'}"
             )
+
+    def roll_back(self) -> str:
+        """Have what was verified last start, where a switch has not come to its end. Says what it did."""
+        host = self.host
+        fallback = self.stored_target(host.verified().get("release", ""))
+        said = f"nothing of {host.unit} has to be rolled back"
+        if fallback and host.recorded_generation() == fallback.generation:
+            self._record(fallback)  # it had not begun, or was verified and not noted to the end
+        elif fallback:
+            self._install(fallback, set_aside=True)
+            if strangers := self._strangers(fallback):
+                host.systemctl("stop", *strangers)
+            host.systemctl("restart", host.unit)
+            said = f"a switch of {host.unit} was cut off; it is back on release {fallback.release}"
+        host.discard_set_aside(self._folders(fallback))
+        return said
+
+    def _folders(self, *targets: Target | None) -> set[Path]:
+        """Where files are set aside."""
+        config = [item for target in targets if target for item in target.config]
+        return {self.host.root, self.host.generation_file.parent, *(item.dest.parent for item in config)}
 
     def _distrust(self, target: Target) -> str:
         """Have the next deploy build anew what may be damaged, and say so."""
@@ -772,6 +832,17 @@ class Switch:
         outcome.drained_s = round(self.host.monotonic() - begin, 1)
         outcome.cut_off = sum(count or 0 for count in jobs)
         outcome.silent = jobs.count(None)
+
+
+def roll_back_at_boot(root: str, config_dir: str, unit: str, units: str) -> str:
+    """Roll a switch back that the end of its host has cut off. Says what it did."""
+    host = BootingHost(Path(root), Path(config_dir), unit, Path(units))
+
+    def unasked(_worker: Worker) -> Health:
+        return Health(False, "it is not asked at a boot")
+
+    with switch_lock(host.root, 0):
+        return Switch(host, unasked, unasked, lambda _: None).roll_back()
 
 
 def _some(names: list[str], most: int = 3) -> str:
