@@ -417,3 +417,64 @@ def test_numbers_for_programs_on_its_host(queue: Fleet) -> None:
     assert found["jobs"] == nothing | {"inProgress": 1, "inQueue": 1}
     assert found["oldestWaiting"] >= 0
     assert found["hosts"] >= 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"input": {"a": 1e999}}',
+        b'{"input": {"a": [-1e400]}}',
+        b'{"input": {}, "s3Config": {"a": 1e999}}',
+        b'{"input": {}, "id": 0}',
+        b'{"input": {}, "id": false}',
+        b'{"input": {}, "id": []}',
+        b'{"input": {}, "policy": {"ttl": 1' + b"0" * 400 + b"}}",
+        b'{"input": {}, "requires": {"release": "a\\u0000"}}',
+        b'{"input": {}, "requires": {"workflow": "\\ud800"}}',
+    ],
+)
+def test_what_cannot_be_kept_is_refused(queue: Fleet, body: bytes) -> None:
+    headers = {"Authorization": f"bearer {queue.client}"}
+    answer = requests.post(f"http://127.0.0.1:{queue.port}/v2/any/run", data=body, headers=headers, timeout=60)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+    assert queue.database.sql("SELECT count(*) FROM jobs") == "0"
+
+
+@pytest.mark.parametrize(
+    "path", ["a%00/health", "any/status/a%00", "any/stream/a%00", "any/cancel/%00", "any/retry/%00"]
+)
+def test_addresses_with_a_nul_are_refused(queue: Fleet, path: str) -> None:
+    headers = {"Authorization": f"Bearer {queue.client}"}
+    answer = requests.get(f"http://127.0.0.1:{queue.port}/v2/{path}", headers=headers, timeout=60)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["job-take/%00", "job-take/p?release=%00", "job-take/p?workflows=a%00", "job-done/p/%00", "ping/p?job_id=%00"],
+)
+def test_workers_with_a_nul_are_refused(queue: Fleet, path: str) -> None:
+    path, _, query = path.partition("?")
+    answer = queue.south(path, {} if "done" in path else None, query=f"&{query}")
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "answer"),
+    [
+        (b'{"error": "\\ud800"}', "FAILED", {"error": "?"}),
+        (b'{"error": "a\\u0000"}', "FAILED", {"error": "a\ufffd"}),
+        (b'{"error": 0}', "COMPLETED", {}),
+        (b'{"error": false, "output": 1}', "COMPLETED", {"output": 1}),
+        (b'{"output": [1e999, -1e999, 1.5]}', "COMPLETED", {"output": [None, None, 1.5]}),
+    ],
+)
+def test_results_that_cannot_be_kept_as_they_are(queue: Fleet, result: bytes, status: str, answer: Any) -> None:
+    queue.run("odd", {})
+    assert queue.take("pod", f"&batch_size={'9' * 5000}")["id"] == "odd"
+    url = f"http://127.0.0.1:{queue.port}/v2/any/job-done/pod/odd"
+    headers = {"Authorization": f"Bearer {queue.host}"}
+    assert requests.post(url, data=result, headers=headers, timeout=60).status_code == 200
+    told = queue.call("status/odd")
+    assert told["status"] == status
+    assert {name: told[name] for name in ("error", "output") if name in told} == answer

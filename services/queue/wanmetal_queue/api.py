@@ -30,6 +30,7 @@ from .store import (
     AwayError,
     Row,
     Store,
+    TextError,
     hashed,
 )
 from .waiters import Need, Worker
@@ -95,6 +96,8 @@ class Api:
                 return _json(await do(request, token))
             except RefusedError as error:
                 return _json({"error": str(error)}, error.status, error.headers)
+            except TextError as error:
+                return _json({"error": str(error)}, 400)
             except AwayError:
                 return _json({"error": "the database of the queue cannot be used now"}, 503, {"Retry-After": "2"})
 
@@ -123,6 +126,8 @@ class Api:
                 return _json(await do(request, worker))
             except RefusedError as error:
                 return _json({"error": str(error)}, error.status)
+            except TextError as error:
+                return _json({"error": str(error)}, 400)
             except AwayError:
                 # After 429 a worker waits for 5 s; after 503 it sends its result twice more.
                 return _json({"error": "the database of the queue cannot be used now"}, 429 if do == self.take else 503)
@@ -131,7 +136,7 @@ class Api:
 
     def _token(self, request: Request, kind: str) -> Row | None:
         given = request.headers.get("authorization", "")
-        token = self.store.tokens.get(hashed(given.removeprefix("Bearer ").strip()))
+        token = self.store.tokens.get(hashed(re.sub("(?i)^bearer ", "", given).strip()))
         return token if token and token["kind"] == kind else None
 
     async def alive(self, _request: Request) -> Response:
@@ -171,7 +176,7 @@ class Api:
         given = _read(await _body(request, store.settings.body_mb))
         if not isinstance(given, dict) or "input" not in given:
             raise RefusedError(400, 'the request has to be JSON of the form {"input": {...}}')
-        id_ = given.get("id", None) or str(uuid.uuid4())
+        id_ = str(uuid.uuid4()) if given.get("id") in (None, "") else given["id"]
         if not (isinstance(id_, str) and _ID.fullmatch(id_)):
             raise RefusedError(
                 400, "id has to be of 1 to 64 letters, digits, . _ and -, beginning with a letter or digit"
@@ -307,7 +312,9 @@ class Api:
                 # The table may have been read just before this one was written to it.
                 if await request.is_disconnected() or store.workers.get(worker.name, worker).run != worker.run:
                     break
-                if jobs := await store.take(worker, min(int(batch), 100) if batch.isdecimal() else 1):
+                if jobs := await store.take(
+                    worker, min(int(batch), 100) if batch.isdecimal() and len(batch) < 5 else 1
+                ):
                     told_jobs = [_job(job) for job in jobs]
                     return _raw(f"[{','.join(told_jobs)}]" if several else told_jobs[0])
                 left = until - asyncio.get_running_loop().time()
@@ -339,8 +346,9 @@ class Api:
             await self.store.sql(PROGRESS, **values)
             return {}
         failure = result.get("error")
-        text = failure if isinstance(failure, str) or failure is None else json.dumps(failure)
-        values |= {"status": "FAILED" if failure else "COMPLETED", "error": text and text.replace("\0", "\ufffd")}
+        text = failure if isinstance(failure, str) else json.dumps(failure)
+        text = text.replace("\0", "\ufffd").encode(errors="replace").decode()
+        values |= {"status": "FAILED" if failure else "COMPLETED", "error": text if failure else None}
         await self.store.sql(DONE, _DONE_S, **values)
         self.store.stops.get(worker.name, {}).pop(values["id"], None)
         return {}
@@ -421,8 +429,14 @@ def _read(data: bytes, allow: bool = False) -> Any:
         if not allow:
             raise ValueError(name)
 
+    def real(text: str) -> float | None:
+        if math.isfinite(value := float(text)):  # 1e999 is infinite
+            return value
+        number(text)
+        return None
+
     try:
-        return json.loads(data, parse_constant=number)
+        return json.loads(data, parse_constant=number, parse_float=real)
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, 'the body has to be JSON of the form {"input": {...}}') from error
 
@@ -431,9 +445,7 @@ def _milliseconds(policy: dict[str, Any], name: str, default: float) -> float:
     given = policy.get(name)
     if given is None:
         return default
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-        given = 0
-    if not 1000 <= given <= _WEEK_MS:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 1000 <= given <= _WEEK_MS:
         raise RefusedError(400, f"policy.{name} has to be milliseconds, from 1000 to {_WEEK_MS}")
     return float(given) / 1000
 
