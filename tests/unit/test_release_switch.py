@@ -580,10 +580,16 @@ def test_an_unverified_generation_that_renders_wrong_is_rolled_back(worker: Fake
     assert running(worker) == ("r1", "one")
 
 
-@pytest.mark.parametrize("moment", ["write comfyui.service", "link current", "restart", "verify"])
+@pytest.mark.parametrize(
+    ("unit", "moment"),
+    [
+        *(("two", moment) for moment in ("write comfyui.service", "link current", "restart", "verify")),
+        *(("black", f"put back {name}") for name in ("comfyui.generation", "comfyui.env", "current")),
+    ],
+)
 @pytest.mark.parametrize("release", ["r1", "r2"])
 def test_a_switch_that_is_killed_is_rolled_back(
-    worker: FakeHost, monkeypatch: pytest.MonkeyPatch, release: str, moment: str
+    worker: FakeHost, monkeypatch: pytest.MonkeyPatch, release: str, unit: str, moment: str
 ) -> None:
     """For want of memory, for example. Another process does it, and holds the lock for as long."""
     kept = worker.snapshot()
@@ -599,7 +605,7 @@ def test_a_switch_that_is_killed_is_rolled_back(
     if not (child := os.fork()):
         try:
             with switch_lock(worker.root, 0):
-                deploy(worker, release, "two")
+                deploy(worker, release, unit)
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

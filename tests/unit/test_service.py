@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import service
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.boot import AtBoot
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.service import Service, remove
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
     ConfigFile,
@@ -364,6 +365,26 @@ def test_its_program_of_the_next_boot_needs_nothing_else(host: FakeHost) -> None
     assert (done.stdout, done.stderr) == (said, "")
     assert not host.unit_file.exists()
     assert list((host.root / "services").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "name"),
+    [
+        ("comfyui.service", "wanmetal-rollback-comfyui.service"),
+        ("comfyui-api@0.service", "wanmetal-rollback-comfyui-api@0.service"),
+        ("wanmetal-metrics.timer", "wanmetal-rollback-wanmetal-metrics.timer.service"),
+    ],
+)
+def test_systemd_takes_what_the_next_boot_starts_for_a_service(unit: str, name: str, tmp_path: Path) -> None:
+    at_boot = AtBoot(unit, tmp_path / "services", tmp_path)
+    at_boot.set_up(service.roll_back_at_boot, ["/opt", "/etc", unit, "/etc/systemd/system"], [unit])
+    link, file, program = at_boot.paths
+    assert (link.name, link.resolve(), file.name) == (name, file, name)
+    lines = file.read_text().splitlines()
+    assert f"Before={unit}" in lines
+    assert f"ConditionPathExists={program}" in lines
+    at_boot.remove()
+    assert not at_boot.is_set_up()
 
 
 def test_more_of_a_service_that_is_rolled_back_are_stopped(host: FakeHost) -> None:

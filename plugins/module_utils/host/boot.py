@@ -44,7 +44,7 @@ class AtBoot:
     @property
     def paths(self) -> tuple[Path, Path, Path]:
         """What starts it, its unit, and its program."""
-        name = f"wanmetal-rollback-{self.unit}"
+        name = f"wanmetal-rollback-{self.unit.removesuffix('.service')}.service"  # of a timer, it is a service, too
         return self.units / "multi-user.target.wants" / name, self.units / name, self.folder / f"{self.unit}.zip"
 
     def is_set_up(self) -> bool:
