@@ -56,7 +56,9 @@ class AtBoot:
         link, unit, program = self.paths
         self.folder.mkdir(mode=0o700, exist_ok=True)
         write_whole(program, _packed(function, arguments), 0o600)
-        text = _UNIT.format(unit=self.unit, program=program, before=" ".join(before), python=sys.executable)
+        # Sockets start before all services: one that waits for this would lead in a circle.
+        services = " ".join(name for name in before if name.endswith(".service"))
+        text = _UNIT.format(unit=self.unit, program=program, before=services, python=sys.executable)
         write_whole(unit, text)
         link.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileExistsError):
