@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from ansible_collections.wanmetal.comfyui.tests.queue.fleet import Fleet, fleet, until
+from wanmetal_queue.waiters import Need, Waiters, Worker
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +29,10 @@ def _empty(queue: Fleet) -> None:
     queue.database.sql("DELETE FROM jobs")
 
 
-def nothing_for(queue: Fleet, path: str, query: str = "") -> None:
+def nothing_for(queue: Fleet, path: str, query: str = "", seconds: float = 1.5) -> None:
     """There is nothing for this worker: its request is held."""
     with pytest.raises(requests.Timeout):
-        queue.south(path, query=query, timeout=1.5)
+        queue.south(path, query=query, timeout=seconds)
 
 
 def test_a_job_s_way(queue: Fleet) -> None:
@@ -115,6 +116,36 @@ def test_an_id_that_is_posted_often_is_one_job(queue: Fleet) -> None:
     queue.done("pod", "same", {"output": 1})
     assert queue.run("same", {"n": 9}) == {"id": "same", "status": "COMPLETED"}
     assert queue.database.sql("SELECT count(*) FROM jobs") == "1"
+
+
+def test_more_workers_at_once_than_connections_wait_for_their_turn(queue: Fleet) -> None:
+    """None is told to come again later, which RunPod's SDK does no sooner than after 5 s."""
+    with ThreadPoolExecutor(41) as pool:
+        slow = pool.submit(queue.database.sql, "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(2); COMMIT")
+        until(lambda: slow.done() or queue.database.sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock'"))
+        polls = [
+            pool.submit(nothing_for, queue, f"job-take/many{number}", "&job_in_progress=0", 6.0) for number in range(40)
+        ]
+        for poll in polls:
+            poll.result()
+
+
+def test_who_was_woken_and_left_wakes_another() -> None:
+    waiters, first, second = Waiters(), Worker("a/1", "a", ("any",)), Worker("b/1", "b", ("any",))
+    other, need = Worker("c/1", "c", ("special",)), Need("any")
+    with waiters.worker(other), waiters.worker(second):
+        with waiters.worker(first):
+            pass
+        assert not second.event.is_set()
+        with waiters.worker(first):
+            waiters.job(need)
+            assert second.event.is_set()
+            waiters.job(need)
+            assert first.event.is_set()
+            second.event.clear()
+            second.woken_for = None  # it has looked
+        assert second.event.is_set()
+        assert not other.event.is_set()
 
 
 def test_priorities_and_their_order(queue: Fleet) -> None:

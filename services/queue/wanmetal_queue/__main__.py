@@ -29,6 +29,7 @@ from .store import Store, hashed
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _RELOAD = """NOTIFY wanmetal_queue, '["reload"]'"""
+_RESUME = """NOTIFY wanmetal_queue, '["resume"]'"""
 
 
 def main() -> int:
@@ -121,6 +122,7 @@ def serve(settings: Settings) -> None:
         log_level="warning",
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=75,  # longer than the proxy's, so that it never sends a request to what has just ended
         timeout_graceful_shutdown=3,
         backlog=4096,
     )
@@ -153,6 +155,7 @@ def operate(connection: psycopg.Connection[dict[str, object]], options: argparse
             )
             if not options.queues:
                 do("UPDATE state SET paused = '{}'")
+            connection.execute(_RESUME)
             return f"jobs are given again out of {', '.join(options.queues) or 'all queues'}"
         case "drain" | "undrain":
             draining = options.command == "drain"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import random
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -28,6 +30,7 @@ from .store import (
     READ_CHUNKS,
     RETRY,
     AwayError,
+    GoneError,
     Row,
     Store,
     TextError,
@@ -39,7 +42,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VRAM = re.compile(r"vram([1-9][0-9]{0,3})")
 _WAIT_MS, _MOST_WAIT_MS, _WEEK_MS = 90_000, 300_000, 604_800_000
 # A worker asks again at once, so what has no job for it is never quick. The stop channel is its sign of life.
-_TAKE_S, _STOP_S, _DONE_S, _PAUSE_S = 20.0, 4.0, 50.0, 5.0
+_TAKE_S, _STOP_S, _DONE_S, _PAUSE_S = 25.0, 5.0, 50.0, 5.0
 _ALIVE_S = 30.0
 
 
@@ -295,40 +298,36 @@ class Api:
 
     async def take(self, request: Request, worker: Worker) -> Any:
         """Give a worker jobs, as soon as there are any."""
-        store, until = self.store, asyncio.get_running_loop().time() + _TAKE_S
+        store, until = self.store, asyncio.get_running_loop().time() + _spread(_TAKE_S)
         batch = request.query_params.get("batch_size", "1")
         several = "/job-take-batch/" in request.url.path
         store.seen[worker.name] = store.now()
         await store.known(worker)
         if request.query_params.get("job_in_progress") == "0":
             await store.forget(worker.name)
-        with store.waiters.worker(worker):
+        most = min(int(batch), 100) if batch.isdecimal() and len(batch) < 5 else 1
+
+        async def there() -> bool:
+            """Whether an answer would be read by somebody who may have a job. It may have waited for its turn."""
+            token = self._token(request, "host")
+            if not token or token["draining"]:
+                raise RefusedError(429, "the host is drained")
+            return not await request.is_disconnected()
+
+        with store.waiters.worker(worker), suppress(GoneError, TimeoutError):
             while not self.closing:
-                worker.event.clear()
-                token = self._token(request, "host")
-                if not token or token["draining"]:
-                    raise RefusedError(429, "the host is drained")
-                # What a worker that was started anew has left behind is answered to nobody.
-                # The table may have been read just before this one was written to it.
-                if await request.is_disconnected() or store.workers.get(worker.name, worker).run != worker.run:
-                    break
-                if jobs := await store.take(
-                    worker, min(int(batch), 100) if batch.isdecimal() and len(batch) < 5 else 1
-                ):
+                if jobs := await store.take(worker, most, there):
                     told_jobs = [_job(job) for job in jobs]
                     return _raw(f"[{','.join(told_jobs)}]" if several else told_jobs[0])
                 left = until - asyncio.get_running_loop().time()
-                try:
-                    await asyncio.wait_for(worker.event.wait(), max(0.0, left))
-                except TimeoutError:
-                    break
+                await asyncio.wait_for(worker.event.wait(), max(0.0, left))
         store.seen[worker.name] = store.now()
         return Response(status_code=204)
 
     async def stop(self, _request: Request, worker: Worker) -> Any:
         """Tell a worker what to stop."""
         self.store.seen[worker.name] = self.store.now()
-        jobs = await self.store.to_stop(worker.name, 0 if self.closing else _STOP_S)
+        jobs = await self.store.to_stop(worker.name, 0 if self.closing else _spread(_STOP_S))
         self.store.seen[worker.name] = self.store.now()
         return {"jobsToStop": jobs} if jobs else Response(status_code=204)
 
@@ -367,8 +366,13 @@ class Api:
             self.store.seen[worker.name] = self.store.now()
         if (listed := query.get("job_id")) is not None:
             which = "worker = %(worker)s AND taken < %(now)s - 20 AND NOT id = ANY(%(listed)s)"
-            await self.store.requeue(which, 0, worker=worker.name, listed=listed.split(","))
+            await self.store.requeue(which, worker=worker.name, listed=listed.split(","))
         return {}
+
+
+def _spread(most: float) -> float:
+    """How long to hold a request: workers that have come at once, as after a restart, are not to come so for ever."""
+    return random.uniform(most / 2, most)  # noqa: S311
 
 
 def told(job: Row) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ _log = logging.getLogger("queue")
 Row = dict[str, Any]
 OPEN = ("IN_QUEUE", "IN_PROGRESS")
 _NEWS, _LEADER = "wanmetal_queue", 7239402
+# However many workers look for jobs at once, some connections are left for all else.
+_CONNECTIONS, _TAKES, _TURN_S = 12, 6, 15.0
 
 _TOLD = "pg_notify('wanmetal_queue', json_build_array('job', queue, vram, workflow, release)::text)"
 _ENDED = "pg_notify('wanmetal_queue', json_build_array('end', id)::text)"
@@ -117,7 +119,7 @@ WORKER = """
 INSERT INTO workers VALUES (%(name)s, %(host)s, %(run)s, %(queues)s, %(vram)s, %(workflows)s, %(release)s, %(now)s)
 ON CONFLICT (name) DO UPDATE SET run = excluded.run, queues = excluded.queues, vram = excluded.vram,
   workflows = excluded.workflows, release = excluded.release, seen = excluded.seen
-RETURNING pg_notify('wanmetal_queue', '["reload"]')"""
+RETURNING pg_notify('wanmetal_queue', json_build_array('worker', name)::text)"""
 SEEN = """UPDATE workers SET seen = greatest(workers.seen, given.seen)
 FROM unnest(%(names)s::text[], %(times)s::float8[]) AS given (name, seen) WHERE workers.name = given.name"""
 LOST = """EXISTS (SELECT FROM workers WHERE workers.name = jobs.worker
@@ -140,6 +142,10 @@ class AwayError(Exception):
     """The database cannot be used now."""
 
 
+class GoneError(Exception):
+    """Who asks for a job is no longer there."""
+
+
 class Store:
     """The jobs, and what is known of hosts and workers."""
 
@@ -152,8 +158,15 @@ class Store:
         self.leader = False
         self._base, self._grace, self._waiting = 0.0, 0.0, {}  # type: float, float, dict[str, tuple[float, int]]
         self._pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-            settings.database, min_size=2, max_size=12, open=False, kwargs={"autocommit": True, "row_factory": dict_row}
+            settings.database,
+            min_size=2,
+            max_size=_CONNECTIONS,
+            open=False,
+            reconnect_timeout=5,  # its pauses double, and a long outage would be followed by one as long
+            kwargs={"autocommit": True, "row_factory": dict_row},
+            configure=_configured,
         )
+        self._takes = asyncio.Semaphore(_TAKES)
         self._tasks: list[asyncio.Task[None]] = []
 
     # -- time: no wall clock, which may be moved, once the queue has begun
@@ -178,7 +191,7 @@ class Store:
 
     # -- the database
 
-    async def sql(self, statement: str, wait: float = 5.0, **values: Any) -> list[Row]:
+    async def sql(self, statement: str, wait: float = 5.0, once: bool = False, **values: Any) -> list[Row]:
         """Do one statement. While the database is away it is tried again, for so many seconds."""
         until = time.monotonic() + wait
         while True:
@@ -191,7 +204,7 @@ class Store:
             except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
                 # Nobody could reach the queue, so nobody is lost yet.
                 self._grace = time.monotonic() + self.settings.lost_after
-                if time.monotonic() >= until:
+                if time.monotonic() >= until or (once and not isinstance(error, PoolTimeout)):
                     _log.warning("the database cannot be used: %s", str(error).splitlines()[:1])
                     raise AwayError(str(error)) from error
                 await asyncio.sleep(0.2)
@@ -217,25 +230,18 @@ class Store:
         await self._pool.close()
 
     async def reload(self) -> None:
-        """Read who may come, and what workers have said that they can do."""
+        """Read who may come, and what workers have said that they can do; wake those of whom it has changed."""
         tokens = await self.sql("SELECT * FROM tokens")
         workers = await self.sql("SELECT * FROM workers")
         await self._reload_stops()
-        self.tokens = {row["hash"]: row for row in tokens}
-        hosts = {row["name"] for row in tokens if row["kind"] == "host"}
-        self.workers = {
-            row["name"]: Worker(
-                row["name"],
-                row["host"],
-                tuple(row["queues"]),
-                row["vram"],
-                None if row["workflows"] is None else tuple(row["workflows"]),
-                row["release"],
-                row["run"],
-            )
-            for row in workers
-            if row["host"] in hosts
-        }
+        before, self.tokens = self.tokens, {row["hash"]: row for row in tokens}
+        self.workers = {row["name"]: _worker(row) for row in workers}
+        same = {row["name"] for row in tokens if before.get(row["hash"]) == row}
+        self.waiters.those(lambda worker: worker.host not in same or self._superseded(worker))
+
+    def _superseded(self, worker: Worker) -> bool:
+        # The table may have been read just before this one was written to it.
+        return self.workers.get(worker.name, worker).run != worker.run
 
     async def _reload_stops(self) -> None:
         before, self.stops = self.stops, {}
@@ -251,14 +257,14 @@ class Store:
                 connection = await psycopg.AsyncConnection.connect(self.settings.database, autocommit=True)
                 async with connection:
                     await connection.execute(f"LISTEN {_NEWS}")
+                    await self.reload()
+                    self.waiters.everybody()  # nobody knows what was missed
                     while True:
                         if not self.leader:
                             found = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LEADER,))
                             self.leader = bool((await found.fetchone() or [False])[0])
                         else:
                             await connection.execute("SELECT 1")
-                        await self.reload()
-                        self.waiters.everybody()
                         async for note in connection.notifies(timeout=10.0):
                             await self._heard(json.loads(note.payload))
             except (psycopg.Error, AwayError, OSError) as error:
@@ -275,9 +281,14 @@ class Store:
                 self.waiters.other(f"end {id_}")
             case ["stop"]:
                 await self._reload_stops()
+            case ["worker", name]:
+                for row in await self.sql("SELECT * FROM workers WHERE name = %(name)s", name=name):
+                    self.workers[name] = _worker(row)
+                self.waiters.those(lambda worker: worker.name == name and self._superseded(worker))
+            case ["resume"]:
+                self.waiters.everybody()
             case _:
                 await self.reload()
-                self.waiters.everybody()
 
     async def _flush(self) -> None:
         seen, self.seen = self.seen, {}
@@ -351,30 +362,39 @@ class Store:
         told = (worker.queues, worker.vram, worker.workflows, worker.release, worker.run)
         if before and told == (before.queues, before.vram, before.workflows, before.release, before.run):
             return
-        lists = {"queues": list(worker.queues), "workflows": None if worker.workflows is None else [*worker.workflows]}
-        plain = {"name": worker.name, "host": worker.host, "vram": worker.vram, "release": worker.release}
-        await self.sql(WORKER, 0, run=worker.run, **lists, **plain)
+        lists: Row = {
+            "queues": list(worker.queues),
+            "workflows": None if worker.workflows is None else [*worker.workflows],
+        }
+        plain: Row = {"name": worker.name, "host": worker.host, "vram": worker.vram, "release": worker.release}
+        await self.sql(WORKER, _TURN_S, run=worker.run, **lists, **plain)
         self.workers[worker.name] = worker
         if before and before.run != worker.run:
             await self.forget(worker.name)
 
-    async def take(self, worker: Worker, batch: int) -> list[Row]:
-        """Give jobs to a worker. It is tried once: jobs given twice would be known to nobody."""
-        rows = await self.sql(
-            TAKE,
-            0,
-            worker=worker.name,
-            queues=list(worker.queues),
-            vram=worker.vram,
-            workflows=None if worker.workflows is None else list(worker.workflows),
-            release=worker.release,
-            batch=batch,
-        )
+    async def take(self, worker: Worker, batch: int, there: Callable[[], Awaitable[bool]]) -> list[Row]:
+        """Give jobs to a worker that is there. It is tried once: jobs given twice would be known to nobody."""
+        async with self._takes:
+            if self._superseded(worker) or not await there():
+                raise GoneError
+            worker.event.clear()
+            rows = await self.sql(
+                TAKE,
+                _TURN_S,
+                once=True,
+                worker=worker.name,
+                queues=list(worker.queues),
+                vram=worker.vram,
+                workflows=None if worker.workflows is None else list(worker.workflows),
+                release=worker.release,
+                batch=batch,
+            )
+            worker.woken_for = None
         return sorted(rows, key=lambda row: (-row["priority"], row["number"]))
 
     async def forget(self, worker: str) -> None:
         """Take back all that a worker is said to do, since it does nothing."""
-        await self.requeue("worker = %(worker)s", 0, worker=worker)
+        await self.requeue("worker = %(worker)s", _TURN_S, worker=worker)
         if self.stops.pop(worker, None):
             await self.sql("DELETE FROM stops WHERE worker = %(worker)s", worker=worker)
 
@@ -394,11 +414,21 @@ class Store:
                     waiting.update(dict.fromkeys(due, now + 2.0))
                     statement = "UPDATE stops SET sent = sent + 1 WHERE worker = %(worker)s AND job = ANY(%(jobs)s)"
                     with suppress(AwayError):
-                        await self.sql(statement, 0, worker=worker, jobs=due)
+                        await self.sql(statement, worker=worker, jobs=due)
                     return due
                 if (left := until - now) <= 0:
                     return []
                 await _slept(event, min([left, *(at - now for at in waiting.values())]))
+
+
+async def _configured(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Have what waits read in its order: until the table's statistics are renewed, all of it would be sorted."""
+    await connection.execute("SET enable_sort = off")
+
+
+def _worker(row: Row) -> Worker:
+    workflows = None if row["workflows"] is None else tuple(row["workflows"])
+    return Worker(row["name"], row["host"], tuple(row["queues"]), row["vram"], workflows, row["release"], row["run"])
 
 
 async def _slept(event: asyncio.Event, seconds: float) -> None:

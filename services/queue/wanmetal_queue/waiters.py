@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -31,6 +31,7 @@ class Worker:
     release: str = ""
     run: str = ""
     event: asyncio.Event = field(default_factory=asyncio.Event)
+    woken_for: Need | None = None  # until it has looked for jobs
 
     def can(self, need: Need) -> bool:
         """Say whether a job is one for this worker."""
@@ -51,12 +52,14 @@ class Waiters:
 
     @contextmanager
     def worker(self, worker: Worker) -> Iterator[None]:
-        """Wait for a job."""
+        """Wait for a job. One who leaves without a look at the job that it was woken for wakes another."""
         self._workers[worker] = None
         try:
             yield
         finally:
             del self._workers[worker]
+            if worker.woken_for:
+                self.job(worker.woken_for)
 
     @contextmanager
     def of(self, key: str) -> Iterator[asyncio.Event]:
@@ -74,6 +77,7 @@ class Waiters:
         """Wake one worker that can do a job. Waking all would have each of them ask the database."""
         for worker in self._workers:
             if not worker.event.is_set() and worker.can(need):
+                worker.woken_for = need
                 worker.event.set()
                 return
 
@@ -82,10 +86,15 @@ class Waiters:
         for event in self._others.get(key, ()):
             event.set()
 
+    def those(self, which: Callable[[Worker], bool]) -> None:
+        """Wake the workers of which something was changed."""
+        for worker in self._workers:
+            if which(worker):
+                worker.event.set()
+
     def everybody(self) -> None:
         """Wake all, since nobody knows what was missed."""
-        for worker in self._workers:
-            worker.event.set()
+        self.those(lambda _worker: True)
         for events in self._others.values():
             for event in events:
                 event.set()
