@@ -8,7 +8,9 @@ Tokens never stand in the command line: they are typed, or read from files, and 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
+import ipaddress
 import os
 import re
 import shutil
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / ".ansible/collections"))
 
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import choose_profile, files_of_set
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import bad_folder
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAKE = {
@@ -37,9 +41,10 @@ MAKE = {
 }
 """What to make, with the sets of models for it."""
 
-USER = r"[A-Za-z_][\w.-]*"
-ADDRESS = r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z0-9][\w.-]*"
-_JUMP = rf"({USER}@)?({ADDRESS})(:\d{{1,5}})?"
+USER = r"[A-Za-z_][A-Za-z0-9_.-]*"
+ADDRESS = r"\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*|[A-Za-z0-9][A-Za-z0-9_.-]*"
+_JUMP = rf"({USER}@)?({ADDRESS})(:[0-9]{{1,5}})?"
+_GROUPS = ("all", "ungrouped", "gpu_hosts")
 
 LOOK = r"""
 . /etc/os-release 2>/dev/null; echo "system ${PRETTY_NAME:-unknown}"
@@ -80,25 +85,48 @@ class Host:
 
 def hosts_of(text: str) -> list[Host]:
     """Read hosts as people write them: [NAME=][USER@]ADDRESS[:PORT], with commas or spaces between them."""
-    found: list[Host] = []
+    matches = []
     for word in re.split(r"[\s,]+", text.strip()):
         match = re.fullmatch(
-            rf"(?:(?P<name>[A-Za-z0-9][\w.-]*)=)?(?:(?P<user>{USER})@)?(?P<address>{ADDRESS})(?::(?P<port>\d{{1,5}}))?",
+            rf"(?:(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=)?(?:(?P<user>{USER})@)?(?P<address>{ADDRESS})"
+            rf"(?::(?P<port>[0-9]{{1,5}}))?",
             word,
         )
-        if not match or not 0 < int(match["port"] or 22) < 65536:
+        if not match or not 0 < int(match["port"] or 22) < 65536 or not _is_address(match["address"].strip("[]")):
             raise InitError(
                 f"hosts: '{word}' is no host. Write [NAME=][USER@]ADDRESS[:PORT], for example ubuntu@gpu1.example.com"
             )
+        matches.append(match)
+    given = {match["name"] or match["address"] for match in matches}
+    free = (name for number in count(1) if (name := f"gpu{number}") not in given)
+    found: list[Host] = []
+    for match in matches:
         address = match["address"].strip("[]")
-        plain = re.fullmatch(r"[\d.]+", address) or ":" in address
-        name = match["name"] or ("localhost" if address in LOCAL else f"gpu{len(found) + 1}" if plain else address)
+        name = match["name"] or ("localhost" if address in LOCAL else next(free) if _is_number(address) else address)
+        if name in _GROUPS:
+            raise InitError(f"hosts: '{name}' is the name of a group. Give the host another one: NAME=ADDRESS")
         found.append(Host(name, address, match["user"] or "", int(match["port"] or 22)))
-    names = [host.name for host in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InitError(f"hosts: {', '.join(twice)} is named twice. Give each host a name of its own: NAME=ADDRESS")
+    for what, keys in (
+        ("named twice. Give each host a name of its own: NAME=ADDRESS", [host.name for host in found]),
+        (
+            "there twice under several names. Name each host once",
+            ["localhost" if host.local else f"{host.address}:{host.port}" for host in found],
+        ),
+    ):
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise InitError(f"hosts: {', '.join(twice)} is {what}")
     return found
+
+
+def _is_number(address: str) -> bool:
+    return re.fullmatch(r"[0-9.]+", address) is not None or ":" in address
+
+
+def _is_address(address: str) -> bool:
+    """Whether it may be the name or the number of a host."""
+    with contextlib.suppress(ValueError):
+        return not _is_number(address) or bool(ipaddress.ip_address(address).packed)
+    return False
 
 
 def sets_of(text: str, known: Sequence[str]) -> list[str]:
@@ -115,11 +143,13 @@ def sets_of(text: str, known: Sequence[str]) -> list[str]:
 
 def folder_of(text: str) -> str:
     """Check a folder on the hosts."""
-    if not re.fullmatch(r"(/[\w.-]+)+/?", text) or ".." in text.split("/"):
+    folder = text.rstrip("/")
+    if bad_folder(folder):
         raise InitError(
-            f"data folder: '{text}' cannot be used. Begin with /, and use letters, digits, _, . and - alone"
+            f"data folder: '{text}' cannot be used. Begin with /, use letters, digits, _, . and - alone, and take a "
+            "folder of its own: not one of the system's, not somebody's home, not under /tmp"
         )
-    return text.rstrip("/")
+    return folder
 
 
 def user_of(text: str) -> str:
@@ -136,11 +166,20 @@ def jump_of(text: str) -> str:
     return text
 
 
+def _check_token(text: str) -> str:
+    if not re.fullmatch("[!-~]+", text):
+        raise InitError(
+            "tokens: a token is empty, or holds spaces, line ends or letters that are not ASCII (not shown)"
+        )
+    return text
+
+
 def tokens_of(text: str) -> dict[str, str]:
     """Read tokens as they are typed: Hugging Face's begin with hf_, another is CivitAI's."""
     found: dict[str, str] = {}
     for word in text.split():
         name = "wan_models_huggingface_token" if word.startswith("hf_") else "wan_models_civitai_token"
+        _check_token(word)
         if name in found:
             raise InitError("tokens: two of one service. Hugging Face's begins with hf_, any other counts as CivitAI's")
         found[name] = word
@@ -165,7 +204,13 @@ def look(host: Host, user: str, jump: str, data: str) -> dict[str, Any]:
     try:
         script = f"DATA={data}\n{LOOK}"
         done = subprocess.run(
-            ssh(host, user, jump), input=script, capture_output=True, text=True, check=False, timeout=60
+            ssh(host, user, jump),
+            input=script,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=60,
         )
     except subprocess.TimeoutExpired:
         return {"error": "no answer within 60 s"}
@@ -176,9 +221,9 @@ def look(host: Host, user: str, jump: str, data: str) -> dict[str, Any]:
     found: dict[str, Any] = {"gpus": []}
     for line in done.stdout.splitlines():
         key, _, value = line.partition(" ")
-        if key == "gpu":
-            name, _, memory = value.rpartition(",")
-            found["gpus"].append((name.strip(), int(memory) if memory.strip().isdigit() else 0))
+        if key == "gpu":  # where its driver does not run, nvidia-smi says so in the same place
+            if card := re.fullmatch(r"(.+), *([0-9]+|\[.*\])", value.strip()):
+                found["gpus"].append((card[1].strip(), int(card[2]) if card[2].isdigit() else 0))
         else:
             found[key] = value
     return found
@@ -199,7 +244,7 @@ def described(found: Mapping[str, Any]) -> str:
     )
     count = f"{len(cards)} x " if len(cards) > 1 else ""
     parts = [found.get("system", "unknown system"), count + gpu]
-    if "free_kb" in found:
+    if found.get("free_kb", "").isdigit():
         parts.append(f"{int(found['free_kb']) * 1024 / 1e9:.0f} GB free")
     parts += [] if "systemd" in found else ["NOT started by systemd"]
     parts += [] if "root" in found else ["sudo asks for a password"]
@@ -253,7 +298,10 @@ def settings(variant: str, sets: Sequence[str], data: str) -> str:
 
 def write(folder: Path, files: Mapping[str, str], vault: str) -> None:
     """Write the folder whole, or not at all; one that is there stays as it is."""
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise InitError(f"{folder} could not be written: {error.strerror}") from error
     try:
         made.chmod(0o755)
         for name, text in files.items():
@@ -297,9 +345,13 @@ def ask(
 def token_file(path: str) -> str:
     """Read a token from a file."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig").strip()
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise InitError(f"{path} cannot be read as a token: {error}") from error
+    try:
+        return _check_token(text)
+    except InitError as error:
+        raise InitError(f"{path}: {error}") from error
 
 
 def size(catalogue: Mapping[str, Any], sets: Sequence[str], profile: str) -> str:
@@ -372,8 +424,12 @@ def default_of(role: str, name: str) -> Any:
 
 
 def run(given: argparse.Namespace) -> int:
-    folder = given.inventory.expanduser().absolute()
-    if folder.exists():
+    try:
+        folder = given.inventory.expanduser().absolute()
+        there = folder.exists() or folder.is_symlink()
+    except (OSError, RuntimeError) as error:
+        raise InitError(f"{given.inventory} cannot be used: {error}. Give --inventory ANOTHER_FOLDER") from error
+    if there:
         raise InitError(
             f"{folder} is there already, and stays as it is. Change it by hand, or give --inventory ANOTHER_FOLDER"
         )

@@ -50,7 +50,7 @@ def _text(name: str) -> tuple[Callable[[str], Settings], tuple[str, ...]]:
 
 
 def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text):
+    if not re.fullmatch(r"[0-9]{1,5}", text.strip()):
         raise ValueError("a port, such as 8288")
     return int(text)
 
@@ -58,7 +58,7 @@ def _port(text: str) -> int:
 def _ids(name: str) -> tuple[Callable[[str], Settings], tuple[str, ...]]:
     def become(text: str) -> Settings:
         parts = [part for part in re.split(r"[\s,]+", text) if part]
-        if not all(part.isascii() and part.isdigit() for part in parts):
+        if not all(re.fullmatch("[0-9]{1,18}", part) for part in parts):
             raise ValueError("version ids of CivitAI, with commas between them")
         return {name: [int(part) for part in parts]}
 
@@ -199,10 +199,12 @@ _Loader.add_multi_constructor("!", _untagged)
 
 
 def _services(text: str) -> list[Mapping[str, Any]]:
-    """The services of a compose file, or none where the text is no such file."""
+    """The services of a compose file, or none where the text is no such file. A ValueError says why it is no YAML."""
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 (it is a safe one)
-    except (ValueError, RecursionError, yaml.YAMLError):
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        if re.search(r"^services[ \t]*:", text, re.MULTILINE):
+            raise ValueError(" ".join(str(error).split())) from error
         return []
     services = data.get("services") if isinstance(data, Mapping) else None
     return [one for one in services.values() if isinstance(one, Mapping)] if isinstance(services, Mapping) else []
@@ -218,7 +220,13 @@ def read(name: str, read_file: ReadFile) -> Found:
             f"{name}: found no file that can be read ({told(str(error))}), needed is the .env or compose file"
         )
         return found
-    services = _services(text)
+    try:
+        services = _services(text)
+    except ValueError as error:
+        found.problems.append(
+            f"{name}: found a compose file that is no YAML ({told(str(error))}), needed is one that compose takes"
+        )
+        return found
     if services:
         folder = PurePath(name).parent
         all_values = [_service(found, service, folder, read_file) for service in services]

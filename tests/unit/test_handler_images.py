@@ -140,6 +140,9 @@ def test_transparency_becomes_white() -> None:
         (b64(picture(size=(90, 90))[:60]), "damaged"),
         (b64(picture(size=(101, 100))), "101x100 pixels; at most 0.01 million are taken"),
         (b64(bytes(200_000)), "larger than 0.1 MB"),
+        ("http://[::1", "cannot be fetched: its address cannot be read"),
+        ("https://example.com:99999/", "cannot be fetched: its address cannot be read"),
+        ("http://a b/", "cannot be fetched: its address cannot be read"),
     ],
 )
 def test_what_is_no_image_is_refused(text: str, problem: str) -> None:

@@ -38,6 +38,8 @@ def read(folder: Path, name: str) -> Any:
         ("ubuntu@192.0.2.7:2222, 192.0.2.8", [("gpu1", "192.0.2.7", "ubuntu", 2222), ("gpu2", "192.0.2.8", "", 22)]),
         ("a=192.0.2.7 b=[2001:db8::1]:2022", [("a", "192.0.2.7", "", 22), ("b", "2001:db8::1", "", 2022)]),
         ("root@2001:db8::1", [("gpu1", "2001:db8::1", "root", 22)]),
+        ("192.0.2.7,gpu1", [("gpu2", "192.0.2.7", "", 22), ("gpu1", "gpu1", "", 22)]),
+        ("192.0.2.7:2201,192.0.2.7:2202", [("gpu1", "192.0.2.7", "", 2201), ("gpu2", "192.0.2.7", "", 2202)]),
     ],
 )
 def test_hosts_as_people_write_them(text: str, expected: list[tuple[str, str, str, int]]) -> None:
@@ -45,14 +47,45 @@ def test_hosts_as_people_write_them(text: str, expected: list[tuple[str, str, st
 
 
 @pytest.mark.parametrize(
-    "text", ["", "gpu1;reboot", "-oProxyCommand=x", "a@-b", "gpu1:0", "gpu1:70000", "gpu1 gpu1", "a=x a=y", "$(id)"]
+    "text",
+    [
+        *("", "gpu1;reboot", "-oProxyCommand=x", "a@-b", "gpu1:0", "gpu1:70000", "gpu1 gpu1", "a=x a=y", "$(id)"),
+        *(
+            "gp\u00fc1",
+            "j\u00fcrgen@gpu1",
+            "gpu1:\u0662\u0662",
+            "999.0.2.7",
+            "192.0.2",
+            "192.0.2.7.",
+            "[::zz]",
+            "1:2:3",
+        ),
+        *("all", "ungrouped=192.0.2.7", "gpu_hosts", "a=192.0.2.7 b=192.0.2.7", "a=x b=x", "localhost b=127.0.0.1"),
+    ],
 )
 def test_what_is_no_host_is_refused(text: str) -> None:
     with pytest.raises(init.InitError, match="hosts"):
         init.hosts_of(text)
 
 
-@pytest.mark.parametrize("text", ["data", "/", "/a/../b", "/a b", "/a;id", "/$HOME", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data",
+        "/",
+        "/a/../b",
+        "/a b",
+        "/a;id",
+        "/$HOME",
+        "",
+        "/etc",
+        "/etc/ssh/x",
+        "/tmp/x",  # noqa: S108
+        "/home/me",
+        "/gr\u00f6sse",
+        "/srv/",
+    ],
+)
 def test_what_is_no_folder_is_refused(text: str) -> None:
     with pytest.raises(init.InitError, match="data folder"):
         init.folder_of(text)
@@ -139,6 +172,11 @@ def test_tokens_are_for_their_owner_alone(tmp_path: Path, vault: bool) -> None:
         (["--hosts", "a", "--jump", "gate -oProxyCommand=id"], "jump: 'gate -oProxyCommand=id'"),
         (["--hosts", "a", "--jump", "me@gate,"], "jump: 'me@gate,'"),
         (["--hosts", "a", "--civitai-token-file", "/no/such"], "/no/such"),
+        (["--hosts", "a", "--civitai-token-file", "/dev/null"], "a token is empty"),
+        (["--hosts", "a", "--huggingface-token-file", __file__], "holds spaces"),
+        (["--hosts", "a", "--huggingface-token-file", "~nobody-here/x"], "cannot be read"),
+        (["--hosts", "a", "--inventory", "x" * 300], "File name too long"),
+        (["--hosts", "a", "--inventory", "/proc/mine"], "could not be written"),
     ],
 )
 def test_a_wrong_flag_writes_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -146,6 +184,32 @@ def test_a_wrong_flag_writes_nothing(tmp_path: Path, arguments: list[str], said:
     assert done.returncode == 1
     assert said in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["hf_\u00e4", "x\u200by", "\ufeffhf_x"])
+def test_what_is_no_token_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(init.InitError, match="tokens: a token is empty, or holds") as refused:
+        init.tokens_of(text)
+    assert text not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "described"),
+    [
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver, or so.",
+            "1 NVIDIA GPU(s) without",
+        ),
+        ("No devices were found", "1 NVIDIA GPU(s) without a driver"),
+        ("NVIDIA GH200 480GB, [N/A]", "NVIDIA GH200 480GB"),
+        ("NVIDIA RTX 4000, Ada, 20475", "NVIDIA RTX 4000, Ada (20 GB)"),
+    ],
+)
+def test_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, described: str) -> None:
+    answer = tmp_path / "answer"
+    answer.write_bytes(b"welcome \xff\nsystem Debian\ngpu " + said.encode() + b"\ncards 1\nfree_kb -\n")
+    monkeypatch.setattr(init, "ssh", lambda *_unused: ["cat", str(answer)])
+    assert described in init.described(init.look(init.Host("a", "a"), "", "", "/x"))
 
 
 def test_this_machine_is_looked_at() -> None:

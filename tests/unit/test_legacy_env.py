@@ -287,3 +287,27 @@ def test_no_variable_of_a_role_is_a_name_of_the_image() -> None:
     names = {name for file in files for name in yaml.safe_load(file.read_text()) or {}}
     assert "comfyui_url" in names
     assert [name for name in names if re.match(PATTERN, name)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "services:\n\ta:\n\t\tenvironment: {download_vace: false}\n",
+        "services: {a: {environment: {download_vace: false}}}\n---\nx: 1\n",
+        "services: {a: {environment: {download_vace: 2024-13-45}}}\n",
+        "services: {a: {<<: 5}}\n",
+        "services: " + "{a: " * 3000 + "1" + "}" * 3000,
+    ],
+    ids=["tabs", "two documents", "no date", "no mapping to merge", "too deep"],
+)
+def test_a_compose_file_that_is_no_yaml_is_called_that(text: str) -> None:
+    found = read("compose.yml", lambda _unused: text)
+    assert found.values == {}
+    (problem,) = found.problems
+    assert problem.startswith("compose.yml: found a compose file that is no YAML (")
+
+
+def test_an_id_of_any_length_is_refused_in_words() -> None:
+    found = read(".env", lambda _unused: f"LORAS_IDS_TO_DOWNLOAD={'9' * 5000}\n")
+    (problem,) = translate(found, {}, False)["problems"]
+    assert problem.endswith("needed is version ids of CivitAI, with commas between them")

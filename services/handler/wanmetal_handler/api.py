@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import sqlite3
 import threading
@@ -328,8 +329,11 @@ def _accepted(jobs: Jobs, body: bytearray, prefix: str) -> Job:
     def no_number(name: str) -> float:
         raise ValueError(name)
 
+    def number(text: str) -> float:
+        return found if math.isfinite(found := float(text)) else no_number(text)  # 1e999 is infinite
+
     try:
-        given = json.loads(body, parse_constant=no_number)
+        given = json.loads(body, parse_constant=no_number, parse_float=number)
     except (ValueError, RecursionError) as error:
         raise _refused('the request is no JSON of the form {"input": {…}}') from error
     body.clear()

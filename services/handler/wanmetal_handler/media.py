@@ -11,6 +11,7 @@ import io
 import ipaddress
 import re
 import socket
+import ssl
 import threading
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from urllib.parse import urljoin
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from urllib3 import BaseHTTPResponse, PoolManager
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError
 from urllib3.util import Timeout, parse_url
 
 from . import isolated
@@ -253,6 +254,10 @@ def guard(allowed: Sequence[Network]) -> None:
 _WHY: dict[type[BaseException], str] = {
     NotPublicError: "its host is not on the public internet",
     socket.gaierror: "the name of its host is not known",
+    LocationParseError: "its address cannot be read",
+    ConnectionRefusedError: "its host refuses connections",
+    ConnectTimeoutError: "its host does not answer",
+    ssl.SSLCertVerificationError: "the certificate of its host is not valid",
 }
 
 
