@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -83,7 +84,8 @@ async def polled() -> list[float]:
 
 def ms(seconds: list[float]) -> str:
     ordered = sorted(seconds)
-    return f"p50 {statistics.median(ordered) * 1000:.1f} ms, p99 {ordered[int(len(ordered) * 0.99)] * 1000:.1f} ms"
+    at = {f"p{part}": ordered[len(ordered) * part // 100] * 1000 for part in (10, 50, 99)}
+    return ", ".join(f"{name} {value:.1f} ms" for name, value in at.items())
 
 
 def main() -> None:
@@ -102,6 +104,7 @@ def main() -> None:
     pairs = [(direct(graph, number), *handled(number)) for number in range(RUNS)]
     alone, whole = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     added = [total - stages["render"] for _, total, stages in pairs]
+    print(f"load        {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print(f"direct      {ms(alone)}")
     print(f"handler     {ms(whole)}")
     print(f"difference  p50 {(statistics.median(whole) - statistics.median(alone)) * 1000:.1f} ms")

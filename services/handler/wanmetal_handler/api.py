@@ -245,9 +245,11 @@ def application(jobs: Jobs, most_body: int, large: asyncio.Semaphore) -> FastAPI
 
     @app.get("/status/{id}", **told_job)
     @app.post("/status/{id}", **told_job)
-    def status(id: str) -> Any:
+    async def status(id: str) -> Any:
         """Tell how a job stands."""
-        return _told(jobs.get(id))
+        if jobs.is_open(id):  # many ask for those that wait; only what a job has made is worth a thread
+            return _told(jobs.get(id))
+        return await asyncio.to_thread(lambda: _told(jobs.get(id)))
 
     @app.post("/cancel/{id}", **told_job)
     async def cancel(id: str) -> Any:

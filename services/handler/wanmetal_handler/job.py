@@ -195,7 +195,7 @@ class _Run:
             found = held.enter_context(
                 self.worker.comfyuis.one(self.asking, lambda: self.tell({"stage": "comfyui"}), last)
             )
-            return found, Listener(found.client.url, self.limit, held)
+            return found, Listener(found.client.url, self.limit, self.after)
 
     def found(self, asked: Future[tuple[ComfyUI, Listener]]) -> tuple[ComfyUI, Listener]:
         """Return what ``ready`` does."""

@@ -183,6 +183,10 @@ class Jobs:
             job = self._unwritten.get(id_) or {**found[0], "output": json.loads(found[0]["output"] or "null")}
             return {**job, "progress": self._progress.get(id_)}
 
+    def is_open(self, id_: str) -> bool:
+        """Say whether a job waits or runs."""
+        return bool(self._sql("SELECT 1 FROM jobs WHERE id = ? AND status IN (?, ?)", id_, *OPEN))
+
     def wait(self, id_: str, seconds: float) -> Job | None:
         """Do as ``ended`` does, for threads."""
         if end := self._end(id_):
