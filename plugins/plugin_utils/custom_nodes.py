@@ -8,10 +8,13 @@ from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.locks.mirrors import rewrite
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REQUIREMENTS_FILE = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*\.txt")
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_REPOSITORY = re.compile(r"(https?|ssh|git)://[^\s/?#]+(?<!:)/\S+|file:///\S+")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._, -]*\])?\s*([<>=!~;@(].*)?")  # no option of pip's
+_PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HEADER = re.compile(r"^# Node packs: (.+)$", re.MULTILINE)
 
 _PACK: dict[str, Any] = {
@@ -41,7 +44,7 @@ def wrong_entry(entry: Mapping[str, Any], shipped: Sequence[str] = ()) -> str:
         return f"{name}, which the variant has already"
     if not _COMMIT.fullmatch(commit):
         return f"{name} at commit {commit!r}, which is not the 40 hexadecimal digits of one"
-    if not re.match(r"(https?|file|ssh|git)://[^\s/]*/?\S+$", str(entry.get("repository", ""))):
+    if not _REPOSITORY.fullmatch(str(entry.get("repository", ""))):
         return f"{name} from {str(entry.get('repository', ''))!r}, which is no address of a repository"
     if re.match(r"\w+://[^/]*:[^/]*@", str(entry.get("repository"))):
         return f"{name} from an address with a password (not shown)"
@@ -56,6 +59,9 @@ def wrong_entry(entry: Mapping[str, Any], shipped: Sequence[str] = ()) -> str:
     files = [file for file in entry.get("requirements") or [] if not _REQUIREMENTS_FILE.fullmatch(file) or ".." in file]
     if files:
         return f"{name} with the requirements {files[0]!r}, which is no *.txt file in it"
+    for option, form in (("packages", _PACKAGE), ("without", _PACKAGE_NAME), ("node_types", re.compile(r".*\S.*"))):
+        if strange := [one for one in entry.get(option) or [] if not form.fullmatch(str(one))]:
+            return f"{name} with {strange[0]!r} under {option}, which is the name of none"
     return ""
 
 

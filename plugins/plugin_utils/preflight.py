@@ -251,6 +251,14 @@ def _gpu(reasons: Sequence[str], driver: Mapping[str, Any]) -> Iterator[Problem]
 def _ports(ports: Sequence[Mapping[str, Any]], listeners: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     owners: dict[int, Mapping[str, Any]] = {}
     for port in ports:
+        if port["port"] > 65535:
+            yield Problem(
+                "ports",
+                f"TCP port {port['port']}",
+                f"wanted by {port['unit']}",
+                "a port up to 65535; several workers take one each, from their first one on",
+                f"choose a lower {port['option']}",
+            )
         owner = owners.setdefault(port["port"], port)
         if owner is not port:
             yield Problem(

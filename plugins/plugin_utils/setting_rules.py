@@ -718,7 +718,21 @@ def _nameless(listen: str, seen: Seen) -> str:
     return f"{listen} without queue_name" if everywhere and not seen.settings["queue_name"] else ""
 
 
+def _next_port(port: int, seen: Seen) -> str:
+    taken = next((name for name, other in seen.others("_port") if other == port + 1), "")
+    return (
+        f"{port}, and {taken} has the next one" if taken else f"{port}, which is the last one" if port > 65534 else ""
+    )
+
+
 _QUEUE: Rules = {
+    "queue_port": [
+        Rule(
+            _next_port,
+            "a port whose next one is free, too: the service behind the proxy listens there",
+            "choose another",
+        )
+    ],
     "queue_listen": [Rule(_nameless, "with all addresses also the name that hosts use", "set queue_name")],
     "queue_name": [
         Rule(

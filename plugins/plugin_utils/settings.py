@@ -192,7 +192,7 @@ def wanted(spec: Spec) -> str:
 
 
 def _typed(name: str, value: object, spec: Spec) -> tuple[Any, Problem | None]:
-    found = "" if _fits(value, spec) else shown(value)
+    found = _unlike(value, spec)
     result = None
     if not found:
         result = ArgumentSpecValidator({name: _as_texts(spec)}).validate({name: value})
@@ -210,6 +210,19 @@ def _typed(name: str, value: object, spec: Spec) -> tuple[Any, Problem | None]:
     elif isinstance(value, bool) and spec.get("type", "str") == "str":
         found = f"{value}, which YAML makes of words like yes, no, on and off"
     return None, Problem("settings", name, found, wanted(spec), _type_fix(name, value, spec))
+
+
+def _unlike(value: object, spec: Spec) -> str:
+    """What of a value does not have its type, parts of it included: roles see them as they are written."""
+    if not _fits(value, spec):
+        return shown(value)
+    options = spec.get("options", {})
+    for entry in value if isinstance(value, list) else [value]:
+        inner = entry if isinstance(entry, Mapping) else {}
+        for name in options.keys() & inner.keys():
+            if found := _unlike(inner[name], options[name]):
+                return f"{name}: {found}, which has to be {wanted(options[name])}, in {shown(entry)}"
+    return ""
 
 
 def _as_texts(spec: Spec) -> dict[str, Any]:

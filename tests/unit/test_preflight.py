@@ -186,6 +186,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str, str]]]] =
         [("ports", "TCP port 8188", "wanted by comfyui@1.service and by other.service")],
     ),
     (
+        {"ports": [{**OURS, "port": 65535}, {**OURS, "port": 65536}]},
+        {},
+        [("ports", "TCP port 65536", f"wanted by {OURS['unit']}")],
+    ),
+    (
         {"ports": [OURS]},
         {"listeners": [HOLDER, {**HOLDER, "address": "::1"}]},
         [("ports", "TCP port 8188", "held by nc (process 7 of session-1.scope, user me)")],

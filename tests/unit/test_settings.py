@@ -383,6 +383,8 @@ def test_a_workflow_for_the_handler_that_would_not_start_is_named(change: dict[s
         ("handler_bucket_region", "us east"),
         ("monitoring_alertmanager_config", "none.yml"),
         ("monitoring_keep_days", 0),
+        ("queue_port", 65535),
+        ("queue_port", 8387),
         ("nvidia_driver_branch", "5\u0668\u0660"),
         ("comfyui_extra_model_paths", [""]),
         ("wan_models_verify_schedule", "Sun \u0660\u0664:\u0660\u0660"),
@@ -400,3 +402,33 @@ def test_values_that_would_fail_on_the_host_are_refused(name: str, value: object
 @pytest.mark.parametrize("host", ["example.com", "https://example.com", "http://10.0.0.7:8080", "[::1]:9000"])
 def test_hosts_that_have_tokens(host: str) -> None:
     assert wrong("wan_models_tokens", {host: "t"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"requirements": "requirements.txt"}, "requirements: 'requirements.txt', which has to be a list"),
+        ({"packages": "numpy"}, "packages: 'numpy', which has to be a list"),
+        ({"node_types": "Mine"}, "node_types: 'Mine', which has to be a list"),
+        ({"folders": "ckpts=models"}, "folders: 'ckpts=models', which has to be a mapping"),
+        ({"folders": None}, "folders: None, which has to be a mapping"),
+        ({"requirements": [None]}, "requirements: [None], which has to be a list"),
+        ({"accepted": [{"kind": ["x"], "where": "x", "why": "x"}]}, "accepted: kind: ['x'], which has to be a text"),
+        (
+            {"packages": ["--index-url https://example.com"]},
+            "mine with '--index-url https://example.com' under packages",
+        ),
+        ({"packages": ["-e ."]}, "mine with '-e .' under packages"),
+        ({"packages": [""]}, "mine with '' under packages"),
+        ({"without": ["numpy<2"]}, "mine with 'numpy<2' under without"),
+        ({"node_types": [" "]}, "mine with ' ' under node_types"),
+        ({"name": "a" * 101}, "the name 'aaa"),
+        ({"repository": "https://example.com"}, "mine from 'https://example.com', which is no address"),
+        ({"repository": "https:///mine"}, "mine from 'https:///mine', which is no address"),
+    ],
+)
+def test_a_pack_s_parts_have_their_types(change: dict[str, Any], found: str) -> None:
+    mine = {"name": "mine", "repository": "https://example.com/mine", "commit": "0" * 40}
+    right = {"requirements": ["requirements.txt"], "packages": ["numpy<2", "a[b] @ https://example.com/x", "c"]}
+    assert wrong("custom_nodes_extra", [{**mine, **right, "without": ["torch"], "node_types": ["My Node"]}]) == ""
+    assert wrong("custom_nodes_extra", [{**mine, **change}]).startswith(found)
