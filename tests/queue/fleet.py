@@ -79,8 +79,8 @@ class Database:
         """End it as a power cut would."""
         self._run("pg_ctl", "-w", "-D", str(self.data), "-m", "immediate", "stop")
 
-    def sql(self, statement: str) -> str:
-        return self._run("psql", "-h", str(self.folder), "-AtX", "-c", statement, "queue").strip()
+    def sql(self, statement: str, name: str = "queue") -> str:
+        return self._run("psql", "-h", str(self.folder), "-AtX", "-c", statement, name).strip()
 
 
 class Fleet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-from ansible_collections.wanmetal.comfyui.tests.queue.fleet import Fleet, fleet, until
+from ansible_collections.wanmetal.comfyui.tests.queue.fleet import ROOT, Fleet, environment, fleet, until
 from wanmetal_queue.waiters import Need, Waiters, Worker
 
 
@@ -364,6 +365,53 @@ def test_a_drain_ends_the_poll_that_is_held(queue: Fleet) -> None:
     poll.join()
     queue.command("undrain", "host1")
     assert answers[0].status_code == 429
+
+
+def test_a_drain_with_an_end_ends_by_itself(queue: Fleet) -> None:
+    def told() -> list[Any]:
+        [host] = json.loads(queue.command("status"))["hosts"][:1]
+        return [host["draining"], host["drain_ends_in_s"]]
+
+    queue.run("waits", {})
+    queue.command("drain", "host1", "--for", "600")
+    until(lambda: queue.south("job-take/idle").status_code == 429)
+    draining, ends = told()
+    assert draining
+    assert 0 < ends <= 600
+    queue.command("drain", "host1", "--for", "2")
+    assert until(lambda: (answer := queue.south("job-take/idle")).status_code == 200 and answer.json())["id"] == "waits"
+    assert told() == [False, None]
+    queue.command("drain", "host1")
+    assert told() == [True, None], "an operator's has no end"
+    queue.command("undrain", "host1")
+    assert told() == [False, None]
+
+
+def test_the_tables_go_back_to_an_earlier_release_s_and_forth(queue: Fleet) -> None:
+    queue.database.sql("CREATE DATABASE other")
+    address = queue.database.address.replace("dbname=queue", "dbname=other")
+
+    def migrate(steps: str) -> str:
+        code = f"from wanmetal_queue import schema; print(schema.migrate({address!r}, schema.STEPS{steps}))"
+        environ = {"PYTHONPATH": str(ROOT / "services/queue")}
+        done = subprocess.run(
+            [environment("queue"), "-c", code], env=environ, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def drained(where: str) -> bool:
+        return queue.database.sql("SELECT name FROM tokens WHERE " + where, "other") == "host"  # noqa: S608
+
+    assert migrate("[:1]") == "tables of step 1, before 0"
+    queue.database.sql("INSERT INTO tokens VALUES ('h', 'host', 'host', '{any}', true)", "other")
+    assert migrate("") == "tables of step 2, before 1"
+    assert drained("drained_until = 'Infinity'")
+    assert migrate("[:1]") == "tables of step 1, before 2"
+    assert drained("draining")
+    assert migrate("[:0]") == "tables of step 0, before 1"
+    assert migrate("") == "tables of step 2, before 0"
+    queue.database.sql("DROP DATABASE other")
 
 
 def test_old_results_go_and_young_ones_stay(queue: Fleet) -> None:

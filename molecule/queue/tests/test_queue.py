@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,26 @@ for row in sqlite3.connect("/var/lib/wanmetal/handler/jobs.db").execute("SELECT 
         if id_.startswith(name)
     ]
     assert sorted(rendered) == sorted(id_ for id_, _ in results)
+
+
+def test_an_upgrade_that_is_killed_gives_its_host_back(host: Host) -> None:
+    def handler_drains() -> bool:
+        return bool(json.loads(host.check_output("curl -s http://127.0.0.1:8388/health"))["draining"])
+
+    command = ["ansible-playbook", "-i", inventory(), "playbooks/upgrade.yml", "-e", "__handler_drain_s=60"]
+    with subprocess.Popen(command, cwd=os.environ["MOLECULE_PROJECT_DIRECTORY"], start_new_session=True) as run:
+        try:
+            until(lambda: draining(host)["molecule-queue-1"] and handler_drains())
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+    until(lambda: not draining(host)["molecule-queue-1"] and not handler_drains())
+
+
+def until(true: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"it did not happen within {seconds:g} s"
+        time.sleep(0.5)
 
 
 def draining(host: Host) -> dict[str, bool]:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -46,6 +47,9 @@ def main() -> int:
     drain = commands.add_parser("drain", help="give a host no more jobs, and wait until it has none")
     drain.add_argument("host")
     drain.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
+    drain.add_argument(
+        "--for", type=float, default=math.inf, metavar="SECONDS", dest="end", help="then it ends by itself"
+    )
     commands.add_parser("undrain", help="give a host jobs again").add_argument("host")
     add = commands.add_parser("token-add", help="let a host or a client in; without --hash the new token is shown")
     add.add_argument("kind", choices=["host", "client"])
@@ -159,8 +163,9 @@ def operate(connection: psycopg.Connection[dict[str, object]], options: argparse
             return f"jobs are given again out of {', '.join(options.queues) or 'all queues'}"
         case "drain" | "undrain":
             draining = options.command == "drain"
-            statement = "UPDATE tokens SET draining = %s WHERE kind = 'host' AND name = %s RETURNING name"
-            if not do(statement, draining, options.host):
+            statement = """UPDATE tokens SET drained_until = (SELECT tick FROM state) + %s
+                WHERE kind = 'host' AND name = %s RETURNING name"""
+            if not do(statement, options.end if draining else -1.0, options.host):
                 names = ", ".join(
                     str(row["name"]) for row in do("SELECT DISTINCT name FROM tokens WHERE kind = 'host'")
                 )
@@ -217,10 +222,13 @@ def _drained(connection: psycopg.Connection[dict[str, object]], options: argpars
 def _status(connection: psycopg.Connection[dict[str, object]]) -> str:
     """Hosts with what they do, and the numbers of jobs."""
     hosts = connection.execute(
-        """SELECT tokens.name AS host, tokens.queues, draining, vram, workflows, release, workers.name AS worker,
-             round((SELECT tick - seen FROM state)::numeric, 1)::float8 AS seen_s_ago,
+        """SELECT tokens.name AS host, tokens.queues, drained_until > tick AS draining,
+             CASE WHEN drained_until BETWEEN tick AND 1e300 THEN round(drained_until - tick) END AS drain_ends_in_s,
+             vram, workflows, release, workers.name AS worker,
+             round((tick - seen)::numeric, 1)::float8 AS seen_s_ago,
              ARRAY(SELECT id FROM jobs WHERE status = 'IN_PROGRESS' AND worker = workers.name) AS jobs
-           FROM tokens LEFT JOIN workers ON workers.host = tokens.name WHERE kind = 'host' ORDER BY 1, 7"""
+           FROM state CROSS JOIN tokens LEFT JOIN workers ON workers.host = tokens.name
+           WHERE kind = 'host' ORDER BY tokens.name, workers.name"""
     ).fetchall()
     clients = connection.execute("SELECT name, queues FROM tokens WHERE kind = 'client' ORDER BY 1").fetchall()
     jobs = connection.execute(

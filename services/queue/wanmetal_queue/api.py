@@ -310,7 +310,7 @@ class Api:
         async def there() -> bool:
             """Whether an answer would be read by somebody who may have a job. It may have waited for its turn."""
             token = self._token(request, "host")
-            if not token or token["draining"]:
+            if not token or token["drained_until"] > store.now():
                 raise RefusedError(429, "the host is drained")
             return not await request.is_disconnected()
 

@@ -48,8 +48,21 @@ CREATE TABLE stops (
 );
 CREATE INDEX stops_job ON stops (job);
 """
+_DRAIN_ENDS = """
+ALTER TABLE tokens ADD COLUMN drained_until double precision NOT NULL DEFAULT 0;
+UPDATE tokens SET drained_until = 'Infinity' WHERE draining;
+ALTER TABLE tokens DROP COLUMN draining;
+"""
+_DRAIN_ENDS_NOT = """
+ALTER TABLE tokens ADD COLUMN draining boolean NOT NULL DEFAULT false;
+UPDATE tokens SET draining = true WHERE drained_until > (SELECT tick FROM state);
+ALTER TABLE tokens DROP COLUMN drained_until;
+"""
 # Each step with its way back. A step that was released is never changed.
-STEPS: Sequence[tuple[str, str]] = ((_JOBS, "DROP TABLE stops, chunks, jobs, workers, tokens, state"),)
+STEPS: Sequence[tuple[str, str]] = (
+    (_JOBS, "DROP TABLE stops, chunks, jobs, workers, tokens, state"),
+    (_DRAIN_ENDS, _DRAIN_ENDS_NOT),
+)
 
 
 def migrate(database: str, steps: Sequence[tuple[str, str]] = STEPS) -> str:
