@@ -95,6 +95,11 @@ report:
       description: What ComfyUI renders on. Memory is in bytes.
       type: list
       elements: dict
+    workers:
+      description:
+        - Of each worker by its unit, C(queue), how many jobs run and wait, and C(last_job), the last that has ended.
+        - That has C(id), C(status) in ComfyUI's words, and the time C(finished).
+      type: dict
     models:
       description: Model files below O(data), each with C(path), C(bytes) and C(problem), why it cannot be a model.
       type: list

@@ -31,6 +31,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         rows.append(("workflows", f"{len(workflows)}, {f'{wrong} of them wrong' if wrong else 'all of them right'}"))
     rows += _driver(report.get("gpu") or {})
     rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
+    rows += [(f"jobs of {unit}", jobs_text(found)) for unit, found in report.get("workers", {}).items()]
     rows += [(f"asked {unit}", error or "ready") for unit, error in report.get("services", {}).items()]
     rows.append(
         ("listens on", ", ".join(f"{s['address']}:{s['port']}" for s in report.get("sockets", [])) or "nothing")
@@ -44,6 +45,15 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
     problems = report.get("problems", [])
     return [*lines, *(f"  PROBLEM: {text}" for text in problems)] if problems else [*lines, "  no problems"]
+
+
+def jobs_text(found: Mapping[str, Any]) -> str:
+    """Lay out what a worker has to do, and did last."""
+    text, last = f"{found['queue']} in its queue", found["last_job"]
+    if not last:
+        return f"{text}, none has ended yet"
+    at = f", {last['finished']}" if last["finished"] else ""
+    return f"{text}; last {last['id']}: {last['status'] or 'unknown'}{at}"
 
 
 def _workflow(made: Mapping[str, Any]) -> str:

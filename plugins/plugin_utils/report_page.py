@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration, size
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.report import jobs_text
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 MOST_RENDERS = 30
@@ -52,7 +53,7 @@ def report_page(reports: Sequence[Mapping[str, Any]], missing: Sequence[str], fo
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=_size, duration=_duration)
+    environment.filters.update(size=_size, duration=_duration, jobs=jobs_text)
     hosts = [_host(report, Path(folder)) for report in reports]
     hosts += [
         {"name": name, "there": False, "problems": ["it could not be reached, or verification broke off"]}

@@ -54,6 +54,8 @@ class Fake:
         return 200, None
 
     def get(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        if path == "/history":
+            return 200, dict(list(self.history.items())[-int(query["max_items"][0]) :])
         if path.startswith("/history/"):
             prompt_id = path.removeprefix("/history/")
             return 200, {key: value for key, value in self.history.items() if key == prompt_id}

@@ -35,6 +35,9 @@ REPORT: dict[str, Any] = {
     "sockets": [{"address": "127.0.0.1", "port": 8188, "unit": "comfyui.service", "command": "python", "pid": 1}],
     "versions": {"comfyui": "0.33.0", "torch": "2.10.0+cu128"},
     "devices": [{"name": "cuda:0 NVIDIA L4", "type": "cuda", "memory_bytes": 24 * 2**30}],
+    "workers": {
+        "comfyui.service": {"queue": 2, "last_job": {"id": "job-9", "status": "error", "finished": "2027-01-15"}}
+    },
     "custom_nodes": {"KJNodes": {"commit": "f" * 40, "seconds": 1.5}},
     "workflows": {"Wan22-5B": []},
     "workflows_notes": ["workflow x: a later one"],

@@ -15,6 +15,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import Look
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.report import (
     devices,
+    jobs,
     problems,
     unit_states,
     versions,
@@ -243,12 +244,36 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "api_error": "",
         "versions": VERSIONS,
         "devices": devices(STATS),
+        "workers": {"comfyui.service": {"queue": 0, "last_job": None}},
         "custom_nodes": {},
         "custom_nodes_problems": [],
         "workflows": {},
         "workflows_notes": [],
         "models": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [
+        (
+            {
+                "status_str": "success",
+                "messages": [["execution_start", {"timestamp": 1000}], ["end", {"timestamp": 2500}]],
+            },
+            ("success", "1970-01-01 00:00:02 UTC"),
+        ),
+        ({"status_str": "error", "messages": [["end", {"timestamp": "x"}], [], 7, ["end", None]]}, ("error", "")),
+        ({"messages": [["end", {"timestamp": 1e300}]]}, ("", "")),
+        (None, ("", "")),
+    ],
+)
+def test_the_last_job_of_a_worker(status: Any, ended: tuple[str, str]) -> None:
+    fake = Fake(history={"first": {}, "last": {"outputs": {}, "status": status}})
+    fake.queue["queue_running"].append([1, "now", {}])
+    with serve(fake) as url:
+        found = jobs(ComfyUIClient(url))
+    assert found == {"queue": 1, "last_job": {"id": "last", "status": ended[0], "finished": ended[1]}}
 
 
 @pytest.mark.usefixtures("systemctl")
@@ -400,6 +425,11 @@ def test_report_lines() -> None:
         ({"devices": [{"name": "cpu", "memory_bytes": None}]}, "  renders on       cpu"),
         ({"units": {"comfyui.service": MISSING}}, "  comfyui.service  inactive (dead), no unit file"),
         ({"services": {"x.service": ""}}, "  asked x.service  ready"),
+        ({"workers": {"a": {"queue": 2, "last_job": None}}}, "  jobs of a        2 in its queue, none has ended yet"),
+        (
+            {"workers": {"a": {"queue": 0, "last_job": {"id": "j", "status": "error", "finished": "2027-01-15"}}}},
+            "  jobs of a        0 in its queue; last j: error, 2027-01-15",
+        ),
         ({"services": {"x.service": "refused"}}, "  asked x.service  refused"),
         ({"sockets": []}, "  listens on       nothing"),
         ({"canary": {}}, "  canary           not rendered"),

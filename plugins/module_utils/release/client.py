@@ -124,6 +124,10 @@ class ComfyUIClient:
             raise BadAnswerError(f"{self.url}/history answered without outputs. Is this ComfyUI?")
         return entry
 
+    def last(self) -> dict[str, Any]:
+        """Return what became of the last graph that is finished, by its id; empty where there was none."""
+        return self._get_json("/history?max_items=1")
+
     def wait(self, prompt_id: str, timeout_s: float) -> dict[str, Any]:
         """Wait for the end of a graph and return its outputs by node id."""
         deadline = time.monotonic() + timeout_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ _PROPERTIES = {
     "MemoryCurrent": "memory_bytes",
 }
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-_SHOWN = 3
+_SHOWN, _LATEST_MS = 3, 4e12
 _NUMBERS = {"main_pid", "restarts", "memory_bytes"}
 
 
@@ -67,6 +68,20 @@ def devices(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"name": device.get("name", ""), "type": device.get("type", ""), "memory_bytes": device.get("vram_total")}
         for device in stats.get("devices", [])
     ]
+
+
+def jobs(client: ComfyUIClient) -> dict[str, Any]:
+    """How many jobs run and wait, and how the last one ended."""
+    last = None
+    for id_, entry in client.last().items():
+        status = entry.get("status") if isinstance(entry, dict) else None
+        status = status if isinstance(status, dict) else {}
+        messages = [message for message in status.get("messages") or [] if isinstance(message, list)]
+        times = [entry[1].get("timestamp") for entry in messages if len(entry) > 1 and isinstance(entry[1], dict)]
+        ended = max((at / 1000 for at in times if isinstance(at, int | float) and 0 < at < _LATEST_MS), default=0)
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(ended)) if ended else ""
+        last = {"id": id_, "status": str(status.get("status_str", "")), "finished": at}
+    return {"queue": sum(map(len, client.queue().values())), "last_job": last}
 
 
 def problems(report: Mapping[str, Any], allow_remote: bool) -> list[str]:
@@ -199,6 +214,7 @@ def worker_report(
         "api_error": "",
         "versions": {},
         "devices": [],
+        "workers": {},
         "custom_nodes": {},
         "custom_nodes_problems": [],
         "workflows": {},
@@ -208,6 +224,7 @@ def worker_report(
     for unit, url in workers.items():
         try:
             stats = ComfyUIClient(url, timeout_s=10).system_stats()
+            report["workers"][unit] = jobs(ComfyUIClient(url, timeout_s=10))
         except ComfyUIError as error:
             errors.append(str(error) if len(workers) == 1 else f"{unit}: {error}")
             continue
