@@ -6,6 +6,7 @@ library alone, and may read nothing but what all services may.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -56,7 +57,7 @@ def ask(url: str) -> Any:
     try:
         with _DIRECT.open(url, timeout=_ASK_S) as answer:
             return json.loads(answer.read(_MOST_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException, RecursionError):
         return None
 
 
@@ -104,7 +105,9 @@ def workers(wanted: Mapping[str, str]) -> Iterator[Sample]:
     for name, url in wanted.items():
         label = {"worker": name}
         queue = ask(f"{url}/queue")
-        good = isinstance(queue, dict) and {"queue_running", "queue_pending"} <= queue.keys()
+        good = isinstance(queue, dict) and all(
+            isinstance(queue.get(key), list) for key in ("queue_running", "queue_pending")
+        )
         yield "wanmetal_worker_up", label, float(good)
         if good:
             yield "wanmetal_worker_queue", {**label, "state": "running"}, len(queue["queue_running"])
@@ -120,7 +123,7 @@ def last_job(label: Mapping[str, str], history: Any) -> Iterator[Sample]:
         good = job["status"]["status_str"] == "success"
         end = max(at[kind] for kind in at if kind != "execution_start")
         seconds = round(end - at["execution_start"], 3)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return
     yield "wanmetal_worker_last_job_seconds", label, seconds
     yield "wanmetal_worker_last_job_ok", label, float(good)
@@ -132,7 +135,12 @@ def jobs(service: str, found: Any) -> Iterator[Sample]:
     yield f"wanmetal_{service}_up", {}, float(good)
     if good:
         for status in sorted(_STATUSES & found["jobs"].keys()):
-            yield f"wanmetal_{service}_jobs", {"status": status}, found["jobs"][status]
+            yield f"wanmetal_{service}_jobs", {"status": status}, _number(found["jobs"][status])
+
+
+def _number(found: Any) -> float:
+    """A number of another program's, which may be anything."""
+    return float(found) if isinstance(found, int | float) and abs(found) < 2**63 else 0.0
 
 
 def queue(url: str) -> Iterator[Sample]:
@@ -140,14 +148,14 @@ def queue(url: str) -> Iterator[Sample]:
     found = ask(f"{url}/counts")
     yield from jobs("queue", found)
     if isinstance(found, dict):
-        yield "wanmetal_queue_oldest_waiting_seconds", {}, found.get("oldestWaiting") or 0
-        yield "wanmetal_queue_hosts", {}, found.get("hosts") or 0
+        yield "wanmetal_queue_oldest_waiting_seconds", {}, _number(found.get("oldestWaiting"))
+        yield "wanmetal_queue_hosts", {}, _number(found.get("hosts"))
 
 
 def certificate(host: str, port: int) -> Iterator[Sample]:
     """When the certificate ends that is served: whatever lies on the disk, clients see this one."""
     try:
-        pem = ssl.get_server_certificate((host, port))
+        pem = ssl.get_server_certificate((host, port), timeout=_ASK_S)
         command = ["openssl", "x509", "-noout", "-enddate"]
         said = subprocess.run(command, input=pem, capture_output=True, text=True, check=True).stdout
         end = ssl.cert_time_to_seconds(said.strip().partition("=")[2])

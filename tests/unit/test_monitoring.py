@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -125,7 +127,13 @@ def test_a_host_with_everything(served: tuple[str, dict[str, Any]], root: Path, 
     }
 
 
-@pytest.mark.parametrize("answer", [None, b"", b"<html>", [], {}, {"queue_running": []}, b"\xff" * 9])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(None, b"", b"<html>", [], {}, {"queue_running": []}, b"\xff" * 9, b"[" * 100_000),
+        {"queue_running": 1, "queue_pending": None, "jobs": []},
+    ],
+)
 def test_a_worker_that_answers_nothing_of_use_is_not_up(
     answer: Any, served: tuple[str, dict[str, Any]], root: Path
 ) -> None:
@@ -135,6 +143,35 @@ def test_a_worker_that_answers_nothing_of_use_is_not_up(
     assert found['wanmetal_worker_up{worker="comfyui.service"}'] == 0
     assert (found["wanmetal_handler_up"], found["wanmetal_queue_up"]) == (0, 0)
     assert not [name for name in found if "jobs" in name or "worker_queue" in name]
+
+
+def test_what_speaks_no_http_is_not_up(root: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answers() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with server.accept()[0] as one:
+                        one.recv(4096)
+                        one.sendall(b"SSH-2.0-x\r\n\r\n")
+
+        threading.Thread(target=answers, daemon=True).start()
+        found = figures(settings(root, f"http://127.0.0.1:{server.getsockname()[1]}"))
+    assert (found["wanmetal_handler_up"], found["wanmetal_queue_up"]) == (0, 0)
+
+
+@pytest.mark.parametrize("number", ["x", None, [1], 10**400, float("inf"), float("nan")])
+def test_numbers_of_others_that_are_none_end_nothing(
+    number: Any, served: tuple[str, dict[str, Any]], root: Path
+) -> None:
+    url, given = served
+    times = [["execution_start", {"timestamp": number}], ["execution_success", {"timestamp": 2}]]
+    given["/history"] = {"a": {"status": {"status_str": "success", "messages": times}}}
+    given["/health"] = {"jobs": {"completed": number}}
+    given["/counts"] = {"jobs": {"completed": number}, "oldestWaiting": number, "hosts": number}
+    found = figures(settings(root, url))
+    assert found["wanmetal_handler_up"] == 1
+    assert found['wanmetal_handler_jobs{status="completed"}'] == 0
 
 
 @pytest.mark.parametrize(

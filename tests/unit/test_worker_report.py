@@ -493,3 +493,9 @@ def test_driver_and_gpus_are_reported(
 ) -> None:
     lines = [line.strip() for line in report_lines({"gpu": {"driver": driver, "devices": devices}})]
     assert [line for line in lines if line.startswith(("driver ", "GPUs "))] == expected
+
+
+@pytest.mark.parametrize("strange", [{}, {"system": None, "devices": None}, {"system": [1], "devices": [1, None, "x"]}])
+def test_a_comfyui_that_says_strange_things_of_itself(strange: dict[str, Any]) -> None:
+    assert module.versions(strange) == {}
+    assert module.devices(strange) == []

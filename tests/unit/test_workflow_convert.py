@@ -545,3 +545,38 @@ def browser_cases() -> dict[str, Any]:
     links = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 3, 0, "*"], [4, 3, 0, 4, 0, "*"]]
     found["a bypass before a reroute"] = saved(GROUND, to_mask, reroute, inverted, links=links)
     return found
+
+
+GOOD = {"input": {"required": {"x": ["INT", {}]}}, "output": ["IMAGE"]}
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        *(None, [], "x", {}, {"input": None, "output": []}, {"input": {}}, {"input": {}, "output": None}),
+        {"input": {"required": [1]}, "output": []},
+        {"input": {"required": {"x": []}}, "output": []},
+        *(
+            {"input": {"required": {"x": [kind, options]}}, "output": []}
+            for kind, options in (
+                ("COMFY_AUTOGROW_V3", {}),
+                ("COMFY_AUTOGROW_V3", {"template": 5}),
+                ("COMFY_AUTOGROW_V3", {"template": {"input": {}, "prefix": "x", "max": "5", "min": 0}}),
+                ("COMFY_DYNAMICCOMBO_V3", {"options": [5]}),
+                ("COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "k", "inputs": [5]}]}),
+                ("COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "k", "inputs": {"required": {"y": []}}}]}),
+                (["a"], {"formats": {"a": [[]]}}),
+                (["a"], {"formats": ["a"]}),
+            )
+        ),
+    ],
+)
+def test_a_type_that_cannot_be_read_hides_no_other(strange: object) -> None:
+    known = workflow_schemas.from_object_info({"Strange": strange, "Good": GOOD})
+    assert list(known) == ["Good"]
+
+
+def test_a_list_grows_to_no_end() -> None:
+    grown = {"template": {"input": {"required": {"i": ["IMAGE", {}]}}, "prefix": "i", "min": 1, "max": 10**9}}
+    entry = {"input": {"required": {"x": ["COMFY_AUTOGROW_V3", grown]}}, "output": []}
+    assert len(workflow_schemas.from_object_info({"Long": entry})["Long"].inputs) == 1000

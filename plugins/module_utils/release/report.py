@@ -57,16 +57,19 @@ def _unit_state(values: Mapping[str, str]) -> dict[str, Any]:
 
 def versions(stats: Mapping[str, Any]) -> dict[str, str]:
     """Versions of the running process, from ComfyUI's ``/system_stats``."""
-    system = stats.get("system", {})
+    system = stats.get("system")
+    system = system if isinstance(system, Mapping) else {}
     names = {"comfyui": "comfyui_version", "python": "python_version", "torch": "pytorch_version"}
     return {name: str(system[key]).split(" ", 1)[0] for name, key in names.items() if system.get(key)}
 
 
 def devices(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Devices that ComfyUI renders on, with their memory in bytes."""
+    found = stats.get("devices")
     return [
         {"name": device.get("name", ""), "type": device.get("type", ""), "memory_bytes": device.get("vram_total")}
-        for device in stats.get("devices", [])
+        for device in (found if isinstance(found, list) else [])
+        if isinstance(device, Mapping)
     ]
 
 

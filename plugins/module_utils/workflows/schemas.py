@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -131,8 +132,24 @@ def _commit(file: Path) -> str:
 
 
 def from_object_info(info: Mapping[str, Any], marker: str = "") -> dict[str, NodeType]:
-    """Read the answer of /object_info. Choices are not fixed where they are empty, or hold a file named ``marker``."""
-    return {name: _freed(_node(name, entry, marker)) for name, entry in info.items()}
+    """Read the answer of /object_info. Choices are not fixed where they are empty, or hold a file named ``marker``.
+
+    Types that cannot be read are left out: a node pack may say anything of its own.
+    """
+    found = {}
+    for name, entry in info.items():
+        with suppress(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
+            kind = _freed(_node(name, entry, marker))
+            _unfold(kind.inputs)
+            found[name] = kind
+    return found
+
+
+def _unfold(inputs: Iterable[Input]) -> None:
+    """Read what values of these inputs bring, too, so that it can be read later."""
+    for one in inputs:
+        for value in (*one.options.get("dynamic", ()), *(one.options.get("formats") or ())):
+            _unfold(one.brings(value))
 
 
 def write(types: Iterable[NodeType], commit: str) -> str:
@@ -187,9 +204,15 @@ def _inputs(sections: Mapping[str, Any], marker: str, prefix: str = "") -> Itera
                 yield _input(prefix + name, spec, section == "optional", marker)
 
 
+_MOST_GROWN = 1000
+"""ComfyUI itself lets 100 grow."""
+
+
 def _grown(name: str, template: Mapping[str, Any], marker: str) -> Iterator[Input]:
     """Every input that a growing list may have; the browser shows them one by one."""
-    names = template.get("names") or [f"{template['prefix']}{index}" for index in range(template["max"])]
+    names = template.get("names") or [
+        f"{template['prefix']}{index}" for index in range(min(template["max"], _MOST_GROWN))
+    ]
     one, *_unused = _inputs(template["input"], marker)
     for index, end in enumerate(names):
         optional = one.optional or index >= template["min"]
