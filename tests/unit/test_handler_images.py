@@ -290,6 +290,7 @@ def test_a_decoder_that_wants_too_much_memory_ends_alone(monkeypatch: pytest.Mon
     monkeypatch.setattr(media, "_BASE_BYTES", 0)
     with pytest.raises(JobError, match="needs more memory"):
         load(b64(picture(size=(6000, 6000))), image_mb=20, image_megapixels=40)
+    monkeypatch.undo()
     assert load(b64(picture())).size == (8, 4)
 
 
