@@ -123,10 +123,22 @@ class Fleet:
             )
         until(self.answers)
 
-    def answers(self) -> bool:
+    def answers(self, port: int = 0, leads: bool = True) -> bool:
         with contextlib.suppress(requests.RequestException):
-            return requests.get(f"http://127.0.0.1:{self.port}/health", timeout=5).json().get("leads") is True
+            return requests.get(f"http://127.0.0.1:{port or self.port}/health", timeout=5).json().get("leads") is leads
         return False
+
+    @contextlib.contextmanager
+    def another(self) -> Iterator[int]:
+        """A second service on the same database, at this port."""
+        port = free_port()
+        command = [str(self._python), "-m", "wanmetal_queue", "serve"]
+        with subprocess.Popen(command, env={**self._environment, "QUEUE_PORT": str(port)}) as service:
+            try:
+                until(lambda: self.answers(port, leads=False))
+                yield port
+            finally:
+                service.terminate()
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
         self._service.send_signal(sign)

@@ -483,6 +483,22 @@ def test_a_restart_and_a_database_that_is_away(queue: Fleet) -> None:
     assert queue.call("status/kept")["output"] == 1
 
 
+def test_two_services_share_the_jobs_of_one_database(queue: Fleet) -> None:
+    with queue.another() as port, ThreadPoolExecutor(2) as pool:
+
+        def ask(path: str) -> Any:
+            url = f"http://127.0.0.1:{port}/v2/any/{path}?x=y&job_in_progress=0"
+            return requests.get(url, headers={"Authorization": queue.host}, timeout=60)
+
+        held = pool.submit(ask, "job-take/far")
+        until(lambda: queue.database.sql("SELECT 1 FROM workers WHERE name = 'host1/far'"))
+        queue.run("shared", {})
+        assert held.result().json()["id"] == "shared"
+        stops = pool.submit(lambda: until(lambda: (answer := ask("job-stop/far")).status_code == 200 and answer.json()))
+        queue.call("cancel/shared", {})
+        assert stops.result() == {"jobsToStop": ["shared"]}
+
+
 def test_numbers_for_programs_on_its_host(queue: Fleet) -> None:
     def counts() -> Any:
         return requests.get(f"http://127.0.0.1:{queue.port}/counts", timeout=30).json()
