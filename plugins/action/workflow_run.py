@@ -59,10 +59,7 @@ def _checked(text: Any, info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     schemas = from_object_info(info)
     # Ansible makes data of a text that looks like JSON.
     workflow = json.loads(text) if isinstance(text, str) else text
-    try:
-        graph, replaced = replace(workflow, schemas, schemas)
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError):
-        graph, replaced = workflow, []  # the check says what is wrong with it
+    graph, replaced = replace(workflow, schemas, schemas)
     api = check.read(graph, schemas)
     inputs = [one.get("input") for one in info.values() if isinstance(one, Mapping)]
     found = {

@@ -394,3 +394,19 @@ def test_what_the_browser_has_no_place_for_is_refused() -> None:
     api = {"1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "more": 1}}}
     with pytest.raises(ConversionError, match="no place for the input more of node 1"):
         to_browser(api, HERE)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"nodes": [None]},
+        {"nodes": [{"id": 1, "type": ["x"]}]},
+        {"nodes": [{"id": 1, "type": "x", "inputs": 5}], "links": []},
+        {"nodes": [], "links": [5]},
+        {"nodes": [], "definitions": [1]},
+        {"1": {"class_type": "RIFE VFI", "inputs": "x"}},
+        {"1": {"class_type": "RIFE VFI"}},
+    ],
+)
+def test_what_is_no_workflow_stays(strange: dict[str, Any]) -> None:
+    assert replace(strange, HERE, HERE) == (strange, [])

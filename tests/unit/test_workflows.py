@@ -692,3 +692,34 @@ def test_the_program_says_what_is_wrong(tmp_path: Path) -> None:
     assert f"wrong: {none}: " in done.stderr
     assert str(good) not in done.stderr
     assert json.loads(validate("--api", good).stdout)["2"]["inputs"]["images"] == ["1", 0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"nodes": [1], "links": 5}',
+        '{"nodes": [{"id": 1, "type": ["x"]}]}',
+        '{"nodes": [], "definitions": 5}',
+        '{"nodes": [{"id": 1, "type": "SaveImage", "inputs": [null]}], "links": [null]}',
+        '{"1": {"class_type": "SaveImage", "inputs": "x"}}',
+        '{"1": {"class_type": "SaveImage"}}',
+    ],
+)
+def test_the_program_says_that_a_file_is_damaged(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(text)
+    done = validate(file)
+    assert done.returncode == 1
+    assert f"wrong: {file}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", None])
+def test_the_program_says_that_an_answer_is_none(text: str | None, tmp_path: Path) -> None:
+    good, info = tmp_path / "good.json", tmp_path / "info.json"
+    good.write_text(GOOD)
+    if text is not None:
+        info.write_text(text)
+    done = validate("--object-info", info, good)
+    assert done.returncode == 2
+    assert f"{info} is no answer of /object_info: " in done.stderr

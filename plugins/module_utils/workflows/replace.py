@@ -79,8 +79,17 @@ def replace(
 ) -> tuple[dict[str, Any], list[Replacement]]:
     """Replace the node types of a workflow of either format that are not ``here``, where the table knows how.
 
-    What cannot be replaced stays. A file for the browser gets a note.
+    What cannot be replaced stays, and so does what is no workflow. A file for the browser gets a note.
     """
+    try:
+        return _with_others(workflow, schemas, here)
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
+        return dict(workflow), []  # a check says what is wrong with it
+
+
+def _with_others(
+    workflow: Mapping[str, Any], schemas: Schemas, here: Collection[str]
+) -> tuple[dict[str, Any], list[Replacement]]:
     changed = copy.deepcopy(dict(workflow))
     known = {kind: schemas[kind] for kind in here if kind in schemas}
     if is_api_format(changed):
