@@ -92,6 +92,8 @@ def markers(address: str) -> Iterator[None]:
     """Put a file into each folder of models, and into input: choices that show it are files, and are not recorded."""
     with urllib.request.urlopen(f"{address}/experiment/models", timeout=60) as answer:
         folders = {folder for kind in json.load(answer) for folder in kind["folders"]}
+    # Files that packs bring are fixed choices.
+    folders = {folder for folder in folders if "/custom_nodes/" not in folder}
     names = " ".join(f"{MARKER}.{suffix}" for suffix in SUFFIXES)
     each = f"for folder in {' '.join(map(shlex.quote, [*sorted(folders), f'{tiny_worker.DATA}/input']))}; do"
     make = f'{each} mkdir -p "$folder"; cd "$folder"; touch {names}; done; sleep 1'  # a change is seen by its time
