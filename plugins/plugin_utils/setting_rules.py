@@ -105,6 +105,7 @@ def _bad_locks(folder: str, _unused: Seen) -> str:
 
 _CACHE = "a cache may be deleted at any time"
 _SERVICES = "the services, which own that one, could change {}"
+_OF_PROGRAMS = re.compile("PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PYTHON(PATH|HOME)|LD_.*")
 _WANMETAL: Rules = {
     "wanmetal_root": [
         _apart("wanmetal_data_dir", _SERVICES.format("their own code")),
@@ -121,11 +122,16 @@ _WANMETAL: Rules = {
     ],
     "wanmetal_environment": [
         Rule(
+            entries(lambda name: _OF_PROGRAMS.fullmatch(str(name)) is not None),
+            "no name that decides which programs and libraries the deploy itself runs, as root",
+            "remove the entry; what ComfyUI alone needs belongs in comfyui_environment",
+        ),
+        Rule(
             _secrets_by_name,
             "no password and no token: tasks put these values into command lines, which every user of a host can read",
             "let the host hold it: an index's in /root/.netrc with mode 0600, a proxy's in a proxy on the host itself "
             "that asks for none; a token for models belongs in wan_models_tokens",
-        )
+        ),
     ],
     "wanmetal_mirrors": [
         Rule(
