@@ -109,6 +109,11 @@ def test_requests_wait_while_the_service_is_restarted(host: Host, client: dict[s
         assert "jobs" in curl(client, "health", None)
 
 
+def test_postgresql_is_started_again_where_it_was_killed(host: Host, client: dict[str, str]) -> None:
+    host.check_output("sudo systemctl kill --signal=KILL 'postgresql@*'")
+    until(lambda: "jobs" in curl(client, "health", None))
+
+
 def test_nothing_listens_without_tls_or_lies_open(host: Host, client: dict[str, str]) -> None:
     listening = host.check_output("ss -Hltn").splitlines()
     addresses = [
