@@ -38,13 +38,16 @@ LIMIT_S = 600.0
 """A job that has no end by then hangs. Three losses, each seen within 15 s, and restarts of hosts between are less."""
 CUT_S = 20
 
+DATA = "/var/lib/postgresql"
+
 FAULTS = {
     "a host loses power": "",
     "a host's network is cut for 20 s": "",
     "a handler is killed": "systemctl kill --signal=KILL comfyui-handler",
     "a handler is restarted": "systemctl restart comfyui-handler",
     "a ComfyUI is killed": "systemctl kill --signal=KILL comfyui",
-    "PostgreSQL is killed": "systemctl kill --signal=KILL 'postgresql@*'; sleep 3; systemctl restart postgresql",
+    "PostgreSQL is killed": "systemctl kill --signal=KILL 'postgresql@*'",
+    "the disk of PostgreSQL is full": f"dd if=/dev/zero of={DATA}/full bs=1M; sleep 15; rm {DATA}/full",
     "the queue is killed": "systemctl kill --signal=KILL wanmetal-queue",
     "the queue is restarted": "systemctl restart wanmetal-queue",
     "what is in front of the queue is restarted": "systemctl restart wanmetal-queue-proxy",
@@ -81,6 +84,8 @@ class Bench:
         run(*LAB, "up", *(host.name for host in self.hosts))
         self.address = {host.name: host.ssh("hostname -I").split()[0] for host in self.hosts}
         first = self.hosts[0]
+        # A disk of its own, in memory, which can be filled.
+        first.ssh(f"sudo sh -c 'mkdir -p {DATA}; mount -t tmpfs -o size=400m,mode=755 tmpfs {DATA}'")
         services = PROJECT / "molecule/services"
         settings = json.loads((services / "still-settings.json").read_text())
         still = {"name": "still", "graph": str(services / "still.json"), "settings": settings}
