@@ -28,6 +28,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.environments import damaged
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import Look
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
+    SETTINGS,
     ConfigFile,
     Health,
     Host,
@@ -641,9 +642,13 @@ def test_reasons_for_a_restart(worker: FakeHost, disturb: Callable[[FakeHost], N
     [
         (lambda host: setattr(host, "enabled", False), f"{UNIT} does not start at boot"),
         (lambda host: host.set_link("previous", ""), "the link to the previous release, r1, is not in place"),
+        (
+            lambda host: (host.release_dir("r2") / SETTINGS).unlink(),
+            "the release was built anew, without the settings that it was verified with",
+        ),
     ],
 )
-def test_what_is_mended_beside_the_running_service(
+def test_what_is_fixed_beside_the_running_service(
     worker: FakeHost, disturb: Callable[[FakeHost], None], reason: str
 ) -> None:
     deploy(worker, "r2", "two")

@@ -541,6 +541,8 @@ class Switch:
             need.restart.append(f"the API does not answer: {reason}")
         if verified.get("generation") != target.generation:
             need.verification.append("this generation has not rendered anything yet")
+        elif host.verified_settings(target.release) is None:
+            need.rest.append("the release was built anew, without the settings that it was verified with")
         if states[host.unit].get("UnitFileState") != "enabled":
             need.rest.append(f"{host.unit} does not start at boot")
         if host.at_boot.is_set_up():
