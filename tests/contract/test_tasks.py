@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,23 @@ def test_no_task_is_a_loop(role: str) -> None:
 )
 def test_the_check_for_loops_sees_them(path: str, task: house.Task, found: bool) -> None:
     assert looped(path, task) is found
+
+
+def unordered(text: str) -> list[str]:
+    blocks = re.findall(r"\{[{%].*?[}%]\}", text, re.DOTALL)
+    sets = re.compile(r"\|\s*(difference|intersect|union|symmetric_difference)\b")
+    return [block for block in blocks if sets.search(block) and not re.search(r"\|\s*(sort|length)\b", block)]
+
+
+TEMPLATES = sorted(house.ROOT.glob("roles/*/templates/*"))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=[str(path.relative_to(house.ROOT)) for path in TEMPLATES])
+def test_what_is_rendered_has_an_order(path: Path) -> None:
+    """The filters of sets give another order in each process: a file would change, and its service restart."""
+    assert unordered(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_check_for_an_order_sees_it() -> None:
+    text = "{{ a | difference(b) | join }} {{ a | union(b) | sort | join }} {% if a | intersect(b) | length %}"
+    assert unordered(text) == ["{{ a | difference(b) | join }}"]

@@ -203,7 +203,9 @@ def ssh_config(state: Path, ports: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def inventory(state: Path, ports: Mapping[str, int], environment: Mapping[str, str]) -> str:
+def inventory(
+    state: Path, ports: Mapping[str, int], environment: Mapping[str, str], group_name: str = "gpu_hosts"
+) -> str:
     """YAML, in JSON's spelling."""
     settings = {
         "ansible_host": "127.0.0.1",
@@ -217,7 +219,7 @@ def inventory(state: Path, ports: Mapping[str, int], environment: Mapping[str, s
     }
     group = {"hosts": {name: {"ansible_port": port} for name, port in sorted(ports.items())}, "vars": settings}
     use = "# Made by lab.py. Use: ansible-playbook site.yml -i inventories/lab -i THIS_FILE"
-    return f"{use}\n{json.dumps({'gpu_hosts': group}, indent=2)}\n"
+    return f"{use}\n{json.dumps({group_name: group}, indent=2)}\n"
 
 
 @dataclass(frozen=True)
@@ -762,7 +764,9 @@ def command_up(state: Path, options: argparse.Namespace) -> None:
             ports = write_inventory(state)
             options.inventory.parent.mkdir(parents=True, exist_ok=True)
             write(
-                options.inventory, inventory(state, {name: ports[name] for name in options.names}, environment()), 0o600
+                options.inventory,
+                inventory(state, {name: ports[name] for name in options.names}, environment(), options.group),
+                0o600,
             )
 
 
@@ -858,6 +862,7 @@ def parser() -> argparse.ArgumentParser:
     up = add("up", command_up, "create and start hosts, and write the inventory")
     names(up, ["lab1"], "default: lab1")
     up.add_argument("--inventory", type=Path, metavar="FILE", help="write an inventory of these hosts alone, too")
+    up.add_argument("--group", default="gpu_hosts", help="their group in it; default: %(default)s")
     system(up)
     names(add("stop", command_stop, "stop hosts"), [], "default: all")
     remove = add("remove", command_remove, "remove hosts with their data; images and package cache stay")

@@ -1,4 +1,4 @@
-"""What Prometheus sees of a host, and which alert a worker that is gone makes."""
+"""What Prometheus sees of another host, and which alert a worker that is gone makes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from urllib.parse import quote
 
 import pytest
 import yaml
+from testinfra import get_host
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://monitoring_hosts"]
+WORKER = "ansible://molecule-monitoring"
 PROJECT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 ROLE = PROJECT / "roles/monitoring"
 PATIENCE_S = 1200
@@ -26,8 +28,16 @@ GRAPH = {
 }
 JOB = json.dumps({"prompt": GRAPH, "client_id": "tests"})
 RULES = yaml.safe_load((ROLE / "files/rules.yml").read_text())["groups"][0]["rules"]
-NAMES = ("node-exporter", "postgres-exporter", "prometheus", "alertmanager", "metrics.timer")
-UNITS = [f"wanmetal-{name}" for name in NAMES]
+UNITS = {
+    "molecule-monitoring": ("node-exporter", "postgres-exporter", "metrics.timer"),
+    "molecule-monitoring-watch": ("node-exporter", "metrics.timer", "prometheus", "alertmanager"),
+}
+
+
+@pytest.fixture(scope="module")
+def worker() -> Host:
+    """The host that is watched."""
+    return get_host(WORKER)
 
 
 def ask(host: Host, path: str) -> Any:
@@ -42,35 +52,51 @@ def wait(what: Callable[[], bool]) -> None:
         time.sleep(2)
 
 
-@pytest.mark.parametrize("unit", UNITS)
-def test_services_run_and_have_complained_of_nothing(host: Host, unit: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "unit"), [(name, f"wanmetal-{unit}") for name, units in UNITS.items() for unit in units]
+)
+def test_services_run_and_have_complained_of_nothing(name: str, unit: str) -> None:
+    host = get_host(f"ansible://{name}")
     found = host.check_output(f"systemctl is-active {unit}; systemctl is-enabled {unit}")
     assert found.split() == ["active", "enabled"]
     assert host.check_output(f"sudo journalctl --quiet --priority=err -u {unit}") == ""
 
 
-def test_the_packages_own_services_are_off(host: Host) -> None:
-    found = "prometheus prometheus-alertmanager prometheus-node-exporter prometheus-postgres-exporter"
-    assert set(host.run(f"systemctl is-enabled {found}").stdout.split()) == {"disabled"}
-    assert set(host.run(f"systemctl is-active {found}").stdout.split()) == {"inactive"}
+def test_the_packages_own_services_are_off(host: Host, worker: Host) -> None:
+    for where, packages in (
+        (host, "prometheus prometheus-alertmanager prometheus-node-exporter"),
+        (worker, "prometheus-node-exporter prometheus-postgres-exporter"),
+    ):
+        assert set(where.run(f"systemctl is-enabled {packages}").stdout.split()) == {"disabled"}
+        assert set(where.run(f"systemctl is-active {packages}").stdout.split()) == {"inactive"}
 
 
-def test_nothing_is_open_but_the_queue(host: Host) -> None:
-    ports = {"9090", "9093", "9100", "9187", "8405"}
-    there = [line.split()[3] for line in host.check_output("ss -Hltn").splitlines()]
-    there = [entry for entry in there if entry.rpartition(":")[2] in ports]
-    assert {entry.rpartition(":")[2] for entry in there} == ports
-    assert all(entry.startswith("127.0.0.1:") for entry in there), there
-    address = host.check_output("hostname -I").split()[0]
-    assert host.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' https://{address}:8390/counts") == "404"
+def listening(host: Host, *ports: str) -> set[str]:
+    there = (line.split()[3] for line in host.check_output("ss -Hltn").splitlines())
+    return {entry for entry in there if entry.rpartition(":")[2] in ports}
 
 
-def test_prometheus_has_all_that_rules_and_dashboards_ask_for(host: Host, tmp_path: Path) -> None:
+def test_nobody_else_is_told(host: Host, worker: Host) -> None:
+    own = {"9090", "9093", "9100"}
+    assert listening(host, *own) == {f"127.0.0.1:{port}" for port in own}
+    address = worker.check_output("hostname -I").split()[0]
+    figures = {"8405", "9100", "9187"}
+    assert listening(worker, *figures) == {f"{address}:{port}" for port in figures}
+    for port in figures:
+        question = f"curl -s -o /dev/null -m 5 http://{address}:{port}/metrics"
+        assert host.run(question).rc == 0
+        with pytest.raises(subprocess.CalledProcessError):  # this machine is none of monitoring_allow
+            subprocess.run(question.split(), check=True)
+    queue = f"curl -sk -o /dev/null -w '%{{http_code}}' https://{address}:8390/counts"
+    assert host.check_output(queue) == "404"
+
+
+def test_prometheus_has_all_that_rules_and_dashboards_ask_for(host: Host, worker: Host, tmp_path: Path) -> None:
     quick = json.dumps({"verify_canary": "image", "verify_workflows": [], "verify_output_dir": str(tmp_path)})
     inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     subprocess.run(["ansible-playbook", "-i", inventory, "playbooks/verify.yml", "-e", quick], cwd=PROJECT, check=True)
     # The canary leaves no trace in ComfyUI's history.
-    host.check_output(f"curl -sf -d '{JOB}' http://127.0.0.1:8188/prompt")
+    worker.check_output(f"curl -sf -d '{JOB}' http://127.0.0.1:8188/prompt")
     wait(lambda: all(target["health"] == "up" for target in ask(host, "targets")["activeTargets"]))
     jobs = {target["labels"]["job"] for target in ask(host, "targets")["activeTargets"]}
     assert jobs == {"prometheus", "host", "haproxy", "postgresql"}
@@ -85,9 +111,9 @@ def value(host: Host, query: str) -> list[float]:
     return [float(entry["value"][1]) for entry in ask(host, f"query?query={quote(query)}")["result"]]
 
 
-def test_figures_are_those_of_the_host(host: Host) -> None:
-    root = json.loads(host.check_output("cat /etc/wanmetal-monitoring/metrics.json"))["root"]
-    release = host.check_output(f"basename $(readlink {root}/current)")
+def test_figures_are_those_of_the_host(host: Host, worker: Host) -> None:
+    root = json.loads(worker.check_output("cat /etc/wanmetal-monitoring/metrics.json"))["root"]
+    release = worker.check_output(f"basename $(readlink {root}/current)")
     assert value(host, f'wanmetal_release_info{{release="{release}", comfyui!=""}}') == [1]
     for query, wanted in {
         "wanmetal_worker_up": 1,
@@ -110,12 +136,12 @@ def firing(host: Host) -> set[str]:
     return {alert["labels"]["alertname"] for alert in ask(host, "alerts")["alerts"] if alert["state"] == "firing"}
 
 
-def test_a_worker_that_is_gone_is_an_alert_that_goes_again(host: Host) -> None:
+def test_a_worker_that_is_gone_is_an_alert_that_goes_again(host: Host, worker: Host) -> None:
     assert "WorkerDown" not in firing(host)
-    host.check_output("sudo systemctl stop comfyui")
+    worker.check_output("sudo systemctl stop comfyui")
     try:
         wait(lambda: "WorkerDown" in firing(host))
         wait(lambda: "WorkerDown" in host.check_output("curl -sf http://127.0.0.1:9093/api/v2/alerts"))
     finally:
-        host.check_output("sudo systemctl start comfyui")
+        worker.check_output("sudo systemctl start comfyui")
     wait(lambda: "WorkerDown" not in firing(host))

@@ -300,6 +300,7 @@ class Host:
 
     def write(self, path: Path, content: bytes, owner: str, group: str, mode: int) -> None:
         """Write a file as a whole or not at all."""
+        path.parent.mkdir(exist_ok=True)  # of a unit's drop-in
         write_whole(path, content, mode, owner=owner, group=group)
 
     def differs(self, item: ConfigFile) -> bool:
