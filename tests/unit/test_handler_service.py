@@ -388,7 +388,7 @@ def test_each_stage_ends_with_its_job(stage: str, how: str, tmp_path: Path, monk
             given |= dict.fromkeys(("bucket_access_key_id", "bucket_secret_access_key", "bucket_name"), "x")
             given["bucket_endpoint_url"] = nobody
         pictures = {"image": f"{nobody}/a.png", "scans": base64.b64encode(many_scans(20_000)).decode()}
-        with serving(tmp_path, url, job_timeout=60.0 if how == "cancel" else 2.0, **given) as service:
+        with serving(tmp_path, url, job_timeout=60.0 if how == "cancel" else 8.0, **given) as service:
             service.accept("one", {**GOOD, "image": pictures.get(stage, GOOD["image"])})
             assert reached.wait(30)
             begun = time.monotonic()
