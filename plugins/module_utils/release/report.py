@@ -226,14 +226,15 @@ def worker_report(
     errors = []
     for unit, url in workers.items():
         try:
-            stats = ComfyUIClient(url, timeout_s=10).system_stats()
-            report["workers"][unit] = jobs(ComfyUIClient(url, timeout_s=10))
+            asked = ComfyUIClient(url, timeout_s=10)
+            stats = asked.system_stats()
+            report["workers"][unit] = jobs(asked)
         except ComfyUIError as error:
             errors.append(str(error) if len(workers) == 1 else f"{unit}: {error}")
             continue
         report["versions"] = report["versions"] or versions(stats)
         report["devices"].extend(devices(stats))
-        look = look_at_packs(root / "current", ComfyUIClient(url, timeout_s=10), unit)
+        look = look_at_packs(root / "current", asked, unit)
         report["custom_nodes"] = look.packs
         report["custom_nodes_problems"] += [
             text for text in look.problems if text not in report["custom_nodes_problems"]
