@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make what is made of the roles' argument specs: their READMEs, the list in the shipped inventory, the reference.
+"""Make what is made of the roles' argument specs: their READMEs and the list in the shipped inventory.
 
 tools/docs.py writes them; tools/docs.py --check says which are not current, and fails then.
 """
@@ -245,35 +245,13 @@ def settings(root: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# -- the reference
-
-
-def reference(root: Path) -> str:
-    """Every setting on one page."""
-    blocks = [
-        "# Every setting",
-        "<!-- Made by tools/docs.py from the roles' argument specs: change those, and run it again. -->",
-        "[Settings](settings.md) has those that people change.",
-    ]
-    for role in roles_of(root):
-        main = specs_of(root, role)["main"]
-        if options := main.get("options"):
-            head = ["| setting | type | default | what it is |", "| --- | --- | --- | --- |"]
-            blocks += [f"## {role}", markdown(f"{main['short_description']}."), "\n".join([*head, *rows(options)])]
-    return "\n\n".join(blocks) + "\n"
-
-
 # -- the files
 
 
 def made(root: Path = ROOT) -> dict[str, str]:
     """All files that are made, by their path."""
     files = {f"roles/{role}/README.md": readme(root, role) for role in roles_of(root)}
-    return {
-        **files,
-        "inventories/gpu_hosts/group_vars/gpu_hosts.yml": settings(root),
-        "docs/settings-reference.md": reference(root),
-    }
+    return {**files, "inventories/gpu_hosts/group_vars/gpu_hosts.yml": settings(root)}
 
 
 def stale(root: Path = ROOT) -> list[str]:
