@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.wanmetal.comfyui.plugins.filter.filters import FILTERS
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 
 PLUGINS = house.ROOT / "plugins"
@@ -19,6 +20,8 @@ KINDS = {"module": "modules", "filter": "filter", "lookup": "lookup", "callback"
 
 
 def names(kind: str) -> list[str]:
+    if kind == "filter":
+        return sorted(FILTERS)
     return sorted(path.stem for path in (PLUGINS / KINDS[kind]).glob("*.py") if path.stem != "__init__")
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.filter.apt_fix import FilterModule as AptFix
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.gpu import gpu_info
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import driver
 from ansible_collections.wanmetal.comfyui.tests.unit.gpu_hosts import (
@@ -290,7 +289,7 @@ def test_versions_are_compared_by_number(one: str, other: str | None) -> None:
     ],
 )
 def test_what_apt_means(message: str, found: str) -> None:
-    text = AptFix().filters()["apt_fix"](message)
+    text = driver.apt_fix(message)
     assert found in text.splitlines()[0]
     assert "fix   " in text
     assert message in text

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.wanmetal.comfyui.plugins.filter.host_workflows import host_workflows
+from ansible_collections.wanmetal.comfyui.plugins.filter.filters import host_workflows
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import files_of_set
 from ansible_collections.wanmetal.comfyui.tools import init

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.filter.model_plan import model_plan
+from ansible_collections.wanmetal.comfyui.plugins.filter.filters import FilterModule
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import plan
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import Record
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import parse_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import models
 
+model_plan = FilterModule().filters()["model_plan"]
 GB = 1_000_000_000
 
 
@@ -213,7 +214,8 @@ def on_host(tmp_path: Path, reserve: int = 0, rate: int = 0, **settings: Any) ->
     record = Record(tmp_path)
     found = [plan.look_at(item, tmp_path, record, "models") for item in parse_files(planned["files"])]
     state = {**plan.summary(found, reserve, None), "unwanted": []}
-    return model_plan(planned, state, models_dir=str(tmp_path), rate=rate)
+    seen: dict[str, Any] = model_plan(planned, state, models_dir=str(tmp_path), rate=rate)
+    return seen
 
 
 def test_the_plan_of_a_host_counts_shared_files_once(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.filter.preflight import preflight as checked
+from ansible_collections.wanmetal.comfyui.plugins.filter.filters import FilterModule
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import preflight
 
+checked = FilterModule().filters()["preflight"]
 GB = 10**9
 ROOT = {"mount": "/", "device": 1, "free_bytes": 50 * GB, "free_inodes": 1000, "read_only": False}
 DATA = {"mount": "/data", "device": 2, "free_bytes": 5 * GB, "free_inodes": None, "read_only": False}

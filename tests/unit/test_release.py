@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.filter.release_id import FilterModule
+from ansible_collections.wanmetal.comfyui.plugins.filter.filters import FilterModule
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import release
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.release import release_id
 

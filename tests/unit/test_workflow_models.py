@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from ansible_collections.wanmetal.comfyui.plugins.filter.model_plan import model_plan
+from ansible_collections.wanmetal.comfyui.plugins.filter.filters import FilterModule
 
+model_plan = FilterModule().filters()["model_plan"]
 LOCKS = Path(__file__).resolve().parents[2] / "files/locks"
 CATALOGUE: dict[str, Any] = yaml.safe_load((LOCKS / "models.yml").read_text(encoding="utf-8"))
 TEMPLATES: dict[str, Any] = yaml.safe_load((LOCKS / "templates.yml").read_text(encoding="utf-8"))
@@ -42,7 +43,8 @@ def graph(*nodes: dict[str, Any], **more: Any) -> str:
 
 
 def planned(text: str, **settings: Any) -> dict[str, Any]:
-    return model_plan(CATALOGUE, workflows={"mine.json": text}, **settings)
+    plan: dict[str, Any] = model_plan(CATALOGUE, workflows={"mine.json": text}, **settings)
+    return plan
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
