@@ -6,15 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.wanmetal.comfyui.tests.unit.test_node_pack_gate import CORE, NODE, made
 from ansible_collections.wanmetal.comfyui.tests.unit.test_python_lock import Index
+from ansible_collections.wanmetal.comfyui.tests.web import Request, body, hosting, reply
 
 ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.file.allow=always"]
@@ -171,26 +170,6 @@ def test_another_comfyui(world: World) -> None:
     assert world.pinned() == (f"9.9.10+{between[:8]}", between, old)
 
 
-class Osv(BaseHTTPRequestHandler):
-    """Answers like OSV: it knows something of each version 1.0."""
-
-    asked: ClassVar[list[Any]] = []
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
-        self.asked.extend(asked)
-        results = [{"vulns": [{"id": "PYSEC-2026-1"}]} if one.get("version") == "1.0" else {} for one in asked]
-        body = json.dumps({"results": results}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_unused: object) -> None:
-        """Say nothing."""
-
-
 def test_report(world: World) -> None:
     upstream = yaml.safe_load((world.locks / "upstream.yml").read_text())
     for name in ("comfyui_api", "sageattention"):
@@ -208,13 +187,20 @@ def test_report(world: World) -> None:
     assert "the newest commit is of 2026-08-09" in said
     assert "OSV was not reached, so nothing is known of advisories: " in said
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Osv) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        world.osv = f"http://127.0.0.1:{server.server_port}/"
+    asked: list[Any] = []
+
+    def osv(request: Request) -> None:
+        """Know something of each version 1.0."""
+        queries = json.loads(body(request))["queries"]
+        asked.extend(queries)
+        results = [{"vulns": [{"id": "PYSEC-2026-1"}]} if one.get("version") == "1.0" else {} for one in queries]
+        reply(request, json.dumps({"results": results}).encode())
+
+    with hosting(osv) as url:
+        world.osv = f"{url}/"
         said = world.lock([], "--tags", "report")
-        server.shutdown()
     assert "Advisories of OSV for 5 commits and packages:" in said
     assert "pack-needs 1.0: PYSEC-2026-1" in said
     assert "core 2.0:" not in said
-    assert {"package": {"name": "core", "ecosystem": "PyPI"}, "version": "2.0"} in Osv.asked
-    assert {"commit": world.comfyui} in Osv.asked
+    assert {"package": {"name": "core", "ecosystem": "PyPI"}, "version": "2.0"} in asked
+    assert {"commit": world.comfyui} in asked

@@ -10,8 +10,8 @@ import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import ComfyUIClient, PromptLostError
 from ansible_collections.wanmetal.comfyui.plugins.modules import workflow_run
 from ansible_collections.wanmetal.comfyui.tests.contract import house
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
+from ansible_collections.wanmetal.comfyui.tests.web import reply
 from PIL import Image, PngImagePlugin
 
 

@@ -7,7 +7,6 @@ Node types come from files/locks/schemas, so no model, no GPU and no Python of a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import mimetypes
 import os
@@ -20,7 +19,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,6 +28,7 @@ import requests
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import PREVIEWS
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import Input, NodeType, Schemas
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks, workflows
+from ansible_collections.wanmetal.comfyui.tests.web import Request, body, hosting, reply
 
 from tests.e2e import tiny_worker
 from tests.worker import PROJECT, STATE, Worker
@@ -223,40 +222,21 @@ class Page:
 def served(page: Page) -> Iterator[str]:
     """The address of a page, while it is served."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            found = page.get(path.removeprefix("/api") if path.startswith("/api/") else path)
-            self.send_response(200 if found else 404)
-            kind, data = found or ("text/plain", b"")
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the browser is free to ask for less
-                self.wfile.write(data)
-
-        def do_POST(self) -> None:
-            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(b"{}")
-            if "wanmetal-export" in self.path:
+    def answer(request: Request) -> None:
+        if request.command == "POST":
+            data = body(request)
+            reply(request, b"{}")
+            if "wanmetal-export" in request.path:
                 page.kept = data
                 page.done.set()
+            return
+        path = unquote(urlsplit(request.path).path)
+        found = page.get(path.removeprefix("/api") if path.startswith("/api/") else path)
+        kind, content = found or ("text/plain", b"")
+        reply(request, content, 200 if found else 404, kind)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with hosting(answer) as url:
+        yield url
 
 
 def chromium() -> str:

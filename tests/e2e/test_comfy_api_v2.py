@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Handler, reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, Script, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import until
+from ansible_collections.wanmetal.comfyui.tests.web import Request, reply
 
 PROJECT = Path(__file__).resolve().parents[2]
 IMAGE = PROJECT / "molecule/services/start.png"
@@ -80,7 +80,7 @@ def status(url: str, **headers: str) -> int:
 def taking(fake: Script) -> None:
     """Have it take files as ComfyUI does; what else uses it puts all into the handler's folder."""
 
-    def take(handler: Handler) -> None:
+    def take(handler: Request) -> None:
         fake.uploads["start.png"] = fake.requests[-1][1]
         reply(handler, json.dumps({"name": "start.png", "subfolder": "", "type": "input"}).encode())
 
@@ -115,7 +115,7 @@ def test_a_job_that_ends_while_it_is_looked_for_is_found(tmp_path: Path) -> None
     with scripted(takes_s=600) as (fake, comfyui), served(tmp_path, comfyui) as [url]:
         taking(fake)
 
-        def end(handler: Handler) -> None:
+        def end(handler: Request) -> None:
             """Be asked for the history before it has the job, and for the queue when that has it no more."""
             fake.takes_s = 0
             until(lambda: fake.history)

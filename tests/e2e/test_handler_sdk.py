@@ -7,17 +7,16 @@ import os
 import queue
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import GOOD, until
+from ansible_collections.wanmetal.comfyui.tests.web import Request, body, hosting, reply
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -33,8 +32,8 @@ class RunPod:
     def results(self, id_: str, ended: bool = True) -> list[dict[str, Any]]:
         return [data for told, data in self.told if told == id_ and (data.get("status") != "IN_PROGRESS") is ended]
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    def answer(self, request: Request) -> None:
+        given = body(request)
         path, answer = request.path.partition("?")[0], b""
         if path.startswith("/job-take/"):
             with suppress(queue.Empty):
@@ -43,37 +42,16 @@ class RunPod:
             with suppress(queue.Empty):
                 answer = json.dumps({"jobsToStop": [self.stops.get(timeout=0.2)]}).encode()
         elif path.startswith("/job-done/"):
-            self.told.append((path.rpartition("/")[2], json.loads(body)))
-        request.send_response(200 if answer or request.command == "POST" or path == "/ping" else 204)
-        request.send_header("Content-Type", "application/json")
-        request.send_header("Content-Length", str(len(answer)))
-        request.end_headers()
-        request.wfile.write(answer)
+            self.told.append((path.rpartition("/")[2], json.loads(given)))
+        reply(request, answer, 200 if answer or request.command == "POST" or path == "/ping" else 204)
 
 
 @contextmanager
 def runpod() -> Iterator[tuple[RunPod, str]]:
     played = RunPod()
 
-    class Served(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            played.answer(self)
-
-        do_POST = do_GET  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield played, f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with hosting(played.answer) as url:
+        yield played, url
 
 
 @pytest.fixture(scope="module")

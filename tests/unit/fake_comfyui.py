@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import math
 import struct
-import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from ansible_collections.wanmetal.comfyui.tests.web import Answer, Request, body, hosting, reply
+
 Frame = list[list[tuple[float, float, float]]]
-Handler = BaseHTTPRequestHandler
 
 
 @dataclass
@@ -30,7 +28,7 @@ class Fake:
     status: dict[str, Any] = field(default_factory=lambda: {"status_str": "success", "messages": []})
     reject: dict[str, Any] | None = None
     stays: str = ""  # the queue that jobs stay in for ever
-    special: dict[str, Callable[[Handler], None]] = field(default_factory=dict)
+    special: dict[str, Answer] = field(default_factory=dict)
 
     history: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -190,60 +188,21 @@ def png(*chunks: tuple[bytes, bytes]) -> bytes:
 def serve(fake: Fake) -> Iterator[str]:
     """Serve it on a free port of the loopback address and return its address."""
 
-    class Served(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> None:
+        parts = urlsplit(request.path)
+        data = body(request)
+        given: Any = json.loads(data or b"null") if "json" in request.headers.get("Content-Type", "json") else data
+        fake.requests.append((f"{request.command} {parts.path}", given))
+        for path, special in fake.special.items():
+            if parts.path.startswith(path):
+                special(request)
+                return
+        if request.command == "POST":
+            status, found = fake.post(parts.path, given)
+        else:
+            status, found = fake.get(parts.path, parse_qs(parts.query))
+        content = found if isinstance(found, bytes) else b"" if found is None else json.dumps(found).encode()
+        reply(request, content, status)
 
-        def answer(self, method: str) -> None:
-            parts = urlsplit(self.path)
-            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body: Any = json.loads(data or b"null") if "json" in self.headers.get("Content-Type", "json") else data
-            fake.requests.append((f"{method} {parts.path}", body))
-            for path, special in fake.special.items():
-                if parts.path.startswith(path):
-                    special(self)
-                    return
-            if method == "POST":
-                status, answer = fake.post(parts.path, body)
-            else:
-                status, answer = fake.get(parts.path, parse_qs(parts.query))
-            content = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
-            reply(self, content, status)
-
-        def do_GET(self) -> None:
-            self.answer("GET")
-
-        def do_POST(self) -> None:
-            self.answer("POST")
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = Quiet(("127.0.0.1", 0), Served)
-    server.daemon_threads = True
-    server.block_on_close = False
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-class Quiet(ThreadingHTTPServer):
-    """Prints no traceback for a client that has gone: that parses Python, which 3.11 cannot do in two threads."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
-def reply(handler: Handler, data: bytes, status: int = 200, kind: str = "application/json", claim: int = 0) -> None:
-    """Answer; ``claim`` promises more bytes than are sent."""
-    handler.send_response(status)
-    handler.send_header("Content-Type", kind)
-    handler.send_header("Content-Length", str(len(data) + claim))
-    handler.end_headers()
-    handler.wfile.write(data)
-    handler.close_connection = True
+    with hosting(answer) as url:
+        yield url

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Handler, reply, serve
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, serve
+from ansible_collections.wanmetal.comfyui.tests.web import Request, reply
 
 HOME = Path(__file__).resolve().parents[2] / "molecule/services"
 GRAPH: dict[str, dict[str, Any]] = json.loads((HOME / "still.json").read_text(encoding="utf-8"))
@@ -121,7 +122,7 @@ class Script(Fake):
             return {"status_str": "error", "messages": [["execution_error", self.error]]}
         return {"status_str": "success", "messages": []}
 
-    def take(self, handler: Handler) -> None:
+    def take(self, handler: Request) -> None:
         body = self.requests[-1][1]
         head, _, rest = body.partition(b'name="image"; filename="')
         name, _, data = rest.partition(b'"\r\n\r\n')
@@ -129,7 +130,7 @@ class Script(Fake):
         self.uploads[name.decode()] = data.rpartition(b"\r\n--")[0]
         reply(handler, json.dumps({"name": name.decode(), "subfolder": "handler", "type": "input"}).encode())
 
-    def talk(self, handler: Handler) -> None:
+    def talk(self, handler: Request) -> None:
         if self.no_socket:
             reply(handler, b"no", 500)
             return
@@ -145,7 +146,6 @@ class Script(Fake):
         handler.wfile.flush()
         client = handler.path.partition("clientId=")[2]
         self.sockets[client] = handler.connection
-        handler.close_connection = True
         try:
             while handler.connection.recv(1024):  # until the other side closes
                 pass

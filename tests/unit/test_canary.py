@@ -18,8 +18,9 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.canary_workflows import canary_workflows
 from ansible_collections.wanmetal.comfyui.tests.contract import house
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Frame, reply, serve
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Frame, serve
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
+from ansible_collections.wanmetal.comfyui.tests.web import reply
 
 Spoil = Callable[[list[Frame]], list[Frame]]
 

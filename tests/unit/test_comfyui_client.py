@@ -15,35 +15,34 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
     PromptRejectedError,
     PromptTimeoutError,
 )
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Handler, reply, serve
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, serve
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH as VIDEO
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scripted
+from ansible_collections.wanmetal.comfyui.tests.web import Request, reply
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 1, "height": 1, "batch_size": 1, "color": 0}}
 }
 
 
-def answer(data: bytes, **how: Any) -> Callable[[Handler], None]:
+def answer(data: bytes, **how: Any) -> Callable[[Request], None]:
     return lambda handler: reply(handler, data, **how)
 
 
-def close(handler: Handler) -> None:
-    handler.close_connection = True
+def close(_: Request) -> None:
+    return
 
 
-def hang(handler: Handler) -> None:
+def hang(_: Request) -> None:
     time.sleep(60)
-    close(handler)
 
 
-def trickle(handler: Handler) -> None:
+def trickle(handler: Request) -> None:
     handler.send_response(200)
     handler.end_headers()
     for _ in range(1200):
         handler.wfile.write(b" ")
         time.sleep(0.05)
-    close(handler)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_a_render_leaves_no_trace() -> None:
         (trickle, NoAnswerError, "gave no complete answer in 0.4 s"),
     ],
 )
-def test_bad_answers(special: Callable[[Handler], None], error: type[Exception], message: str) -> None:
+def test_bad_answers(special: Callable[[Request], None], error: type[Exception], message: str) -> None:
     with serve(Fake(special={"/queue": special})) as url:
         started = time.monotonic()
         with pytest.raises(error, match=message):
@@ -232,7 +231,7 @@ def test_a_slow_answer_of_the_history_ends_no_wait() -> None:
         path = f"/history/{prompt_id}"
         found, slow = fake.get(path, {})[1], [1.0, 1.0]
 
-        def late(handler: Handler) -> None:
+        def late(handler: Request) -> None:
             if slow:
                 time.sleep(slow.pop())
             reply(handler, json.dumps(found).encode())

@@ -6,16 +6,13 @@ import base64
 import copy
 import io
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_output import REFUSAL, storage
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import (
@@ -26,6 +23,7 @@ from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import
     serving,
     until,
 )
+from ansible_collections.wanmetal.comfyui.tests.web import Request, body, hosting, reply
 from PIL import Image
 from wanmetal_handler import jobs
 from wanmetal_handler.addresses import Networks
@@ -199,19 +197,12 @@ def hooked(**statuses: int) -> Iterator[tuple[str, list[tuple[str, dict[str, str
     """A server that takes webhooks, by the last parts of their addresses, and what it was told."""
     told: list[tuple[str, dict[str, str], bytes]] = []
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append((self.path, dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(statuses.get(self.path[1:], 200))
-            self.end_headers()
+    def take(request: Request) -> None:
+        told.append((request.path, dict(request.headers), body(request)))
+        reply(request, b"", statuses.get(request.path[1:], 200))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", told
-        server.shutdown()
+    with hosting(take) as url:
+        yield url, told
 
 
 def test_webhooks_that_fail_hold_up_no_others_and_are_told_again(

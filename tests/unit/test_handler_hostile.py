@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import pytest
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_graphs import film, own
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import LOOPBACK, picture
-from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import serving as hosting
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import serving, until
+from ansible_collections.wanmetal.comfyui.tests.web import Request, hosting, reply
 from PIL import Image
 from wanmetal_handler import isolated, media
 from wanmetal_handler.failure import JobError
@@ -186,7 +185,7 @@ def test_a_movie_that_names_a_file_gets_nothing_of_it(tmp_path: Path) -> None:
             assert INSIDE.encode() not in load("video", base64.b64encode(data).decode())[1]
 
 
-def endless(request: BaseHTTPRequestHandler) -> None:
+def endless(request: Request) -> None:
     request.send_response(200)
     chunked = request.path == "/chunked"
     if chunked:
@@ -206,12 +205,8 @@ def test_a_stream_without_an_end_is_left(kind: str, path: str) -> None:
 
 
 def test_a_body_that_unpacks_to_more_stays_packed() -> None:
-    def packed(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(200)
-        request.send_header("Content-Encoding", "gzip")
-        request.send_header("Content-Length", str(len(ZEROS)))
-        request.end_headers()
-        request.wfile.write(ZEROS)
+    def packed(request: Request) -> None:
+        reply(request, ZEROS, headers={"Content-Encoding": "gzip"})
 
     with hosting(packed) as url, pytest.raises(JobError, match="has to be PNG"):
         load("image", url)

@@ -8,13 +8,12 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.tests.web import Answer, Request, hosting, reply
 from PIL import Image
 from wanmetal_handler import addresses, isolated, media
 from wanmetal_handler.addresses import Networks
@@ -23,7 +22,6 @@ from wanmetal_handler.limit import Limit
 from wanmetal_handler.settings import Settings
 
 LOOPBACK = Networks("127.0.0.0/8")
-Serve = Callable[[BaseHTTPRequestHandler], None]
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (8, 4), mode: str = "RGB", **save: Any) -> bytes:
@@ -60,35 +58,12 @@ def many_scans(scans: int, columns: int = 465, rows: int = 1057) -> bytes:
     return head + (segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + packed) * scans + b"\xff\xd9"
 
 
-@contextmanager
-def serving(answer: Serve) -> Iterator[str]:
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def sends(data: bytes, status: int = 200, **how: Any) -> Answer:
+    return lambda request: reply(request, data, status, **how)
 
 
-def sends(data: bytes, status: int = 200, *, claim: int | None = None, **headers: str) -> Serve:
-    def answer(request: BaseHTTPRequestHandler) -> None:
-        request.send_response(status)
-        for name, value in headers.items():
-            request.send_header(name, value)
-        request.send_header("Content-Length", str(len(data) if claim is None else claim))
-        request.end_headers()
-        request.wfile.write(data)
-
-    return answer
+def moved(to: str) -> Answer:
+    return sends(b"", 302, headers={"Location": to})
 
 
 def b64(data: bytes) -> str:
@@ -154,11 +129,11 @@ def test_what_is_no_image_is_refused(text: str, problem: str) -> None:
 def test_an_image_is_fetched() -> None:
     seen = []
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def answer(request: Request) -> None:
         seen.append((request.path, request.headers["Host"]))
         sends(picture())(request)
 
-    with serving(answer) as url:
+    with hosting(answer) as url:
         assert load(f"{url}/a b.png?x=ä&y=%20").size == (8, 4)
     assert seen == [("/a%20b.png?x=%C3%A4&y=%20", url.removeprefix("http://"))]
 
@@ -170,16 +145,19 @@ def test_an_image_is_fetched() -> None:
         (sends(bytes(100_001)), "larger than 0.1 MB"),
         (sends(b"", claim=10**9), "larger than 0.1 MB"),
         (sends(b"x", claim=50), "cannot be fetched: IncompleteRead"),
-        (sends(b"", 302, Location="/again"), "more than 3 redirects"),
-        (sends(b"", 302, Location="file:///etc/passwd"), "only http and https"),
-        (sends(b"", 302, Location="http://169.254.169.254/latest/meta-data"), "not on the public internet"),
-        (sends(b"", 302, Location="http://[::ffff:10.0.0.1]/"), "not on the public internet"),
-        (sends(b"", 302, Location="http://me:pw@example.com/"), "user name or a password"),
-        (sends(b"", 302, Location="http://:::/"), "cannot be fetched"),
+        (moved("/again"), "more than 3 redirects"),
+        (moved("file:///etc/passwd"), "only http and https"),
+        (
+            moved("http://169.254.169.254/latest/meta-data"),
+            "not on the public internet",
+        ),
+        (moved("http://[::ffff:10.0.0.1]/"), "not on the public internet"),
+        (moved("http://me:pw@example.com/"), "user name or a password"),
+        (moved("http://:::/"), "cannot be fetched"),
     ],
 )
-def test_an_image_that_cannot_be_fetched(answer: Serve, problem: str) -> None:
-    with serving(answer) as url, pytest.raises(JobError, match=problem):
+def test_an_image_that_cannot_be_fetched(answer: Answer, problem: str) -> None:
+    with hosting(answer) as url, pytest.raises(JobError, match=problem):
         load(f"{url}/x?token=s3cret")
 
 
@@ -201,7 +179,7 @@ GOOD_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
     ids=["body", "body-without-length", "status", "header", "headers", "continue", "chunk-length", "trailers"],
 )
 def test_slow_hosts_are_left(first: bytes, again: bytes) -> None:
-    def drip(request: BaseHTTPRequestHandler) -> None:
+    def drip(request: Request) -> None:
         request.wfile.write(first)
         with suppress(OSError):
             for _ in range(1200):
@@ -210,7 +188,7 @@ def test_slow_hosts_are_left(first: bytes, again: bytes) -> None:
                 time.sleep(0.05)
 
     started = time.monotonic()
-    with serving(drip) as url, pytest.raises(JobError, match=r"was not fetched and decoded within 0\.3 s"):
+    with hosting(drip) as url, pytest.raises(JobError, match=r"was not fetched and decoded within 0\.3 s"):
         load(url, image_timeout=0.3)
     assert time.monotonic() - started < 20
 
@@ -234,7 +212,7 @@ def test_slow_hosts_are_left_during_the_handshake() -> None:
 
 
 def test_loopback_is_refused_unless_allowed() -> None:
-    with serving(sends(picture())) as url, pytest.raises(JobError, match="not on the public internet"):
+    with hosting(sends(picture())) as url, pytest.raises(JobError, match="not on the public internet"):
         load(url, image_allow=Networks())
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import workflows
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import GRAPH, WORKFLOW, Script, mp4, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_graphs import film
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import LOOPBACK, picture, sends
-from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import serving as hosting
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import done, image, serving
+from ansible_collections.wanmetal.comfyui.tests.web import Request, hosting
 from PIL import Image
 from wanmetal_handler.failure import JobError
 
@@ -83,7 +82,7 @@ def example_com() -> Iterator[str]:
         "voice.flac": sound("flac", "flac"),
     }
 
-    def answer(request: BaseHTTPRequestHandler) -> None:
+    def answer(request: Request) -> None:
         sends(files[request.path.rpartition("/")[2]])(request)
 
     with hosting(answer) as url:

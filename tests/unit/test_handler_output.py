@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import base64
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.tests.web import Request, body, hosting, reply
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.limit import Limit
 from wanmetal_handler.output import deliver as deliver_within
@@ -39,40 +38,21 @@ def storage(*refusals: tuple[int, bytes]) -> Iterator[tuple[Settings, dict[str, 
     """An S3 service that refuses the first requests."""
     told: dict[str, Any] = {"requests": [], "parts": {}, "refusals": list(refusals)}
 
-    class Service(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> None:
+        data = body(request)
+        told["requests"].append((request.command, request.path.partition("&X-Amz")[0]))
+        told["auth"], told["type"] = request.headers["Authorization"], request.headers.get("Content-Type")
+        status, said = told["refusals"].pop(0) if told["refusals"] else (200, b"")
+        if status == 200 and request.path.endswith("?uploads"):
+            said = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
+        elif status == 200 and request.command == "POST":
+            said = b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
+        elif status == 200:
+            told["parts"][request.path] = data
+        reply(request, said, status, "application/xml", headers={"ETag": '"x"'})
 
-        def answer(self) -> None:
-            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            told["requests"].append((self.command, self.path.partition("&X-Amz")[0]))
-            told["auth"], told["type"] = self.headers["Authorization"], self.headers.get("Content-Type")
-            status, body = told["refusals"].pop(0) if told["refusals"] else (200, b"")
-            if status == 200 and self.path.endswith("?uploads"):
-                body = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>"
-            elif status == 200 and self.command == "POST":
-                body = b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
-            elif status == 200:
-                told["parts"][self.path] = data
-            self.send_response(status)
-            self.send_header("ETag", '"x"')
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_PUT = do_POST = do_DELETE = answer  # noqa: N815
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}"
+    with hosting(answer) as url:
         yield Settings(bucket_endpoint_url=url, **BUCKET), told
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_a_video_goes_to_the_bucket_and_a_signed_link_comes_back() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import schemathesis
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_api import started
+from ansible_collections.wanmetal.comfyui.tests.web import reply
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release import client as modules_client
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import reply
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, Script, mp4, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_images import many_scans
+from ansible_collections.wanmetal.comfyui.tests.web import reply
 from PIL import Image
 from wanmetal_handler import __main__ as program
 from wanmetal_handler import comfyui_client, comfyuis, isolated, media, render

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Handler
 from ansible_collections.wanmetal.comfyui.tests.unit.scripted_comfyui import WORKFLOW, Script, scripted
 from ansible_collections.wanmetal.comfyui.tests.unit.test_handler_service import done, serving, until
+from ansible_collections.wanmetal.comfyui.tests.web import Request
 from wanmetal_handler import warmup
 from wanmetal_handler.jobs import Jobs
 from wanmetal_handler.warmup import Warmup
@@ -126,7 +126,7 @@ def test_one_that_ends_in_its_warm_up_is_left_alone_once(
     port = Restarted(monkeypatch)
     fake: Script
 
-    def die(handler: Handler) -> None:
+    def die(handler: Request) -> None:
         port.down = True
         handler.connection.shutdown(2)
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import grp
-import http.server
 import os
 import pwd
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import state as host_state
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import connections
+from ansible_collections.wanmetal.comfyui.tests.web import Request, hosting, reply
 
 TCP = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -171,34 +171,20 @@ def test_containers(tmp_path: Path) -> None:
     assert host_state.in_container(tree(tmp_path, {"systemd/container": "docker"}), tmp_path / "none")
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """A server that knows some paths."""
-
-    def do_HEAD(self) -> None:
-        self.answer({"/there": 200, "/gone": 405, "/get": 405, "/empty": 405}.get(self.path, 404))
-
-    def do_GET(self) -> None:
-        if self.path == "/gone":
-            return
-        self.answer({"/get": 206, "/empty": 416}.get(self.path, 404))
-
-    def answer(self, status: int) -> None:
-        if self.path == "/slow":
-            time.sleep(5)
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
+    """A server that knows some paths."""
+    known = {"HEAD /there": 200, "HEAD /gone": 405, "HEAD /get": 405, "HEAD /empty": 405, "GET /get": 206}
+    known["GET /empty"] = 416
+
+    def answer(request: Request) -> None:
+        if request.path == "/slow":
+            time.sleep(5)
+        if f"{request.command} {request.path}" != "GET /gone":
+            reply(request, b"", known.get(f"{request.command} {request.path}", 404))
+
+    with hosting(answer) as url:
+        yield url.removeprefix("http://")
 
 
 @pytest.mark.parametrize(

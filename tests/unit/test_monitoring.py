@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 import wanmetal_metrics as metrics
 import yaml
 from ansible_collections.wanmetal.comfyui.tests.contract import house
+from ansible_collections.wanmetal.comfyui.tests.web import Request, hosting, reply
 
 FILES = house.ROOT / "roles/monitoring/files"
 RULES = yaml.safe_load((FILES / "rules.yml").read_text(encoding="utf-8"))
@@ -45,33 +45,23 @@ HISTORY = {
 COUNTS = {"completed": 4, "failed": 1, "inProgress": 1, "inQueue": 2}
 
 
-class Answers(BaseHTTPRequestHandler):
-    """ComfyUI, the handler and the queue in one; what is no mapping is sent as it is."""
-
-    given: Mapping[str, Any]
-
-    def do_GET(self) -> None:
-        found = self.given.get(self.path.partition("?")[0])
-        self.send_response(404 if found is None else 200)
-        self.end_headers()
-        self.wfile.write(found if isinstance(found, bytes) else json.dumps(found).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def served() -> Iterator[tuple[str, dict[str, Any]]]:
+    """ComfyUI, the handler and the queue in one; what is no mapping is sent as it is."""
     given: dict[str, Any] = {
         "/queue": QUEUE,
         "/history": HISTORY,
         "/health": {"jobs": COUNTS | {"timedOut": 0}},
         "/counts": {"jobs": COUNTS, "oldestWaiting": 12.5, "hosts": 2},
     }
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Given", (Answers,), {"given": given})) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", given
-        server.shutdown()
+
+    def answer(request: Request) -> None:
+        found = given.get(request.path.partition("?")[0])
+        data = found if isinstance(found, bytes) else json.dumps(found).encode()
+        reply(request, data, 404 if found is None else 200)
+
+    with hosting(answer) as url:
+        yield url, given
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 import requests
 from ansible_collections.wanmetal.comfyui.tests.queue.fleet import ROOT, Fleet, environment, fleet, until
+from ansible_collections.wanmetal.comfyui.tests.web import Request, body, hosting, reply
 from wanmetal_queue.waiters import Need, Waiters, Worker
 
 
@@ -428,29 +428,22 @@ def test_old_results_go_and_young_ones_stay(queue: Fleet) -> None:
 def test_webhook(queue: Fleet) -> None:
     came: list[tuple[str, bytes]] = []
 
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            came.append((self.headers["X-Wanmetal-Signature"], self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200 if len(came) > 1 else 503)
-            self.end_headers()
+    def receive(request: Request) -> None:
+        came.append((request.headers["X-Wanmetal-Signature"], body(request)))
+        reply(request, b"", 200 if len(came) > 1 else 503)
 
-        def log_message(self, *_unused: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        queue.run("told", {}, webhook=f"http://127.0.0.1:{server.server_port}/x")
+    with hosting(receive) as url:
+        queue.run("told", {}, webhook=f"{url}/x")
         queue.take()
         queue.done("pod", "told", {"output": 1})
         until(lambda: queue.database.sql("SELECT webhook_due > tick + 5 AND webhook_tries = 1 FROM jobs, state") == "t")
         queue.database.sql("UPDATE jobs SET webhook_due = 0")  # its next try
         until(lambda: len(came) == 2)
-        server.shutdown()
-    signature, body = came[1]
+    signature, told = came[1]
     at, _, value = signature.removeprefix("t=").partition(",v1=")
     key = hashlib.sha256(queue.client.encode()).hexdigest().encode()
-    assert hmac.new(key, f"{at}.".encode() + body, "sha256").hexdigest() == value
-    assert json.loads(body) == queue.call("status/told")
+    assert hmac.new(key, f"{at}.".encode() + told, "sha256").hexdigest() == value
+    assert json.loads(told) == queue.call("status/told")
     until(lambda: queue.database.sql("SELECT webhook_due IS NULL FROM jobs WHERE id = 'told'") == "t")
 
 

@@ -9,9 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -24,6 +22,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch im
     SwitchError,
     switch_lock,
 )
+from ansible_collections.wanmetal.comfyui.tests.web import Request, hosting, reply
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -400,22 +399,13 @@ def test_more_of_a_service_that_is_rolled_back_are_stopped(host: FakeHost) -> No
 
 
 @pytest.fixture
-def answering() -> Any:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            good = self.path == "/open" or self.headers.get("Authorization") == "token abc"
-            self.send_response(200 if good else 403)
-            self.end_headers()
-            self.wfile.write(b"Forbidden" if not good else b"{}")
+def answering() -> Iterator[str]:
+    def answer(request: Request) -> None:
+        good = request.path == "/open" or request.headers.get("Authorization") == "token abc"
+        reply(request, b"{}" if good else b"Forbidden", 200 if good else 403)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with hosting(answer) as url:
+        yield url
 
 
 def test_questions(answering: str, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.report im
     worker_report,
 )
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.report import report_lines
-from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, Handler, reply, serve
+from ansible_collections.wanmetal.comfyui.tests.unit.fake_comfyui import Fake, serve
+from ansible_collections.wanmetal.comfyui.tests.web import Request, reply
 
 SHOWN = """\
 MainPID=101
@@ -226,7 +227,7 @@ def host(folder: Path) -> tuple[Path, Path]:
 
 @pytest.mark.usefixtures("systemctl")
 def test_a_host_is_read(tmp_path: Path) -> None:
-    def stats(handler: Handler) -> None:
+    def stats(handler: Request) -> None:
         reply(handler, json.dumps(STATS).encode(), 200)
 
     root, proc = host(tmp_path)
@@ -278,7 +279,7 @@ def test_the_last_job_of_a_worker(status: Any, ended: tuple[str, str]) -> None:
 
 @pytest.mark.usefixtures("systemctl")
 def test_packs_are_read_of_each_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stats(handler: Handler) -> None:
+    def stats(handler: Request) -> None:
         reply(handler, json.dumps(STATS).encode(), 200)
 
     seen: list[str] = []
@@ -354,7 +355,7 @@ def test_workflows_of_a_later_release_are_no_problem_after_a_rollback(tmp_path: 
 
 @pytest.mark.usefixtures("systemctl")
 def test_services_are_asked(tmp_path: Path) -> None:
-    def unready(handler: Handler) -> None:
+    def unready(handler: Request) -> None:
         reply(handler, b"{}", 503)
 
     root, proc = host(tmp_path)
