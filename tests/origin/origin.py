@@ -70,7 +70,7 @@ class Fault:
     """Something that goes wrong, at most ``times`` times."""
 
     kind: str
-    """status, drop, stall, slow, corrupt, html, reset, no_ranges, longer, shorter, lie_size, lie_hash, silent"""
+    """status, drop, stall, slow, corrupt, html, reset, no_ranges, elsewhere, packed, longer, shorter, lie_size, ..."""
     where: str = "cdn"
     """hub (answers before the redirect), cdn, or api"""
     times: int = 1
@@ -479,11 +479,14 @@ class _Handler(BaseHTTPRequestHandler):
         size = blob.size + {"longer": 11, "shorter": -11}.get(kind, 0)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.seen.range)
         first, last = 0, size - 1
-        if match and kind != "no_ranges":
+        etag = f'"{blob.sha256[:16]}"'
+        if match and kind != "no_ranges" and self.headers.get("If-Range", etag) == etag:
             first, last = int(match[1]), min(int(match[2] or last), last)
             if first >= size:
                 self._text(416, "", extra={"Content-Range": f"bytes */{size}"})
                 return
+            if kind == "elsewhere":
+                first, last = 0, last - first
             self.seen.status = 206
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
@@ -492,6 +495,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", etag)
+        if kind == "packed":
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(last - first + 1))
         self.end_headers()
         self.wfile.flush()

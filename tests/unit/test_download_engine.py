@@ -88,6 +88,7 @@ def test_what_nothing_proves_gets_no_name(house: House) -> None:
         ([Fault("lie_size", "hub", 9)], "wrong_size", "states 307207 bytes, and 127.0.0.2"),
         ([Fault("lie_hash", "hub", 9)], "wrong_hash", "nothing was fetched"),
         ([Fault("longer", "cdn", 99)], "wrong_size", "bytes"),
+        ([Fault("packed", "cdn", 99)], "content", "sends the file packed (gzip)"),
         ([Fault("corrupt", "cdn", 99, at=0.3)], "wrong_hash", "expected is"),
     ],
 )
@@ -344,6 +345,41 @@ def test_a_token_goes_to_the_host_itself_in_one_plain_stream(house: House) -> No
     assert outcome.failed == []
     assert house.right(blob)
     assert {seen.agent.partition("/")[0] for seen in house.origin.seen} == {"wanmetal"}
+
+
+@pytest.mark.parametrize("token", ["", TOKEN], ids=["aria2c", "one plain stream"])
+@pytest.mark.parametrize("change", ["bytes", "ranges"])
+def test_bytes_that_do_not_belong_together_are_not_put_together(house: House, token: str, change: str) -> None:
+    blob = house.blob("a.bin", 2 * MB, token=token)
+    wanted = house.want(blob, sha256=None, bytes=None, urls=(house.origin.plain_url(blob.name),))
+    settings: dict[str, Any] = {
+        "allow_unverified": True,
+        "tries": 2,
+        "connections": 1,
+        "tokens": Tokens({house.origin.hub: token}),
+    }
+    house.origin.fail(Fault("drop", "hub", 2, at=0.6), Fault("status", "hub", 99, 503))
+    assert house.run([wanted], **settings).failed
+    assert house.leftovers(), "some of it is kept"
+    house.origin.faults.clear()
+    if change == "bytes":
+        blob = house.origin.add(Blob(blob.name, data=bytes(2 * MB)), token)
+        assert house.run([wanted], **settings).failed == []
+        assert house.right(blob)
+    else:
+        house.origin.fail(Fault("elsewhere", "hub", 2))
+        assert house.run([wanted], **settings).failed == []
+        assert house.right(blob)
+
+
+def test_a_host_that_begins_anew_each_time_is_given_up(house: House) -> None:
+    blob = house.blob("a.safetensors", 2 * MB, token=TOKEN)
+    for _ in range(40):  # asked, broken off, asked, elsewhere
+        house.origin.fail(Fault("silent", "hub"), Fault("drop", "hub", at=0.6), Fault("silent", "hub"))
+        house.origin.fail(Fault("elsewhere", "hub"))
+    wanted = house.want(blob, urls=(house.origin.plain_url(blob.name),))
+    outcome = house.run([wanted], tries=3, tokens=Tokens({house.origin.hub: TOKEN}))
+    assert "another part of the file" in outcome.failed[0]["problem"]
 
 
 def test_a_wrong_token_is_not_repeated(house: House) -> None:

@@ -113,7 +113,17 @@ class Aria2:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def add(self, urls: Sequence[str], path: Path, *, connections: int, split: int, piece: int, in_order: bool) -> str:
+    def add(
+        self,
+        urls: Sequence[str],
+        path: Path,
+        *,
+        connections: int,
+        split: int,
+        piece: int,
+        in_order: bool,
+        version: str = "",
+    ) -> str:
         """Begin a download; return its id.
 
         In order means that the complete front grows, so that hashing can follow. Each connection is kept and asks for
@@ -129,6 +139,8 @@ class Aria2:
             "min-split-size": str(piece if in_order else split),
             "stream-piece-selector": "inorder" if in_order else "default",
             "enable-http-pipelining": "true" if in_order else "false",
+            # A host whose file has changed meanwhile sends all of it, which ends this download.
+            "header": [f"If-Range: {version}"] if version else [],
         }
         return str(self._call("addUri", list(urls), options))
 

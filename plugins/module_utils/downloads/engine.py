@@ -63,7 +63,7 @@ class Download:
     size: int | None = None
     done: int = 0
     before: int = 0
-    """Bytes when the attempt began."""
+    """The most bytes that there were before: beginning anew is no progress."""
     attempt: int = 0
     until: float = 0.0
     peers_failed: bool = False
@@ -289,7 +289,9 @@ class Engine:
             return
         path = self._path(item)
         item.size = item.asked.size
-        item.part = path.with_name(f".{path.name}.{plan.tag(item.asked.expected, item.size)}{plan.PART}")
+        item.part = path.with_name(
+            f".{path.name}.{plan.tag(item.asked.expected, item.size, item.asked.version)}{plan.PART}"
+        )
         item.step = "ready"
 
     def _claim(self, item: Download) -> None:
@@ -356,7 +358,8 @@ class Engine:
         whole = self._prepare(item)
         self._room(item)
         item.step = "moving"
-        item.done = item.before = plan.allocated(item.part)
+        item.done = plan.allocated(item.part)
+        item.before = max(item.before, item.done)
         item.mark = (time.monotonic(), item.done, 0)
         item.reread = False
         self._follow(item)
@@ -371,6 +374,7 @@ class Engine:
                 ),
                 limit=self._settings.limit // self._settings.parallel,
                 timeout_s=self._settings.timeout_s,
+                version=item.asked.version,
             )
             item.stream.start()
         else:
@@ -383,6 +387,7 @@ class Engine:
                 split=self._settings.split_from,
                 piece=piece_size(size),
                 in_order=first.ranges and size >= self._settings.follow_from and item.attempt == 0,
+                version=item.asked.version,
             )
 
     def _prepare(self, item: Download) -> bool:
@@ -471,7 +476,7 @@ class Engine:
         item.mark = (now, item.done, max(best, grown))
         if grown <= best // 50:
             # Nothing moves, or one slow connection holds the rest up: new connections share what is left.
-            raise Problem("network", f"{host} sent only {human(grown)} in {now - since:.0f} s")
+            raise Problem("network", f"{host} sent only {human(max(0, grown))} in {now - since:.0f} s")
 
     def _dismiss(self, item: Download) -> None:
         gid, item.gid = item.gid, ""
@@ -616,7 +621,7 @@ class Engine:
         lasts = bool(item.answer and item.answer.sources[0].ranges) and problem.kind not in _NO_PROGRESS
         progressed = lasts and item.moved > item.before
         self._abandon(item)
-        item.before = item.done
+        item.before = max(item.before, item.done)
         if not (problem.kind == "disk_full" and item.rejected):
             item.problem = problem
         if problem.kind in _SPOILT and item.part.name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,8 +87,10 @@ def parts(path: Path) -> Iterator[Path]:
         return
 
 
-def tag(sha256: str | None, size: int | None) -> str:
+def tag(sha256: str | None, size: int | None, version: str = "") -> str:
     """Return the part of a temporary name that ties it to these very bytes."""
+    if version and not sha256:
+        sha256 = hashlib.sha256(f"{size} {version}".encode()).hexdigest()
     return (sha256 or f"s{size or 0:07x}")[:_TAG]
 
 

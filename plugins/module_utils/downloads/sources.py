@@ -41,6 +41,7 @@ _LONGEST_ANSWER = 16 * 1024 * 1024
 _HEARD, _HEARD_S = 4096, 5
 """Of an error's text, so many bytes are read, and none that come later."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PACKED = {"br", "compress", "deflate", "gzip", "x-gzip", "zstd"}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _PEERS = 8
 _PEER_TIMEOUT_S = 5
@@ -56,6 +57,8 @@ class Source:
     ranges: bool = True
     token: str = ""
     """Set when the host that the token belongs to sends the bytes itself."""
+    version: str = ""
+    """A strong ETag: the file has another one when its bytes have changed."""
 
     @property
     def host(self) -> str:
@@ -133,11 +136,14 @@ def send(
     last: int | None = 0,
     timeout_s: float = 30,
     form: bytes | None = None,
+    version: str = "",
 ) -> Iterator[tuple[int, Mapping[str, str], IO[bytes]]]:
     """Send one GET, or a form with POST, without following a redirect; yield status, headers and body."""
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     if first is not None:
         headers["Range"] = f"bytes={first}-{'' if last is None else last}"
+    if version:
+        headers["If-Range"] = version
     asked = urllib.request.Request(url, form, headers)  # noqa: S310  the schemes are checked by files.py
     if token:
         # An unredirected header: urllib would not take it along either.
@@ -181,6 +187,9 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
                 )
             path = urllib.parse.urlsplit(asked).path
             _no_page(headers, name or path, host_of(here), path)
+            packed = (headers.get("Content-Encoding") or "").strip().lower()
+            if packed in _PACKED:
+                raise Problem("content", f"{host_of(here)} sends the file packed ({packed}), and not as it is")
             sent = total_size(status, headers)
             if None not in (size, sent) and size != sent:
                 raise Problem(
@@ -188,7 +197,9 @@ def resolve(url: str, tokens: Tokens, *, timeout_s: float = 30, name: str = "") 
                     f"{host_of(asked)} states {size} bytes, and {host_of(here)} offers {sent}",
                     another_try=True,
                 )
-            return Source(here, sent if sent is not None else size, sha256, status == 206, token)
+            etag = (headers.get("ETag") or "").strip()
+            version = etag if re.fullmatch(r'"[!#-~]+"', etag) else ""
+            return Source(here, sent if sent is not None else size, sha256, status == 206, token, version)
     raise Problem("server", f"{host_of(asked)} redirects more than {_HOPS} times")
 
 
@@ -313,6 +324,11 @@ class Answer:
     """``catalogue``, ``host`` or ``size``: what will verify it."""
     from_peers: bool = False
 
+    @property
+    def version(self) -> str:
+        """What tells the bytes from others of the same size, where no hash does."""
+        return self.sources[0].version if self.by == "size" else ""
+
 
 def hosts(wanted: Wanted, settings: Settings) -> set[str]:
     """Return the hosts that are asked first."""
@@ -396,6 +412,8 @@ def agreeing(wanted: Wanted, source: Source, host: str) -> Source:
         )
     if source.size is None:
         raise Problem("wrong_size", f"{host} does not state the size", another_try=True)
+    if source.size == 0:
+        raise Problem("content", f"{host} offers an empty file")
     return source
 
 

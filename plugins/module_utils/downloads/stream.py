@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ class Stream(threading.Thread):
         *,
         limit: int,
         timeout_s: float,
+        version: str = "",
     ) -> None:
         super().__init__(daemon=True)
         self._source = source
@@ -36,6 +38,7 @@ class Stream(threading.Thread):
         self._report = done
         self._limit = limit
         self._timeout_s = timeout_s
+        self._version = version
         self._stopped = False
         self.moved = path.stat().st_size if path.exists() else 0
 
@@ -70,9 +73,10 @@ class Stream(threading.Thread):
                 body.seek(self.moved)
                 self._write(body)
             return
-        with send(self._source.url, self._source.token, self.moved, None, self._timeout_s) as (
+        source = self._source
+        with send(source.url, source.token, self.moved, None, self._timeout_s, version=self._version) as (
             status,
-            _headers,
+            headers,
             body,
         ):
             if status not in {200, 206}:
@@ -81,6 +85,9 @@ class Stream(threading.Thread):
             if status == 200 and self.moved:
                 self._path.unlink(missing_ok=True)
                 self.moved = 0
+            part = re.match(r"bytes ([0-9]+)-", headers.get("Content-Range") or "", re.IGNORECASE)
+            if status == 206 and part and int(part[1]) != self.moved:
+                raise Problem("restart", f"{source.host} sends another part of the file than it was asked for")
             self._write(body)
 
     def _write(self, body: IO[bytes]) -> None:
