@@ -249,6 +249,62 @@ def test_of_nested_subgraphs_the_outermost_value_counts() -> None:
     assert (inputs["width"], inputs["height"], inputs["color"]) == (320, 24, 2)
 
 
+INSIDE = [["11", "width"], ["11", "color"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "listed", "expected"),
+    [
+        ([320, 5], INSIDE, (320, 5)),
+        ([320], INSIDE, (320, 2)),
+        ([None, 5], INSIDE, (8, 5)),
+        (None, INSIDE, (8, 2)),
+        ([320, 5], json.dumps(INSIDE), (320, 5)),
+        ([1, 5], [["12", "width"], ["11", "color"]], (8, 5)),
+        ([1, 5], [["11", "$$canvas-image-preview"], ["11", "color"]], (8, 5)),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_node_of_a_subgraph_gives_values_to_widgets_inside_that_it_shows_without_an_input(
+    values: list[Any] | None, listed: Any, expected: tuple[int, int], nested: bool
+) -> None:
+    inner = node(1, A, [], widgets_values=values, properties={"proxyWidgets": listed})
+    parts, file_node = [definition(A, "EmptyImage", [8, 9, 1, 2])], inner
+    if nested:  # the outer one gives the width again, and leaves the color to the inner one
+        parts.append({**definition(B, A, []), "nodes": [{**inner, "id": 11}]})
+        more = {"proxyWidgets": [["11", "width", "11"]]}
+        file_node = node(1, B, [], widgets_values=[640], properties=more)
+        expected = (
+            640 if ["11", "width"] in (json.loads(listed) if isinstance(listed, str) else listed) else 8,
+            expected[1],
+        )
+    file = saved(file_node, SAVE, links=[[1, 1, 0, 9, 0, "IMAGE"]], definitions={"subgraphs": parts})
+    inputs = to_api(file, SCHEMAS)["1:11:11" if nested else "1:11"]["inputs"]
+    assert (inputs["width"], inputs["color"]) == expected
+
+
+def test_each_node_of_a_subgraph_gives_its_own_values_the_first_of_a_name_first() -> None:
+    part = definition(A, "EmptyImage", [8, 9, 1, 2])
+    part["nodes"].append(node(12, "EmptyImage", [], widgets_values=[8, 9, 1, 2]))
+    inner = node(11, A, [], properties={"proxyWidgets": [["11", "width"], ["12", "width"]]}, widgets_values=[3, 4])
+    outer = {**definition(B, A, []), "nodes": [inner]}
+    rows: list[tuple[list[int], list[list[str]]]] = [
+        ([5, 6], [["11", "width", "11"], ["11", "width", "12"]]),
+        ([7], [["11", "width"]]),
+    ]
+    instances = [
+        node(number, B, [], widgets_values=values, properties={"proxyWidgets": listed})
+        for number, (values, listed) in enumerate(rows, 1)
+    ]
+    api = to_api(saved(*instances, links=[], definitions={"subgraphs": [part, outer]}), SCHEMAS)
+    assert {id_: one["inputs"]["width"] for id_, one in api.items()} == {
+        "1:11:11": 5,
+        "1:11:12": 6,
+        "2:11:11": 7,
+        "2:11:12": 4,
+    }
+
+
 def test_a_subgraph_around_a_type_that_is_not_known_is_read() -> None:
     file = saved(
         node(1, A, [], widgets_values=[5]),
@@ -307,9 +363,12 @@ def test_a_set_passes_on_what_it_is_given(mode: int) -> None:
     assert inputs == {"image2": ["1", 0]} | ({} if mode else {"image1": ["1", 0]})
 
 
-def test_a_get_without_its_set_leaves_an_input_without_a_link() -> None:
-    getter = node(2, "GetNode", [], widgets_values=["gone"])
-    api = to_api(saved(GROUND, getter, SAVE, links=[[1, 2, 0, 9, 0, "IMAGE"]]), SCHEMAS)
+@pytest.mark.parametrize("name", ["gone", "", None])
+def test_a_get_without_its_set_leaves_an_input_without_a_link(name: str | None) -> None:
+    setter = node(3, "SetNode", [("IMAGE", "IMAGE", 2)], widgets_values=[name or ""])
+    getter = node(2, "GetNode", [], widgets_values=[name])
+    links = [[1, 2, 0, 9, 0, "IMAGE"], *([] if name else [[2, 1, 0, 3, 0, "IMAGE"]])]
+    api = to_api(saved(GROUND, *([] if name else [setter]), getter, SAVE, links=links), SCHEMAS)
     assert api["9"]["inputs"] == {"filename_prefix": "out"}
 
 
@@ -321,6 +380,30 @@ def test_a_bypass_gives_the_type_that_the_last_input_wants(through: str) -> None
     links: list[list[Any]] = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 3, 0, "*"], [4, 3 if through else 2, 0, 4, 0, "*"]]
     api = to_api(saved(GROUND, to_mask, *([reroute] if through else []), inverted, links=links), SCHEMAS)
     assert api["4"]["inputs"] == {}
+
+
+@pytest.mark.parametrize(("giver", "end"), [("EmptyImage", "SaveImage"), ("SolidMask", "MaskToImage")])
+def test_a_bypass_whose_output_has_the_type_of_its_input_passes_it_on(giver: str, end: str) -> None:
+    ends = {"SaveImage": ("images", "IMAGE"), "MaskToImage": ("mask", "MASK")}
+    resized = node(2, "ResizeImageMaskNode", [("input", "IMAGE,MASK", 2)], widgets_values=["match size"], mode=4)
+    last = node(9, end, [(*ends[end], 1)], widgets_values=["out"])
+    links = [[2, 1, 0, 2, 0, "*"], [1, 2, 0, 9, 0, "*"]]
+    api = to_api(saved(node(1, giver, []), resized, last, links=links), SCHEMAS)
+    assert api["9"]["inputs"][ends[end][0]] == ["1", 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"3": "center", "0": "area", "1": 5, "2": 6}, ("area", 5, 6, "center")),
+        ({"width": 5, "crop": "center"}, ("nearest-exact", 5, 512, "center")),
+        ([None, 5, 6, None], ("nearest-exact", 5, 6, "disabled")),
+        (["area", 5], ("area", 5, 512, "disabled")),
+    ],
+)
+def test_values_in_other_forms_are_those_of_the_widgets(values: Any, expected: tuple[Any, ...]) -> None:
+    scaled = node(1, "ImageScale", [], widgets_values=values)
+    assert tuple(to_api(saved(scaled, links=[]), SCHEMAS)["1"]["inputs"].values()) == expected
 
 
 POWER_LORA = "Power Lora Loader (rgthree)"
@@ -524,6 +607,9 @@ def browser_cases() -> dict[str, Any]:
         ),
         "no values": subgraph(None, {"proxyWidgets": []}),
     }
+    found["widgets inside without inputs"] = subgraph(
+        [3, 192, 320], {"proxyWidgets": [["11", "batch_size"], ["-1", "height-"], ["-1", "width-"]]}
+    )
     rows = [{"on": True, "lora": "a.safetensors", "strength": 0.8, "strengthTwo": None}, {"on": False, "lora": "b"}]
     for name, values in {
         "Power Lora Loader": (POWER_LORA, [{}, {"type": "PowerLoraLoaderHeaderWidget"}, *rows, {}, ""]),

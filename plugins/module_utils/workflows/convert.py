@@ -10,9 +10,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import (
+    MATCHTYPE,
     PLAIN,
     Input,
     NodeType,
@@ -107,7 +109,13 @@ class Scope:
     parent: Scope | None = None
     instance: Node = field(default_factory=dict)
     definition: Mapping[str, Any] = field(default_factory=dict)
+    given: dict[tuple[str, str, str], Any] = field(default_factory=dict)
+    """Values of widgets inside that the node of the subgraph shows as its own: by node, name, and the node in there."""
     inner: dict[str, Scope] = field(default_factory=dict)
+
+    def values_of(self, id_: str) -> dict[str, Any]:
+        """What is given from outside to the widgets of a node."""
+        return {name: value for (other, name, _unused), value in self.given.items() if other == id_}
 
 
 @dataclass(frozen=True)
@@ -196,9 +204,36 @@ def _scope(graph: Mapping[str, Any], definitions: Mapping[str, Any], **place: An
                 above = above.parent
             prefix = f"{scope.prefix}{id_}:"
             scope.inner[id_] = _scope(
-                definition, definitions, prefix=prefix, parent=scope, instance=node, definition=definition
+                definition,
+                definitions,
+                prefix=prefix,
+                parent=scope,
+                instance=node,
+                definition=definition,
+                given=_given(node, {key[1:]: value for key, value in scope.given.items() if key[0] == id_}),
             )
     return scope
+
+
+def _shown_inside(node: Node) -> Iterator[tuple[Any, str, str, Any]]:
+    """The widgets inside that the node of a subgraph shows as its own: node, name, a node in there, and the value."""
+    listed = (node.get("properties") or {}).get("proxyWidgets") or []
+    listed = json.loads(listed) if isinstance(listed, str) else listed
+    saved = node.get("widgets_values")
+    values = saved if isinstance(saved, list) else []
+    for (id_, name, *more), value in zip_longest(listed, values[: len(listed)]):
+        yield id_, name, more[0] if more else "", value
+
+
+def _given(node: Node, outer: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str, str], Any]:
+    """What the node of a subgraph gives to widgets inside; ``outer`` are the values that it has got from outside."""
+    left = dict(outer)
+    found: dict[tuple[str, str, str], Any] = {}
+    for id_, name, deeper, value in _shown_inside(node):
+        value = left.pop((name, id_), left.pop((name, ""), value))  # without a node the first of that name is meant
+        if isinstance(id_, str) and value is not None:
+            found[id_, name, deeper] = value
+    return found
 
 
 def _active(scope: Scope) -> Iterator[tuple[Scope, Node]]:
@@ -309,7 +344,7 @@ class _Graph:
     def _get(self, scope: Scope, node: Node, slot: int, kind: str, seen: frozenset[str]) -> Source | None:
         name = _first_value(node)
         at: Scope | None = scope
-        while at is not None:
+        while at is not None and name:
             for other in at.nodes.values():
                 if other["type"] == "SetNode" and _first_value(other) == name:
                     return self.input(at, other, slot, kind, seen)
@@ -344,6 +379,7 @@ class _Graph:
         if here not in self._values:
             inner = scope.inner.get(str(node["id"]))
             found = self._promoted(inner) if inner else dict(_widgets(node, self._schemas, self._strict))
+            found |= {name: value for name, value in scope.values_of(str(node["id"])).items() if name in found}
             self._values[here] = found
             for slot in node.get("inputs") or []:
                 name = (slot.get("widget") or {}).get("name")
@@ -373,9 +409,7 @@ class _Graph:
         saved = saved if isinstance(saved, list) else []
         found |= dict(zip(list(found), saved, strict=False))
         # Where a browser of 2025 has saved, the values are in the order of this list.
-        listed = (scope.instance.get("properties") or {}).get("proxyWidgets") or []
-        listed = json.loads(listed) if isinstance(listed, str) else listed
-        for (id_, name, *_unused), value in zip(listed, saved, strict=False):
+        for id_, name, _unused, value in _shown_inside(scope.instance):
             shown = name if str(id_) == "-1" else sources.get((str(id_), name))
             if shown in found and value is not None:
                 found[shown] = value
@@ -395,7 +429,7 @@ def _first_value(node: Node) -> Any:
 
 
 def _fit(one: str, other: str) -> bool:
-    if {one, other} & {"*", ""}:
+    if {one, other} & {"*", "", MATCHTYPE}:
         return True
     return bool(set(one.lower().split(",")) & set(other.lower().split(",")))
 
@@ -405,6 +439,8 @@ def _fit(one: str, other: str) -> bool:
 
 def _widgets(node: Node, schemas: Schemas, strict: bool) -> Iterator[tuple[str, Any]]:
     saved = node.get("widgets_values") or []
+    if isinstance(saved, Mapping) and saved.keys() == {str(index) for index in range(len(saved))}:
+        saved = [saved[str(index)] for index in range(len(saved))]  # for JavaScript that is a list
     known = schemas.get(node["type"])
     if node["type"] == POWER_LORAS:
         yield from _power_loras(saved)
@@ -462,6 +498,8 @@ def _taken(inputs: Sequence[Input], values: list[Any]) -> Iterator[tuple[str, An
         if not one.widget:
             continue
         value = values.pop(0) if values else default(one)
+        if value is None and one.choices:
+            value = default(one)
         if one.type == "CURVE" and value is not None:
             yield one.name, {"__type__": "CURVE", "__value__": value}
         elif one.type != "RESOLUTION_PREVIEW":  # which the browser saves, and gives to nobody

@@ -15,8 +15,8 @@ CORE = "core"
 
 PLAIN = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
 _DYNAMIC_COMBO, _DYNAMIC_SLOT = "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3"
-_AUTOGROW, _MATCHTYPE = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
-ANY = frozenset({"*", "COMBO", _MATCHTYPE})
+_AUTOGROW, MATCHTYPE = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
+ANY = frozenset({"*", "COMBO", MATCHTYPE})
 """Types that fit every other one, or that only the browser compares."""
 _WIDGETS = PLAIN | {
     _DYNAMIC_COMBO,
@@ -251,7 +251,7 @@ def _input(name: str, spec: object, optional: bool, marker: str) -> Input:
         choices = tuple(options["dynamic"])
     elif kind == _DYNAMIC_SLOT:
         kind, options["dynamic"] = str(options["slotType"]), {"*": options["inputs"]}
-    elif kind == _MATCHTYPE:
+    elif kind == MATCHTYPE:
         kind = str((options.get("template") or {}).get("allowed_types", "*"))
     # The browser gives seeds a widget of their own that says what becomes of them after a run.
     control = bool(options.get("control_after_generate")) or (kind == "INT" and name in {"seed", "noise_seed"})
