@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
 import subprocess
 import threading
@@ -99,7 +100,10 @@ def test_a_result_that_is_no_json_is_an_end_all_the_same(queue: Fleet) -> None:
         ({"input": {}, "policy": {"executionTimeout": True}}, 400, "policy.executionTimeout"),
         ({"input": {}, "policy": {"priority": "high"}}, 400, "policy.priority"),
         ({"input": {}, "webhook": "ftp://example.com"}, 400, "webhook"),
+        ({"input": {}, "webhook": "http://:password@example.com"}, 400, "webhook"),
         ({"input": {}, "requires": {"gpu": 1}}, 400, "requires"),
+        ({"input": {}, "requires": {"workflow": "w" * 9000}}, 400, "200 characters"),
+        ({"input": {}, "requires": {"release": "r" * 9000}}, 400, "200 characters"),
         ({"input": "x" * 21_000_000}, 413, "20 MB"),
     ],
 )
@@ -147,6 +151,30 @@ def test_who_was_woken_and_left_wakes_another() -> None:
             second.woken_for = None  # it has looked
         assert second.event.is_set()
         assert not other.event.is_set()
+
+
+def test_a_worker_that_asks_for_a_batch_of_none_is_given_one(queue: Fleet) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(queue.south, "job-take-batch/none", query="&batch_size=0&job_in_progress=0")
+        until(lambda: queue.database.sql("SELECT 1 FROM workers WHERE name = 'host1/none'"))
+        queue.run("one", {})
+        assert [job["id"] for job in held.result().json()] == ["one"]
+
+
+def test_what_a_host_s_token_cannot_do_to_the_database(queue: Fleet) -> None:
+    """Its workers' names neither look like a database that is away nor fill the tables."""
+    for pod in ("x" * 300, "".join(f"{number:x}" for number in range(2000))):
+        assert "200 characters" in queue.south(f"job-take/{pod}").json()["error"]
+    assert "cannot be used" not in (queue.folder / "queue.log").read_text()
+    workers = (
+        "SELECT 'host1/many-' || n, 'host1', '', '{any}', 0, NULL, '', tick FROM state, generate_series(1, 1000) AS n"
+    )
+    queue.database.sql(f"INSERT INTO workers {workers}; NOTIFY wanmetal_queue, '[\"reload\"]'")
+    more = itertools.count()
+    until(lambda: queue.south(f"job-take/more-{next(more)}").status_code == 429)
+    queue.run("known", {})
+    assert queue.take("many-7")["id"] == "known"
+    queue.database.sql("DELETE FROM workers; NOTIFY wanmetal_queue, '[\"reload\"]'")
 
 
 def test_priorities_and_their_order(queue: Fleet) -> None:
@@ -445,6 +473,28 @@ def test_webhook(queue: Fleet) -> None:
     assert hmac.new(key, f"{at}.".encode() + told, "sha256").hexdigest() == value
     assert json.loads(told) == queue.call("status/told")
     until(lambda: queue.database.sql("SELECT webhook_due IS NULL FROM jobs WHERE id = 'told'") == "t")
+
+
+def test_a_webhook_s_receiver_that_sends_a_byte_now_and_then_is_left() -> None:
+    code = """
+import socket, sys, threading, time
+from wanmetal_queue import addresses, webhook
+def drip():
+    there = server.accept()[0]
+    try:
+        while True: there.send(b"H"); time.sleep(0.1)
+    except OSError: print("left", flush=True)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    thread = threading.Thread(target=drip); thread.start()
+    webhook._SECONDS = 1.0
+    try: webhook._post(f"http://127.0.0.1:{server.getsockname()[1]}/", b"{}", "", addresses.Networks("127.0.0.0/8"))
+    except Exception as error: print(type(error).__name__)
+    thread.join()
+"""
+    command, environ = [str(environment("queue")), "-c", code], {"PYTHONPATH": str(ROOT / "services/queue")}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "left" in done.stdout
 
 
 def test_the_clock_may_be_moved(queue: Fleet) -> None:

@@ -44,6 +44,7 @@ _WAIT_MS, _MOST_WAIT_MS, _WEEK_MS = 90_000, 300_000, 604_800_000
 # A worker asks again at once, so what has no job for it is never quick. The stop channel is its sign of life.
 _TAKE_S, _STOP_S, _DONE_S, _PAUSE_S = 25.0, 5.0, 50.0, 5.0
 _ALIVE_S = 30.0
+_NAME, _WORKERS = 200, 1000  # characters of a name, and workers of one host that are known
 
 
 class RefusedError(Exception):
@@ -126,6 +127,8 @@ class Api:
                 query.get("run", ""),
             )
             try:
+                if len(worker.name) > _NAME:
+                    raise RefusedError(400, f"the names of a host and its worker may have {_NAME} characters")  # noqa: TRY301
                 return _json(await do(request, worker))
             except RefusedError as error:
                 return _json({"error": str(error)}, error.status)
@@ -235,6 +238,8 @@ class Api:
         if not need["workflow"] and isinstance(named, str) and any(w.workflows is not None for w in of_queue):
             need["workflow"] = named
         found = Need(**need)
+        if max(len(found.workflow), len(found.release)) > _NAME:
+            raise RefusedError(400, f"the name of a workflow or release may have {_NAME} characters")
         if of_queue and not any(worker.can(found) for worker in of_queue):
             raise RefusedError(400, f"no host of the queue {found.queue} can do this job: {_lacking(found, of_queue)}")
         return found
@@ -301,11 +306,16 @@ class Api:
         store, until = self.store, asyncio.get_running_loop().time() + _spread(_TAKE_S)
         batch = request.query_params.get("batch_size", "1")
         several = "/job-take-batch/" in request.url.path
+        of_host = (
+            sum(one.host == worker.host for one in store.workers.values()) if worker.name not in store.workers else 0
+        )
+        if of_host >= _WORKERS:
+            raise RefusedError(429, f"the host has {_WORKERS} workers already, which is the most that it may")
         store.seen[worker.name] = store.now()
         await store.known(worker)
         if request.query_params.get("job_in_progress") == "0":
             await store.forget(worker.name)
-        most = min(int(batch), 100) if batch.isdecimal() and len(batch) < 5 else 1
+        most = max(1, min(int(batch), 100)) if batch.isdecimal() and len(batch) < 5 else 1
 
         async def there() -> bool:
             """Whether an answer would be read by somebody who may have a job. It may have waited for its turn."""
@@ -442,7 +452,8 @@ def _read(data: bytes, allow: bool = False) -> Any:
     try:
         return json.loads(data, parse_constant=number, parse_float=real)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, 'the body has to be JSON of the form {"input": {...}}') from error
+        form = "" if allow else ' of the form {"input": {...}}'
+        raise RefusedError(400, f"the body has to be JSON{form}, and nested less deeply than 900 times") from error
 
 
 def _milliseconds(policy: dict[str, Any], name: str, default: float) -> float:

@@ -199,8 +199,8 @@ class Store:
                 async with self._pool.connection(timeout=max(0.5, until - time.monotonic())) as connection:
                     answer = await connection.execute(statement, {"now": self.now(), **values})
                     return await answer.fetchall() if answer.description else []
-            except (psycopg.DataError, UnicodeEncodeError) as error:
-                raise TextError("a text has a NUL or half of a surrogate pair in it") from error
+            except (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeEncodeError) as error:
+                raise TextError("a text is too long, or has a NUL or half of a surrogate pair in it") from error
             except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
                 # Nobody could reach the queue, so nobody is lost yet.
                 self._grace = time.monotonic() + self.settings.lost_after

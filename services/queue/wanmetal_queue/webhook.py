@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+import threading
 import time
 from contextlib import closing
 from urllib.parse import SplitResult, urlsplit
@@ -31,7 +32,7 @@ def problem(url: object) -> str:
         parts = (
             urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else SplitResult(*[""] * 5)
         )
-        good = parts.scheme in {"http", "https"} and parts.hostname and not parts.username and parts.port != 0
+        good = parts.scheme in {"http", "https"} and parts.hostname and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         good = False
     return "" if good and " " not in str(url) else "webhook has to be an http or https address without a password"
@@ -81,9 +82,18 @@ def _post(url: str, body: bytes, key: str, allowed: tuple[Network, ...]) -> bool
     with closing((http.client.HTTPSConnection if tls else http.client.HTTPConnection)(host, port)) as connection:
         connection.sock = socket.create_connection((addresses[0], port), _SECONDS)
         if tls:
-            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
-        at = str(int(time.time()))
-        signature = hmac.new(key.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
-        headers = {"Content-Type": "application/json", "X-Wanmetal-Signature": f"t={at},v1={signature}"}
-        connection.request("POST", f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}", body, headers)
-        return connection.getresponse().status == 200
+            context = ssl.create_default_context()
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=host, do_handshake_on_connect=False)
+        # The time limit of a socket begins anew with each byte, and others wait for this one's end.
+        end = threading.Timer(2 * _SECONDS, socket.socket.shutdown, (connection.sock, socket.SHUT_RDWR))
+        end.start()
+        try:
+            if isinstance(connection.sock, ssl.SSLSocket):
+                connection.sock.do_handshake()
+            at = str(int(time.time()))
+            signature = hmac.new(key.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
+            headers = {"Content-Type": "application/json", "X-Wanmetal-Signature": f"t={at},v1={signature}"}
+            connection.request("POST", f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}", body, headers)
+            return connection.getresponse().status == 200
+        finally:
+            end.cancel()
