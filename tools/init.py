@@ -17,12 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -64,6 +65,16 @@ if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then echo "root yes"; fi
 
 class InitError(Exception):
     """What is wrong, with what to do."""
+
+
+def say(text: str, out: TextIO | None = None) -> None:
+    """Print a line, wrapped where a terminal is narrower; it is indented as its second column is."""
+    if (out or sys.stdout).isatty():
+        start = re.match(r" *(\S+  +)?", text)
+        indent = " " * len(start[0] if start else "")
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    print(text, file=out, flush=True)
 
 
 # -- what is asked for
@@ -339,7 +350,7 @@ def ask(
         try:
             return read(answer or default)
         except InitError as error:
-            print(f"  {error}")
+            say(f"  {error}")
 
 
 def token_file(path: str) -> str:
@@ -411,10 +422,9 @@ def looked(hosts: Sequence[Host], user: str, jump: str, data: str) -> list[dict[
         found = list(pool.map(lambda host: look(host, user, jump, data), hosts))
     width = max(len(host.name) for host in hosts)
     for host, one in zip(hosts, found, strict=True):
-        print(f"  {host.name:<{width}}  {described(one)}")
+        say(f"  {host.name:<{width}}  {described(one)}")
         if "error" in one:
             print(f"  {'':<{width}}  {advice(host, user, one['error'])}")
-    print()
     return found
 
 
@@ -431,7 +441,8 @@ def run(given: argparse.Namespace) -> int:
         raise InitError(f"{given.inventory} cannot be used: {error}. Give --inventory ANOTHER_FOLDER") from error
     if there:
         raise InitError(
-            f"{folder} is there already, and stays as it is. Change it by hand, or give --inventory ANOTHER_FOLDER"
+            f"{folder} is there already, and stays as it is. Change it by hand, remove it to begin anew, or give "
+            "--inventory ANOTHER_FOLDER"
         )
     if not folder.parent.is_dir():
         raise InitError(f"{folder.parent} is no folder. Make it, or give --inventory ANOTHER_FOLDER")
@@ -504,7 +515,13 @@ def run(given: argparse.Namespace) -> int:
         ).returncode:
             print(f"\nThe hosts are not ready: correct what is said above, then run ./deploy preflight{more}")
             return 0
-    print(f"\nNext\n  ./deploy{more}")
+    away = [host.name for host, one in zip(hosts, found, strict=False) if "error" in one]
+    print("\nNext")
+    if away:
+        say(f"  correct what keeps {', '.join(away)} from answering, or {folder}/hosts.yml; then")
+        print(f"  ./deploy preflight{more}")
+    else:
+        print(f"  ./deploy{more}")
     return 0
 
 
@@ -518,7 +535,7 @@ def main() -> int:
     try:
         return run(parser().parse_args())
     except InitError as error:
-        print(f"init: {error}", file=sys.stderr)
+        say(f"init: {error}", sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninit: interrupted; nothing was written", file=sys.stderr)

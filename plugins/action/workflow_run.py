@@ -42,12 +42,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         since, host = time.monotonic(), task_vars.get("inventory_hostname", "host")
         looking = {key: value for key, value in args.items() if key in ("url", "dest")}
         if result.get("prompt_id") and not result.get("failed"):
-            self._display.display(f"{host}: it is queued as job {result['prompt_id']}")
+            self._display.display(f"{host}: queued as job {result['prompt_id']}, which goes on if this is interrupted")
         while result.get("prompt_id") and not result.get("over") and not result.get("failed"):
             looked = {**looking, "prompt_id": result["prompt_id"]}
             result.update(self._execute_module(module_args=looked, task_vars=task_vars))
             if state := result.pop("state", ""):
-                self._display.display(f"{host}: it {state}, {time.monotonic() - since:.0f} s by now")
+                self._display.display(f"{host}: it {state}, {time.monotonic() - since:.0f} s so far")
         return result
 
 

@@ -10,7 +10,8 @@ version_added: 0.1.0
 author: The wanmetal team (@wanmetal)
 description:
   - After the recap, prints the time of each stage (a role, or a play's own tasks) with its number of changes, and the
-    slowest tasks, in seconds. Then what failed, and last what the playbooks say of each host.
+    slowest tasks, in seconds; short stages that have changed nothing are left out.
+  - Then what failed, and last what the playbooks say of each host.
   - While a task takes long, says so from time to time.
 requirements:
   - Enabled in the configuration, C(callbacks_enabled = wanmetal.comfyui.stages).
@@ -18,7 +19,7 @@ options:
   slowest_from:
     description: Tasks that took at least this many seconds are listed, at most five.
     type: float
-    default: 2.0
+    default: 10.0
     ini:
       - section: callback_stages
         key: slowest_from
@@ -94,7 +95,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002
         role = task._role.get_name().rpartition(".")[2] if task._role else self._play
         self._waiting = set()
-        self._shows_its_own = task.action.endswith("aria2_download")
+        self._shows_its_own = task.action.endswith(("aria2_download", "workflow_run"))
         self._task = f"{role}: {task.get_name().rpartition(' : ')[2].strip()}"
         self.stages.begin(role, task.get_name().rpartition(" : ")[2].strip())
 
@@ -135,6 +136,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         said = stats.custom.get("_run", {}).get("wanmetal_closing", {})
         inventories = [*(context.CLIARGS.get("inventory") or ())]
         options = inventory_options(inventories, Path(__file__).resolve().parents[2], Path.cwd())
-        lines += closing(summaries, self._failed, said, command, options)
+        lines += closing(summaries, self._failed, said, command, options, self._display.columns)
         for line in lines:
             self._display.display(line)

@@ -112,6 +112,7 @@ dest:
   type: str
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +187,11 @@ def main() -> None:
 
 
 def _write(module: AnsibleModule, dest: Path, video: bytes) -> None:
-    draft = Path(module.tmpdir) / "canary.mp4"
-    draft.write_bytes(video)
-    module.atomic_move(str(draft), str(dest))
+    # In module.tmpdir, Ansible would warn of a folder that it makes on a new host.
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / "canary.mp4"
+        draft.write_bytes(video)
+        module.atomic_move(str(draft), str(dest))
     module.set_fs_attributes_if_different(module.load_file_common_arguments(module.params, path=str(dest)), False)
 
 

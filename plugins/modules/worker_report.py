@@ -114,6 +114,9 @@ report:
     workflows:
       description: What ComfyUI would refuse in each workflow that was placed and that nobody has changed, by its name.
       type: dict
+    saved_workflows:
+      description: How many workflows ComfyUI's page lists, or nothing where it does not answer.
+      type: int
     workflows_notes:
       description:
         - Of each workflow of a later release that was placed, what the release that runs lacks. They are warnings, too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -31,20 +32,35 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         rows.append(("workflows", f"{len(workflows)}, {f'{wrong} of them wrong' if wrong else 'all of them right'}"))
     rows += _driver(report.get("gpu") or {})
     rows += [(unit, _unit(state)) for unit, state in report.get("units", {}).items()]
-    rows += [(f"jobs of {unit}", jobs_text(found)) for unit, found in report.get("workers", {}).items()]
-    rows += [(f"asked {unit}", error or "ready") for unit, error in report.get("services", {}).items()]
+    rows += [
+        (f"jobs of {unit.removesuffix('.service')}", jobs_text(found))
+        for unit, found in report.get("workers", {}).items()
+    ]
+    rows += [
+        (f"{unit.removesuffix('.service')} answers", f"no: {error}" if error else "yes")
+        for unit, error in report.get("services", {}).items()
+    ]
     rows.append(
         ("listens on", ", ".join(f"{s['address']}:{s['port']}" for s in report.get("sockets", [])) or "nothing")
     )
     if report.get("attention"):
         rows.append(("attention", report["attention"]))
-    rows.append(("canary", _canary(report.get("canary", {}))))
+    rows.append(("test render", _canary(report.get("canary", {}))))
     if made := report.get("canary", {}).get("workflow"):
         rows.append(("has rendered", _workflow(made)))
     width = max(len(name) for name, _unused in rows)
-    lines = [f"{report.get('host', 'worker')}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    lines = [f"{report.get('host', 'worker')}"]
+    for name, value in rows:
+        lines += _wrapped(f"  {name:<{width}}  {value}", width + 4)
     problems = report.get("problems", [])
-    return [*lines, *(f"  PROBLEM: {text}" for text in problems)] if problems else [*lines, "  no problems"]
+    for text in problems:
+        lines += _wrapped(f"  PROBLEM: {text}", 4)
+    return lines if problems else [*lines, "  no problems"]
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """Break a line where the terminal of 80 columns, behind Ansible's own indentation, would break a word."""
+    return textwrap.wrap(text, 72, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def jobs_text(found: Mapping[str, Any]) -> str:
@@ -106,7 +122,7 @@ def _canary(canary: Mapping[str, Any]) -> str:
     if not canary.get("rendered"):
         return "not rendered"
     details = canary.get("details", {})
-    what = f"video, {_video(details)}" if "frames" in details else "image"
+    what = _video(details) if "frames" in details else "image"
     return f"{what}, right pixels, {canary.get('seconds')} s"
 
 
@@ -122,14 +138,15 @@ def closing_lines(report: Mapping[str, Any], ssh: Mapping[str, Any] | None = Non
     state = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ready"
     units = {unit: _ports(report, unit) for unit in report["units"] if _ports(report, unit)}
     rows = [
-        ("release", f"{report['current']}" + (f", before it {report['previous']}" if report.get("previous") else "")),
+        ("release", report["current"]),
+        *([("go back to", ", ".join(earlier))] if (earlier := _earlier(report)) else []),
         *(
             (unit.removesuffix(".service"), f"http://127.0.0.1:{', '.join(map(str, ports))}")
             for unit, ports in units.items()
         ),
     ]
-    found = report.get("workflows") or {}
-    rows.append(("workflows", str(len(found)) if found else "none yet: they come with models, see docs/models.md"))
+    if (found := report.get("saved_workflows")) is not None:
+        rows.append(("workflows", str(found or "none yet: they come with models, see docs/models.md")))
     if not local and units:
         forwards = " ".join(f"-L {port}:127.0.0.1:{port}" for ports in units.values() for port in ports)
         rows.append(("tunnel", f"{_ssh(host, ssh or {})} -N {forwards}"))
@@ -137,6 +154,12 @@ def closing_lines(report: Mapping[str, Any], ssh: Mapping[str, Any] | None = Non
     rows += [("problem", text) for text in problems]
     width = max(len(name) for name, _unused in rows)
     return [f"{host}: {state}", *(f"  {name:<{width}}  {value}" for name, value in rows)]
+
+
+def _earlier(report: Mapping[str, Any]) -> list[str]:
+    """Releases to go back to; the first is the one that a rollback without a name takes."""
+    others = [name for name in report.get("releases", []) if name not in (report["current"], report.get("previous"))]
+    return [*([report["previous"]] if report.get("previous") else []), *others]
 
 
 def _ports(report: Mapping[str, Any], unit: str) -> list[int]:

@@ -264,7 +264,8 @@ def _type_fix(name: str, value: object, spec: Spec) -> str:
         truth = value.lower() in {"yes", "on", "true", "y", "t", "1"}
         return f"write it without quotes in YAML, or on the command line as -e '{json.dumps({name: truth})}'"
     if spec.get("type") in {"list", "dict"} and isinstance(value, str):
-        example = [value] if spec["type"] == "list" and not spec.get("options") else spec.get("default", {})
+        words = [word.strip(" '\"") for word in value.strip(" []").split(",")]
+        example = words if spec["type"] == "list" and not spec.get("options") else spec.get("default", {})
         example = spec.get("default", []) if secret(name, spec) else example
         return f"write it as YAML in the inventory, or on the command line as -e '{json.dumps({name: example})}'"
     if gone := _GONE_VALUES.get((name, str(value))):

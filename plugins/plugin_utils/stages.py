@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.connections import no_python, refused_root, unreachable
 
 MOST_TASKS = 5
+LEAST_S = 1.0
+"""A stage that took less, and has changed nothing, is not shown."""
 NOTHING_YET = "has no ComfyUI yet"
-_BEFORE = ("preflight: ", "Check the settings")
-"""What fails before a service has anything to do with it begins so."""
+_OF_A_SERVICE = re.compile(r"(?!preflight: |wanmetal: )[a-z_]+: ")
+"""What a role says that has to do with a service begins so; a play has a sentence for a name."""
 MOST_HOSTS = 3
 """Of more hosts, the end shows a line each."""
 
@@ -67,9 +71,10 @@ class Stages:
         self._end()
         if not self._stages:
             return []
-        width = max(map(len, [*self._stages, "total"]))
+        shown = {name: one for name, one in self._stages.items() if one.changes or one.seconds >= LEAST_S}
+        width = max(map(len, [*shown, "total"]))
         lines = ["", "Stages"]
-        for name, stage in self._stages.items():
+        for name, stage in shown.items():
             changes = f"{stage.changes} changed" if stage.changes else "unchanged"
             lines.append(f"  {name:<{width}}  {stage.seconds:8.1f} s  {changes}")
         changes_in_all = sum(stage.changes for stage in self._stages.values())
@@ -86,13 +91,25 @@ class Stages:
         return lines
 
 
+_LISTED = re.compile(r"(?m)^(\S.*)\n  found   (.*)\n  needed  (.*)\n  fix     (.*)$")
+"""A problem, as plugin_utils.problems lists it."""
+_AROUND = re.compile(
+    r"^(Task failed: |Action failed: |Module failed: |Finalization of task args for '[\w.]+' failed: "
+    r"|Error while resolving value for '\w+': |The (filter|lookup) plugin '[\w.]+' failed: |\w+\.\w+\.\w+: )+"
+)
+"""What Ansible puts before a reason."""
+
+
 def first_line(result: Mapping[str, Any]) -> str:
-    """Say in a line why a task failed, and how to fix it where it did not get to the host."""
+    """Say in a line why a task failed, and how to fix it where that is known."""
     text = str(result.get("msg") or result.get("stderr") or "it gives no reason")
-    problem = unreachable(text) if result.get("unreachable") else refused_root(text) or no_python(text)
-    if problem and "\n  found " not in text:
+    if listed := _LISTED.findall(text):
+        what, found, needed, fix = (part.strip() for part in listed[0])
+        more = f" (and {len(listed) - 1} more above)" if len(listed) > 1 else ""
+        return f"{what}: {found}; needed: {needed}; fix: {fix}{more}"
+    if problem := unreachable(text) if result.get("unreachable") else refused_root(text) or no_python(text):
         return f"{problem.what}: {problem.found}; needed: {problem.needed}; fix: {problem.fix}"
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "it gives no reason")
+    line = _AROUND.sub("", next((line.strip() for line in text.splitlines() if line.strip()), "it gives no reason"))
     return line if len(line) <= 300 else f"{line[:299]}…"
 
 
@@ -111,15 +128,20 @@ def closing(
     said: Mapping[str, Sequence[str]],
     command: str = "./deploy ",
     options: str = "",
+    width: int = 80,
 ) -> list[str]:
     """Lines for the end: what failed, and what there is to say of each host, with what was changed there.
 
-    ``options`` name the inventory in the commands, where it is not the one that they take without.
+    ``options`` name the inventory in the commands, where it is not the one that they take without. What failed is
+    wrapped to ``width``; what is there to be copied is not.
     """
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
-    lines = ["", "Failed", *(f"  {host}: {failed.get(host, 'see above')}" for host in wrong)] if wrong else []
-    begun = [host for host in wrong if hosts[host]["ok"] and not failed.get(host, "").startswith(_BEFORE)]
+    lines = ["", "Failed"] if wrong else []
+    for host in wrong:
+        text = f"  {host}: {failed.get(host, 'see above')}"
+        lines += textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    begun = [host for host in wrong if hosts[host]["ok"] and _OF_A_SERVICE.match(failed.get(host, "comfyui: "))]
     if reached := [host for host in begun if not hosts[host]["unreachable"]]:
         lines += ["", f"What the services there wrote: {command}logs{options} --limit {','.join(reached)}"]
     for host in well:

@@ -25,6 +25,9 @@ _WHOLE, _ENDS = 64_000_000, 24_000_000
 """Files that are larger are videos, of which the beginning and the end are read: their metadata lies there."""
 
 
+_GIVE = "Give what ComfyUI has saved or exported (API), or a picture or a video that it has made"
+
+
 class NoWorkflowError(ValueError):
     """A file without a workflow."""
 
@@ -55,10 +58,10 @@ def read(data: bytes) -> tuple[dict[str, Any], str]:
         except (ValueError, RecursionError) as error:
             raise NoWorkflowError(f"this is no JSON: {error}") from error
         if (found := find(whole)) is None:
-            raise NoWorkflowError("this is no workflow: it has neither nodes nor class types")
+            raise NoWorkflowError(f"this is no workflow: it has neither nodes nor class types. {_GIVE}")
         return found
     if "\0" not in text and not _BEGINS.search(text):
-        raise NoWorkflowError("this is neither JSON nor a picture or a video of ComfyUI's")
+        raise NoWorkflowError(f"this is neither JSON nor a picture or a video of ComfyUI's. {_GIVE}")
     return _first([text], "the file's metadata")
 
 

@@ -60,7 +60,9 @@ class Fake:
         if path == "/view":
             data = self.files.get(query["filename"][0])
             return (404, None) if data is None else (200, data)
-        return 200, {"/queue": self.queue, "/system_stats": {"system": {"comfyui_version": "0.3.75"}}}[path]
+        return 200, {"/queue": self.queue, "/userdata": [], "/system_stats": {"system": {"comfyui_version": "0.3.75"}}}[
+            path
+        ]
 
     def compute(self, graph: dict[str, Any]) -> dict[str, Any]:
         results: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -253,6 +254,15 @@ def test_what_is_hardly_http_is_refused(raw: bytes, tmp_path: Path) -> None:
     assert 400 <= response.status < 500
     if response.headers["Content-Type"] == "application/json":  # else it was not even HTTP
         assert json.loads(body)["error"]
+
+
+def test_the_page_has_the_browser_run_what_is_pinned_alone(tmp_path: Path) -> None:
+    with api(tmp_path) as caller:
+        page = urllib.request.urlopen(f"http://127.0.0.1:{caller.port}/docs", timeout=60).read().decode()
+    fetched = re.findall(r"<(?:script src|link)[^>]*>", page)
+    assert len(fetched) == 2
+    assert all("@5.35.0/" in tag and 'integrity="sha384-' in tag for tag in fetched)
+    assert "openapi.json</a>" in page
 
 
 def test_fifty_callers_at_once(tmp_path: Path) -> None:

@@ -121,6 +121,13 @@ def test_a_run_without_words_ends_without() -> None:
         ({"msg": ["a"]}, "['a']"),
         (
             {
+                "msg": "Task failed: Finalization of task args for 'a.b.c' failed: Error while resolving value for "
+                "'__x': The filter plugin 'a.b.d' failed: a.b.d: id must be a number"
+            },
+            "id must be a number",
+        ),
+        (
+            {
                 "msg": "Task failed: Failed to connect to the host via ssh: ssh: connect to host a port 1: refused",
                 "unreachable": True,
             },
@@ -132,7 +139,13 @@ def test_a_run_without_words_ends_without() -> None:
             "sudo: sudo asks for a password; needed: root on the host: by sudo, or by logging in as root; "
             "fix: add --ask-become-pass (-K), or let this user use sudo without one (NOPASSWD)",
         ),
-        ({"msg": "1 thing of a\n\nsudo\n  found   sudo asks: a password is required"}, "1 thing of a"),
+        (
+            {
+                "msg": "2 things\n\ndisk\n  found   1 GB\n  needed  2 GB\n  fix     free 1 GB\n\n"
+                "os\n  found   X\n  needed  Y\n  fix     Z"
+            },
+            "disk: 1 GB; needed: 2 GB; fix: free 1 GB (and 1 more above)",
+        ),
     ],
 )
 def test_why_a_task_failed_fits_a_line(result: dict[str, object], line: str) -> None:
@@ -144,19 +157,21 @@ REPORT = {
     "problems": [],
     "current": "r2",
     "previous": "r1",
+    "releases": ["r0", "r1", "r2"],
     "units": {"comfyui.service": {}, "comfyui-api.service": {}, "comfyui@0.service": {}},
     "sockets": [
         {"unit": "comfyui@1.service", "port": 8189},
         {"unit": "comfyui@0.service", "port": 8188},
         {"unit": "comfyui-api.service", "port": 8288},
     ],
-    "workflows": {"one": []},
+    "saved_workflows": 1,
 }
 
 
 def test_the_closing_words_lead_to_the_host() -> None:
     lines = closing_lines(REPORT, {"address": "192.0.2.7", "user": "me", "port": 2222, "options": "-o ProxyJump=gate"})
     assert lines[0] == "gpu1: ready"
+    assert "  go back to   r1, r0" in lines
     tunnel = next(line for line in lines if "tunnel" in line)
     assert (
         "ssh -o ProxyJump=gate -p 2222 me@192.0.2.7 -N -L 8188:127.0.0.1:8188 -L 8189:127.0.0.1:8189 -L 8288:" in tunnel
@@ -169,7 +184,7 @@ def test_the_closing_words_of_this_machine_have_no_tunnel() -> None:
 
 
 def test_the_closing_words_name_problems_and_what_is_missing() -> None:
-    lines = closing_lines({**REPORT, "problems": ["it is down"], "workflows": {}})
+    lines = closing_lines({**REPORT, "problems": ["it is down"], "saved_workflows": 0})
     assert lines[0] == "gpu1: 1 problem"
     assert any(line.split() == ["problem", "it", "is", "down"] for line in lines)
     assert any("none yet: they come with models" in line for line in lines)

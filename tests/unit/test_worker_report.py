@@ -230,8 +230,11 @@ def test_a_host_is_read(tmp_path: Path) -> None:
     def stats(handler: Request) -> None:
         reply(handler, json.dumps(STATS).encode(), 200)
 
+    def saved(handler: Request) -> None:
+        reply(handler, json.dumps(["mine.json", "folder/theirs.json", "notes.txt"]).encode(), 200)
+
     root, proc = host(tmp_path)
-    with serve(Fake(special={"/system_stats": stats})) as url:
+    with serve(Fake(special={"/system_stats": stats, "/userdata": saved})) as url:
         report = worker_report(root, ["comfyui.service", "other.service"], {"comfyui.service": url}, {}, None, proc)
     assert report == {
         "current": "r1",
@@ -250,6 +253,7 @@ def test_a_host_is_read(tmp_path: Path) -> None:
         "custom_nodes_problems": [],
         "workflows": {},
         "workflows_notes": [],
+        "saved_workflows": 2,
         "models": [],
     }
 
@@ -407,9 +411,10 @@ def test_report_lines() -> None:
         "  to go back to    r0",
         "  versions         comfyui 0.3.75, python 3.11.2, torch 2.10.0+cu128",
         "  renders on       cuda:0 NVIDIA L4 (24 GiB)",
-        "  comfyui.service  active (running), enabled, since Sun 2026-11-22 08:38:51 UTC, 2 restarts, 1.5 GiB",
+        "  comfyui.service  active (running), enabled, since Sun 2026-11-22",
+        "                   08:38:51 UTC, 2 restarts, 1.5 GiB",
         "  listens on       127.0.0.1:8188",
-        "  canary           video, 128x64, 9 frames at 16 fps, right pixels, 1.2 s",
+        "  test render      128x64, 9 frames at 16 fps, right pixels, 1.2 s",
         "  no problems",
     ]
 
@@ -425,18 +430,18 @@ def test_report_lines() -> None:
         ({"devices": []}, "  renders on       unknown"),
         ({"devices": [{"name": "cpu", "memory_bytes": None}]}, "  renders on       cpu"),
         ({"units": {"comfyui.service": MISSING}}, "  comfyui.service  inactive (dead), no unit file"),
-        ({"services": {"x.service": ""}}, "  asked x.service  ready"),
+        ({"services": {"x.service": ""}}, "  x answers        yes"),
         ({"workers": {"a": {"queue": 2, "last_job": None}}}, "  jobs of a        2 in its queue, none has ended yet"),
         (
             {"workers": {"a": {"queue": 0, "last_job": {"id": "j", "status": "error", "finished": "2027-01-15"}}}},
             "  jobs of a        0 in its queue; last j: error, 2027-01-15",
         ),
-        ({"services": {"x.service": "refused"}}, "  asked x.service  refused"),
+        ({"services": {"x.service": "refused"}}, "  x answers        no: refused"),
         ({"sockets": []}, "  listens on       nothing"),
-        ({"canary": {}}, "  canary           not rendered"),
-        ({"canary": {"rendered": False, "reason": "no answer"}}, "  canary           failed: no answer"),
-        ({"canary": {**CANARY, "reason": "one colour"}}, "  canary           failed: one colour"),
-        ({"canary": {**CANARY, "details": {"largest_deviation": 1}}}, "  canary           image, right pixels, 1.2 s"),
+        ({"canary": {}}, "  test render      not rendered"),
+        ({"canary": {"rendered": False, "reason": "no answer"}}, "  test render      failed: no answer"),
+        ({"canary": {**CANARY, "reason": "one colour"}}, "  test render      failed: one colour"),
+        ({"canary": {**CANARY, "details": {"largest_deviation": 1}}}, "  test render      image, right pixels, 1.2 s"),
         (
             {"canary": {**CANARY, "workflow": {"name": "Wan22-5B", "seconds": 9.1, "details": CANARY["details"]}}},
             "  has rendered     Wan22-5B, 128x64, 9 frames at 16 fps, 9.1 s",

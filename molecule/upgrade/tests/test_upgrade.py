@@ -64,7 +64,7 @@ def test_goes_back_and_forth_by_hand(host: Any) -> None:
         return done.stdout
 
     first = link(host, "current")
-    assert "has rendered its canary" in rollback()
+    assert "has rendered its test image" in rollback()
     assert version(host) == "0.3.52"
     assert link(host, "previous") == first
     rollback("-e", f"comfyui_rollback_to={first}")

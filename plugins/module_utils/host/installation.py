@@ -29,7 +29,10 @@ def look(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     """Look at a folder; ``known`` are the files of the catalogue by id, with size and sha256."""
     folder = folder.resolve()
     if not folder.is_dir():
-        raise InstallationError(f"there is no folder {folder} on this host, and no such file on the controller")
+        raise InstallationError(
+            f"there is no folder {folder} on this host, and no such file on the machine that runs Ansible. "
+            "Name the folder of a ComfyUI, such as /srv/ComfyUI"
+        )
     if not any((folder / name).exists() for name in ("main.py", "custom_nodes", "models")):
         inner = [one.parent for one in folder.glob("*/main.py") if (one.parent / "custom_nodes").is_dir()]
         raise InstallationError(

@@ -128,6 +128,14 @@ class ComfyUIClient:
         """Return what became of the last graph that is finished, by its id; empty where there was none."""
         return self._get_json("/history?max_items=1")
 
+    def saved_workflows(self) -> list[str]:
+        """Return the files that its page lists as workflows; empty where there are none."""
+        status, _unused, body = self._request("GET", "/userdata?dir=workflows&recurse=true")
+        with suppress(ValueError):
+            if status == 200 and isinstance(found := json.loads(body), list):
+                return [name for name in found if isinstance(name, str) and name.endswith(".json")]
+        return []
+
     def wait(self, prompt_id: str, timeout_s: float) -> dict[str, Any]:
         """Wait for the end of a graph and return its outputs by node id."""
         deadline = time.monotonic() + timeout_s

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -222,6 +223,7 @@ def worker_report(
         "custom_nodes_problems": [],
         "workflows": {},
         "workflows_notes": [],
+        "saved_workflows": None,
     }
     errors = []
     for unit, url in workers.items():
@@ -240,9 +242,12 @@ def worker_report(
             text for text in look.problems if text not in report["custom_nodes_problems"]
         ]
     report["api_error"] = "; ".join(errors)
-    if data and report["versions"]:
+    if report["versions"]:
         client = ComfyUIClient(next(iter(workers.values())), OBJECT_INFO_S)
-        report["workflows"], report["workflows_notes"] = placed_workflows(root, data, client)
+        with suppress(ComfyUIError):
+            report["saved_workflows"] = len(client.saved_workflows())
+        if data:
+            report["workflows"], report["workflows_notes"] = placed_workflows(root, data, client)
     return report
 
 

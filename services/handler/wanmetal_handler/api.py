@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -38,6 +38,17 @@ _RETRY_S = "10"
 _THERE_ARE = (
     "there are: POST /run, POST /runsync, GET /status/ID, POST /cancel/ID, GET /health, GET /workflows, GET /docs"
 )
+_SWAGGER = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0/swagger-ui"
+# The browser runs what has these hashes, and nothing else; without the internet the text in it stays.
+_PAGE = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>wanmetal handler</title>
+<link rel="stylesheet" href="{_SWAGGER}.css" crossorigin="anonymous"
+ integrity="sha384-WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN1i3D5I"></head>
+<body><div id="docs"><p>This page is drawn by Swagger UI, which your browser fetches from cdn.jsdelivr.net.
+Where it cannot, read <a href="/openapi.json">/openapi.json</a> or <a href="/workflows">/workflows</a>.</p></div>
+<script src="{_SWAGGER}-bundle.js" crossorigin="anonymous"
+ integrity="sha384-gjRm0bEPMeTmMh5jT2cHccIwCUZSTd8YC+j0d0sXw0MdGEfScduGpSyF3ZSSLkX9"></script>
+<script>SwaggerUIBundle({{url: "/openapi.json", dom_id: "#docs"}})</script></body></html>"""
 _MUST = {
     "id": "id has to be of 1 to 64 letters, digits, . _ and -, and begin with a letter or a digit",
     "attempt": "attempt has to be a whole number, 0 or more",
@@ -192,7 +203,7 @@ def _answer(error: JobError) -> JSONResponse:
 def application(jobs: Jobs, most_body: int, large: asyncio.Semaphore) -> FastAPI:
     """The API, described at /docs."""
     refusals: dict[int | str, Any] = {status: {"model": Refusal} for status in ("4XX", 503)}
-    app = FastAPI(title="wanmetal handler", version="1", redoc_url=None, responses=refusals)
+    app = FastAPI(title="wanmetal handler", version="1", docs_url=None, redoc_url=None, responses=refusals)
     asked = asyncio.Lock()
     health: dict[str, Any] = {"at": 0.0}
     body = {"required": True, "content": {"application/json": {"schema": _schema(jobs)}}}
@@ -219,6 +230,10 @@ def application(jobs: Jobs, most_body: int, large: asyncio.Semaphore) -> FastAPI
     async def strange(request: Request, error: HTTPException) -> JSONResponse:
         await _drain(request.receive)
         return JSONResponse({"error": _THERE_ARE}, error.status_code, error.headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(_PAGE)
 
     async def accepted(request: Request, prefix: str) -> Job:
         """Read a request and take it on. Nothing of it is held while somebody waits for its end."""
