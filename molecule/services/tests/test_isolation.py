@@ -100,7 +100,7 @@ DENIED: Orders = {
     "replacing outputs of the handler": ["replace", "/var/lib/wanmetal/output/handler"],
     "replacing inputs of the API": ["replace", "/var/lib/wanmetal/input/comfyui-api"],
     "writing settings": ["write", "/etc/wanmetal/attack"],
-    "a user namespace": ["namespace", NEW_USER],  # the last one, since nothing is the same in it
+    "a user namespace": ["namespace", NEW_USER],
 }
 REACHED = ("internet, TCP", "LAN, TCP")
 # What each of the other services is denied, after what it reaches, which shows that it is asked at all.
