@@ -22,7 +22,7 @@ def unreachable(said: str) -> Problem:
             "ssh-keygen -R ADDRESS comes first",
         ),
         ("could not resolve|name or service", "correct the name, or give the address as ansible_host"),
-        ("refused", "start sshd there, or correct ansible_port"),
+        ("refused", "start the host or its sshd, or correct ansible_port"),
     ):
         if re.search(pattern, words, re.IGNORECASE):
             fix = more

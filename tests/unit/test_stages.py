@@ -132,7 +132,7 @@ def test_a_run_without_words_ends_without() -> None:
                 "unreachable": True,
             },
             "connection: ssh: connect to host a port 1: refused; needed: an answer over SSH; "
-            "fix: start sshd there, or correct ansible_port",
+            "fix: start the host or its sshd, or correct ansible_port",
         ),
         (
             {"msg": "Task failed: Missing sudo password"},
