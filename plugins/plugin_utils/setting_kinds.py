@@ -232,6 +232,13 @@ def address(text: object) -> Address | None:
         return None
 
 
+def _not_of_a_host(one: Address | None) -> bool:
+    """Whether no interface can have it; a link's own IPv6 addresses need a zone, which programs take in other forms."""
+    if isinstance(one, ipaddress.IPv6Address):
+        return one.is_multicast or one.is_link_local or one.ipv4_mapped is not None
+    return one is None or one.is_multicast or one.is_reserved or (not one.is_unspecified and int(one) < 1 << 24)
+
+
 def _not_a_network(entry: object) -> bool:
     # What Python takes beside that, systemd and nginx do not: masks, zones, zeros in front.
     text = str(entry)
@@ -325,6 +332,8 @@ def bad_calendar(text: str) -> bool:
 
 # -- sizes
 
+_LEAST_MEMORY = 64 * 1024**2
+"""No service starts with less: a number of megabytes or gigabytes has lost its letter."""
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -332,7 +341,7 @@ def _bad_memory(text: str) -> bool:
     if re.fullmatch(r"infinity|[1-9][0-9]?%|100%", text):
         return False
     match = re.fullmatch(r"([1-9][0-9]{0,18})([KMGT]?)", text)
-    return not match or int(match[1]) * 1024 ** _POWERS[match[2]] >= 2**63
+    return not match or not _LEAST_MEMORY <= int(match[1]) * 1024 ** _POWERS[match[2]] < 2**63
 
 
 # -- environments
@@ -458,14 +467,14 @@ KINDS = (
     _kind(
         "_listen",
         ("str",),
-        _wrong(lambda text: not (one := address(text)) or one.is_multicast),
+        _wrong(lambda text: _not_of_a_host(address(text))),
         "one IP address, not a host name and not a list",
         "write 127.0.0.1 (this host only), an address of the host, or 0.0.0.0",
     ),
     _kind(
         "_address",
         ("str",),
-        _wrong(lambda text: text and (not (one := address(text)) or one.is_multicast or one.is_unspecified)),
+        _wrong(lambda text: text and (_not_of_a_host(one := address(text)) or (one and one.is_unspecified))),
         "one IP address of the host that others can reach, or nothing",
         "correct it, for example {name}: 10.0.0.7",
     ),
@@ -501,7 +510,7 @@ KINDS = (
         "_memory_max",
         ("str",),
         _wrong(_bad_memory),
-        "infinity, bytes with K, M, G or T behind them, or a share such as 90%",
+        "infinity, bytes with K, M, G or T behind them (64M at least), or a share such as 90%",
         "for example {name}: {default}",
     ),
     _kind(

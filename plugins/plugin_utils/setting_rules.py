@@ -473,8 +473,8 @@ _WAN_MODELS: Rules = {
     **{
         option: [
             Rule(
-                matches(r"([0-9]{1,15}[KMGTkmgt]?)?"),
-                "bytes, with K, M, G or T behind them, or nothing",
+                matches(r"0?|[0-9]{1,15}[KMGTkmgt]|[0-9]{4,15}"),
+                "bytes, with K, M, G or T behind them (1K at least), or nothing",
                 f"for example {option}: 50M",
             )
         ]

@@ -132,10 +132,15 @@ def test_the_plan_needs_no_internal_name_of_a_role(tmp_path: Path) -> None:
         wanmetal_root="/opt/wanmetal",
         wanmetal_data_dir="/var/lib/wanmetal",
         handler_enabled=True,
+        wan_models_share=True,
+        wan_models_share_address="10.0.0.7",
         wanmetal_variant="wan",
         wanmetal_python="3.11",
     )
-    assert "ports comfyui-api.service comfyui-handler.service comfyui.service jupyterlab.service" in said
+    units = (
+        "comfyui-api.service comfyui-handler.service comfyui.service jupyterlab.service wanmetal-models-share.service"
+    )
+    assert f"ports {units}" in " ".join(said.split())
     assert "will be built" in " ".join(said.split())
 
 

@@ -9,6 +9,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem
 
 TEXT: dict[str, Any] = {"type": "str", "default": ""}
+NO_HOSTS = ("255.255.255.255", "240.0.0.1", "0.0.0.1", "fe80::1", "::ffff:10.0.0.1")
 NETWORKS: dict[str, Any] = {"type": "list", "elements": "str", "default": []}
 SECRET: dict[str, Any] = {"type": "str", "default": "", "no_log": True}
 
@@ -82,8 +83,12 @@ KINDS: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
         [["10.0.0.0/255.0.0.0"], ["fe80::1%eth0"], [" 10.0.0.1"]],
     ),
     "demo_allow": (NETWORKS, [["10.0.0.0/8", "::1"]], [["any"], ["localhost"], ["10.0.0.0/08"], ["gpu1"]]),
-    "demo_listen": (TEXT, ["127.0.0.1", "::1"], ["", "localhost", "224.0.0.1", "127.0.0.1:80", "fe80::1%eth0"]),
-    "demo_address": (TEXT, ["", "10.0.0.1"], ["gpu1", "0.0.0.0", "::", "ff02::1"]),  # noqa: S104
+    "demo_listen": (
+        TEXT,
+        ["127.0.0.1", "::1"],
+        ["", "localhost", "224.0.0.1", "127.0.0.1:80", "fe80::1%eth0", "fe80::1"],
+    ),
+    "demo_address": (TEXT, ["", "10.0.0.1"], ["gpu1", "0.0.0.0", "::", "ff02::1", *NO_HOSTS]),  # noqa: S104
     "demo_calendar": (
         TEXT,
         ["", "daily", "Sun 04:00", "Mon..Fri *-*-* 8..18:00,30 UTC", "*-*~01", "*:0/15", "04:00 Europe/Berlin"],
@@ -102,7 +107,11 @@ KINDS: dict[str, tuple[dict[str, Any], list[Any], list[Any]]] = {
         ],
     ),
     "demo_schedule": (TEXT, ["weekly"], ["every week", "*/2:00", "daily\r"]),
-    "demo_memory_max": (TEXT, ["infinity", "4G", "90%", "1"], ["4 GB", "0", "101%", "-1", "99999999T", "4g"]),
+    "demo_memory_max": (
+        TEXT,
+        ["infinity", "4G", "90%", "64M"],
+        ["4 GB", "0", "1", "32", "63M", "101%", "-1", "99999999T", "4g"],
+    ),
     "demo_sha256": (TEXT, ["", "a" * 64], ["a" * 63, "A" * 64, "g" * 64]),
     "demo_environment": (
         {"type": "dict", "default": {}},
