@@ -373,7 +373,7 @@ def test_why_there_is_no_root(said: str, found: str | None) -> None:
 @pytest.mark.parametrize(
     ("said", "fix"),
     [
-        ("ssh: connect to host gpu1 port 22: Connection refused", "start sshd there"),
+        ("ssh: connect to host gpu1 port 22: Connection refused", "start the host or its sshd"),
         ("ops@gpu1: Permission denied (publickey).", "ssh-copy-id"),
         ("Host key verification failed.", "ssh-keygen -R"),
         ("ssh: Could not resolve hostname gpu1: Name or service not known", "ansible_host"),
