@@ -137,9 +137,10 @@ def closing_lines(report: Mapping[str, Any], ssh: Mapping[str, Any] | None = Non
         return [f"{host} {NOTHING_YET}"]
     state = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ready"
     units = {unit: _ports(report, unit) for unit in report["units"] if _ports(report, unit)}
+    earlier = _earlier(report)
     rows = [
         ("release", report["current"]),
-        *([("go back to", ", ".join(earlier))] if (earlier := _earlier(report)) else []),
+        *([("go back to", ", ".join(earlier))] if earlier else []),
         *(
             (unit.removesuffix(".service"), f"http://127.0.0.1:{', '.join(map(str, ports))}")
             for unit, ports in units.items()
