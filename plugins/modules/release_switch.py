@@ -194,9 +194,9 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client im
     ComfyUIClient,
     ComfyUIError,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.config_files import OPTIONS, config_files
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.node_types import look_at_packs
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
-    ConfigFile,
     Health,
     Host,
     Switch,
@@ -207,20 +207,6 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch im
 )
 
 LOCK_WAIT_S = 900.0
-
-
-def _config(params: dict[str, Any]) -> tuple[ConfigFile, ...]:
-    return tuple(
-        ConfigFile(
-            Path(entry["dest"]),
-            (params["secret_contents"].get(entry["dest"], "") if entry["secret"] else entry["content"]).encode(),
-            entry["owner"],
-            entry["group"],
-            int(entry["mode"], 8),
-            entry["secret"],
-        )
-        for entry in params["config"]
-    )
 
 
 def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
@@ -252,7 +238,7 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
         return len(queue["queue_running"]) + len(queue["queue_pending"])
 
     switch = Switch(host, probe, verify, busy, params["drain_timeout"])
-    config = _config(params)
+    config = config_files(params)
     workers = tuple(Worker(unit, url) for unit, url in params["workers"].items())
     release = host.link("previous") if params["release"] == "previous" else params["release"]
     if not host.is_complete(release):
@@ -300,14 +286,6 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
 
 def main() -> None:
     """Run as a module."""
-    file = {
-        "dest": {"type": "path", "required": True},
-        "content": {"type": "str", "default": ""},
-        "owner": {"type": "str", "default": "root"},
-        "group": {"type": "str", "default": "root"},
-        "mode": {"type": "str", "default": "0644"},
-        "secret": {"type": "bool", "default": False, "no_log": False},
-    }
     os.umask(0o022)  # whatever the host has: services read what is made here
     module = AnsibleModule(
         argument_spec={
@@ -315,9 +293,7 @@ def main() -> None:
             "release": {"type": "str", "required": True},
             "unit": {"type": "str", "required": True},
             "config_dir": {"type": "path", "required": True},
-            "config": {"type": "list", "elements": "dict", "default": [], "options": file},
-            # Ansible writes arguments to the host's log, and spares only those that are secret as a whole.
-            "secret_contents": {"type": "dict", "default": {}, "no_log": True},
+            **OPTIONS,
             "config_from": {"type": "str", "choices": ["given", "release"], "default": "given"},
             "workers": {"type": "dict", "required": True},
             "drain_timeout": {"type": "int", "default": 60},

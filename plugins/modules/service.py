@@ -151,8 +151,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.service import Outcome, Service, remove
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.config_files import OPTIONS, config_files
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
-    ConfigFile,
     Host,
     SwitchError,
     switch_lock,
@@ -164,30 +164,11 @@ LOCK_WAIT_S = 900.0
 def _run(params: dict[str, Any], host: Host, check: bool) -> Outcome:
     if params["state"] == "absent":
         return remove(host, params["remove"], params["user"], check)
-    config = [
-        ConfigFile(
-            Path(entry["dest"]),
-            (params["secret_contents"].get(entry["dest"], "") if entry["secret"] else entry["content"]).encode(),
-            entry["owner"],
-            entry["group"],
-            int(entry["mode"], 8),
-            entry["secret"],
-        )
-        for entry in params["config"]
-    ]
-    return Service(host, config, params["answers"], params["timeout"]).run(check)
+    return Service(host, config_files(params), params["answers"], params["timeout"]).run(check)
 
 
 def main() -> None:
     """Run as a module."""
-    file = {
-        "dest": {"type": "path", "required": True},
-        "content": {"type": "str", "default": ""},
-        "owner": {"type": "str", "default": "root"},
-        "group": {"type": "str", "default": "root"},
-        "mode": {"type": "str", "default": "0644"},
-        "secret": {"type": "bool", "default": False, "no_log": False},
-    }
     answer = {
         "url": {"type": "str", "required": True},
         "header": {"type": "str", "default": ""},
@@ -201,9 +182,7 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "unit": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "config": {"type": "list", "elements": "dict", "default": [], "options": file},
-            # Ansible writes arguments to the host's log, and spares only those that are secret as a whole.
-            "secret_contents": {"type": "dict", "default": {}, "no_log": True},
+            **OPTIONS,
             "answers": {"type": "list", "elements": "dict", "default": [], "options": answer},
             "timeout": {"type": "int", "default": 60},
             "remove": {"type": "list", "elements": "str", "default": []},
