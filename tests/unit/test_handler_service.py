@@ -111,6 +111,17 @@ def test_a_job_gives_a_video_what_it_is_like_and_a_receipt(tmp_path: Path) -> No
     assert record(tmp_path, "SELECT input FROM jobs") == [(None,)], "the record keeps no image"
 
 
+def test_a_job_whose_traces_cannot_be_removed_keeps_no_other_from_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(render, "_forget", fails)
+    with scripted(video=mp4(64, 48, 9, 18)) as (_, url), serving(tmp_path, url) as service:
+        assert [done(service, id_)["status"] for id_ in ("one", "two")] == ["COMPLETED", "COMPLETED"]
+
+
 def test_models_are_named_with_their_hashes(tmp_path: Path) -> None:
     (tmp_path / "verified.json").write_text('{"files": {"/m/loras/Wan/a.safetensors": {"sha256": "123"}}}')
     with serving(tmp_path, "http://127.0.0.1:1") as service:

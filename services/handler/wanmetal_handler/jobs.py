@@ -309,13 +309,17 @@ class Jobs:
     def _work(self) -> None:
         while job := self._next():
             id_, limit = job["id"], job.pop("limit")
-            with ExitStack() as after:
-                try:
-                    self._do(id_, job, limit, after)
-                except sqlite3.Error as error:
-                    _log.error("job %s: its end cannot be written down: %s", id_, error)
-                    self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
-                    self._ended(id_)
+            try:
+                with ExitStack() as after:
+                    try:
+                        self._do(id_, job, limit, after)
+                    except sqlite3.Error as error:
+                        _log.error("job %s: its end cannot be written down: %s", id_, error)
+                        self._unwritten[id_] = {**job, "status": FAILED, "output": _FULL.output()}
+                        self._ended(id_)
+            except Exception as error:  # the next job needs this thread
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                _log.error("job %s, after its end: %s at %s:%s", id_, type(error).__name__, place.name, place.lineno)
             with self._news:
                 limit.close()
                 if self._limits.get(id_) is limit:  # and not that of the next attempt

@@ -53,6 +53,9 @@ class Listener:
         at_the_end.enter_context(limit.ending(lambda: plain.shutdown(SHUT_RDWR)))
         # Previews come the same way, and may be large.
         settings: dict[str, Any] = {"compression": None, "proxy": None, "max_size": 2**26, "close_timeout": 0.001}
+        # Its API says whether ComfyUI lives. A thread with pings would wait for another thread together with close(),
+        # which in Python before 3.13 raises now and then.
+        settings["ping_interval"] = None
         address = f"ws{url.removeprefix('http')}/ws?clientId={self.id}"
         opened: ClientConnection = at_the_end.enter_context(connect(address, sock=plain, open_timeout=10, **settings))
         return opened
