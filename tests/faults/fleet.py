@@ -5,7 +5,8 @@
 
 The first lab host has the queue, as the role queue makes it, and all have ComfyUI and the handler. Clients post jobs
 with ids of their own, again and again until they are accepted, while faults come at random times, one after the other.
-The first host loses neither its power nor its network, since the queue is there. The table goes to
+The first host loses neither its power nor its network, since the queue is there. A container shares the clock of its
+machine, so libfaketime moves it for the services and PostgreSQL, and not for systemd or the kernel. The table goes to
 reports/faults-fleet.json, too. It ends with 1 where a job has no end, two results, or a failure without a reason, or
 where a result is gone later.
 """
@@ -18,6 +19,7 @@ import concurrent.futures
 import hashlib
 import json
 import random
+import shlex
 import sys
 import tempfile
 import threading
@@ -40,6 +42,32 @@ CUT_S = 20
 
 DATA = "/var/lib/postgresql"
 
+CLOCK = "/etc/clock-of-the-bench"
+MOVABLE = f"""
+set -e
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install faketime > /dev/null
+echo +0 > {CLOCK}
+cat > {CLOCK}.env << END
+LD_PRELOAD='$(ls /usr/lib/*/faketime/libfaketime.so.1)'
+FAKETIME_TIMESTAMP_FILE='{CLOCK}'
+FAKETIME_CACHE_DURATION='1'
+FAKETIME_DONT_FAKE_MONOTONIC='1'
+END
+units() {{ systemctl list-units --plain --no-legend "$@" | cut -d ' ' -f 1; }}
+for unit in $(units 'wanmetal-queue*.service' 'comfyui*.service'); do
+  mkdir -p /etc/systemd/system/$unit.d
+  printf '[Service]\\nEnvironmentFile={CLOCK}.env\\n' > /etc/systemd/system/$unit.d/clock-of-the-bench.conf
+done
+for folder in /etc/postgresql/*/main; do
+  [ ! -d $folder ] || cat {CLOCK}.env >> $folder/environment
+done
+systemctl daemon-reload
+systemctl restart $(units 'postgresql@*' 'wanmetal-queue*.service' 'comfyui*.service')
+"""
+MOVED = f"echo {{jump}} > {CLOCK}; sleep 20; echo +0 > {CLOCK}"
+JUMPS = ("-400d", "-1h", "+1h", "+400d")
+
 FAULTS = {
     "a host loses power": "",
     "a host's network is cut for 20 s": "",
@@ -48,6 +76,8 @@ FAULTS = {
     "a ComfyUI is killed": "systemctl kill --signal=KILL comfyui",
     "PostgreSQL is killed": "systemctl kill --signal=KILL 'postgresql@*'",
     "the disk of PostgreSQL is full": f"dd if=/dev/zero of={DATA}/full bs=1M; sleep 15; rm {DATA}/full",
+    "the clock of a host jumps": MOVED,
+    "the clock of the queue's host jumps": MOVED,
     "the queue is killed": "systemctl kill --signal=KILL wanmetal-queue",
     "the queue is restarted": "systemctl restart wanmetal-queue",
     "what is in front of the queue is restarted": "systemctl restart wanmetal-queue-proxy",
@@ -104,6 +134,8 @@ class Bench:
             self.folder / "fleet.yml",
         ]
         run("ansible-playbook", PROJECT / "site.yml", *given, "--limit", names)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: host.ssh(f"sudo sh -c {shlex.quote(MOVABLE)}"), self.hosts))
         token = first.ssh("sudo wanmetal-queue token-add client bench")
         (self.folder / "ca.pem").write_text(first.ssh("sudo cat /etc/wanmetal-queue/ca.pem"))
         self._headers = {"Authorization": f"Bearer {token}"}
@@ -137,6 +169,17 @@ class Bench:
         job.seconds = round(time.monotonic() - begun, 1)
         return job
 
+    def posted_again(self, id_: str) -> dict[str, Any]:
+        """What the queue tells of a job whose id is posted once more."""
+        for _ in range(60):
+            try:
+                self.call("run", {"id": id_, "input": {}})
+                return dict(self.call(f"status/{id_}"))
+            except requests.RequestException as error:
+                print(f"{id_}: {error}", flush=True)
+                time.sleep(1)
+        return {"status": "cannot be asked"}
+
     def fault(self, fault: str, luck: random.Random) -> None:
         """Put a fault in, and take it out again."""
         first = self.hosts[0]
@@ -154,7 +197,7 @@ class Bench:
             route = f"{self.address[hit.name]}/32"
             first.ssh(f"sudo sh -c 'ip route add blackhole {route}; sleep {CUT_S}; ip route del blackhole {route}'")
         else:
-            hit.ssh(f"sudo sh -c {json.dumps(FAULTS[fault])}", ok=False)
+            hit.ssh(f"sudo sh -c {shlex.quote(FAULTS[fault].format(jump=luck.choice(JUMPS)))}", ok=False)
 
     def faults(self, seed: int) -> None:
         """Put one fault in after the other."""
@@ -217,8 +260,7 @@ def main() -> int:
             later = {}
             for job in jobs:
                 job.attempts = attempts.get(job.id, 0)
-                bench.call("run", {"id": job.id, "input": {}})
-                said = bench.call(f"status/{job.id}")
+                said = bench.posted_again(job.id)
                 later[job.id] = (said["status"], digest(said))
         finally:
             for host in bench.hosts:
