@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -100,3 +101,31 @@ def test_a_handler_that_ends_takes_no_more_jobs(
         assert queue.status("later") == "IN_QUEUE"
         queue.call("cancel/later", {})
         assert not fake.graphs
+
+
+def test_it_goes_on_after_errors_that_nobody_foresaw(
+    queue: queues.Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = [RuntimeError("can't start new thread"), sqlite3.OperationalError("disk I/O error")]
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if len(errors) == 2 and "Fleet._do" in str(getattr(thread, "_target", "")):
+            raise errors.pop(0)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    with scripted(takes_s=600) as (fake, url), serving(tmp_path, url, **joined(queue)) as jobs, closing(Fleet(jobs)):
+        queue.run("twice", GOOD)
+        queues.until(lambda: fake.graphs)
+        stop = jobs.stop
+
+        def stop_or_not(id_: str) -> Any:
+            if errors:
+                raise errors.pop()
+            return stop(id_)
+
+        monkeypatch.setattr(jobs, "stop", stop_or_not)
+        queue.call("cancel/twice", {})
+        queues.until(lambda: (jobs.get("twice") or {}).get("status") == "CANCELLED")
+        assert not errors

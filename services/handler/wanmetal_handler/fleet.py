@@ -94,7 +94,7 @@ class Fleet:
         failures = 0
         while not self._closing.is_set():
             self._free.acquire()
-            job, good = None, False
+            job, good, begun = None, False, False
             try:
                 vram = None if self._jobs.draining else self._vram()
                 if vram is not None:
@@ -103,14 +103,19 @@ class Fleet:
                     good = status in {200, 204}
                     if not good:
                         _log.warning("the queue at %s answers %d", self._url, status)
+                if job and not self._closing.is_set():
+                    with self._lock:
+                        self._held.add(job["id"])
+                    threading.Thread(target=self._do, args=(job,), daemon=True).start()
+                    begun = True
             except _AWAY as error:
                 if not self._closing.is_set():
                     _log.warning("the queue at %s cannot be reached: %s", self._url, error)
-            if job and not self._closing.is_set():
+            except Exception:  # the next job needs this thread
+                _log.exception("a job of the queue could not be begun")
+            if not begun:
                 with self._lock:
-                    self._held.add(job["id"])
-                threading.Thread(target=self._do, args=(job,), daemon=True).start()
-            else:
+                    self._held.discard((job or {}).get("id", ""))
                 self._free.release()
             failures = 0 if good else failures + 1
             if failures:
@@ -137,6 +142,9 @@ class Fleet:
                 if status not in {200, 204}:
                     self._closing.wait(2)
             except _AWAY:
+                self._closing.wait(1)
+            except Exception:  # without this thread the queue takes the host for lost
+                _log.exception("the queue could not be asked what is to be stopped")
                 self._closing.wait(1)
 
     def _do(self, job: Mapping[str, Any]) -> None:
