@@ -117,6 +117,8 @@ def changed(**inputs: Any) -> dict[str, Any]:
         ({"seed": {"x": 1}}, "seed must be a whole number, found {'x': 1}"),
         ({"cfg": "much"}, "cfg must be a number, found 'much'"),
         ({"cfg": float("inf")}, "cfg must be 0.0 to 100.0, found inf"),
+        ({"cfg": float("nan")}, "cfg must be a number, found nan"),
+        ({"cfg": "nan"}, "cfg must be a number, found 'nan'"),
         ({"sampler_name": "magic"}, "found 'magic'"),
         ({"model": None}, "the input model is missing"),
         ({"model": 3}, "model must be linked, found 3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -140,6 +141,8 @@ def _limits(one: Input, value: Any, converted: Any) -> Iterator[str]:
     if isinstance(converted, str):
         return
     least, most = one.options.get("min"), one.options.get("max")
+    if isinstance(converted, float) and math.isnan(converted):  # no limit holds it
+        raise ValueError(value)
     if (least is not None and converted < least) or (most is not None and converted > most):
         limits = f"at least {least}" if most is None else f"at most {most}" if least is None else f"{least} to {most}"
         yield f"{one.name} must be {limits}, found {value}"
