@@ -60,7 +60,7 @@ def _checked(text: Any, info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     # Ansible makes data of a text that looks like JSON.
     workflow = json.loads(text) if isinstance(text, str) else text
     graph, replaced = replace(workflow, schemas, schemas)
-    api = check.read(graph, schemas)
+    api = check.read(graph, schemas, queued=True)
     inputs = [one.get("input") for one in info.values() if isinstance(one, Mapping)]
     found = {
         "node_types": sorted(schemas),

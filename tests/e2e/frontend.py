@@ -131,7 +131,7 @@ def _told(one: NodeType) -> dict[str, Any]:
         "output_is_list": [False] * len(one.outputs),
         "output_name": [label for _, label in one.outputs],
         "name": one.name,
-        "display_name": one.name,
+        "display_name": one.title or one.name,
         "description": "",
         "python_module": "nodes" if one.pack == "core" else f"custom_nodes.{one.pack}",
         "category": "test",
@@ -147,6 +147,8 @@ def _spec(entry: Input) -> list[Any]:
     if dynamic is not None:
         options["options"] = [{"key": key, "inputs": inputs} for key, inputs in dynamic.items()]
         return [entry.type, options]
+    if entry.drawn:
+        options["dynamicPrompts"] = True
     if entry.control:
         options["control_after_generate"] = True
     if entry.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not entry.widget:

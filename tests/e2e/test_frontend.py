@@ -24,7 +24,8 @@ NEWER = "1.58.1"
 EDITS, NEWER_EDITS = 320, 120
 LACKING = {"VHS-defaults", "VHS-old-names"}
 """Files without some values. The pinned page leaves these out, which ComfyUI refuses; here they get their defaults."""
-SCHEMAS = {**workflow_schemas.recorded(), **workflow_schemas.from_object_info(cases.POWER_LORA_INFO)}
+MADE_UP = workflow_schemas.from_object_info({**cases.POWER_LORA_INFO, **cases.TEXTS})
+SCHEMAS = {**workflow_schemas.recorded(), **MADE_UP}
 
 
 def complete(workflow: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def compared(files: Mapping[str, Any], version: str, folder: Path) -> tuple[dict
         if "api" not in found:
             different[name] = str(found["errors"])
             continue
-        ours, theirs = shown(to_api(files[name], SCHEMAS)), shown(found["api"])
+        ours, theirs = shown(to_api(files[name], SCHEMAS, queued=True)), shown(found["api"])
         rows = [
             f"{id_}: ours {ours.get(id_)}, the browser's {theirs.get(id_)}"
             for id_ in sorted(ours.keys() | theirs.keys())
@@ -127,7 +128,8 @@ def compared(files: Mapping[str, Any], version: str, folder: Path) -> tuple[dict
 
 def test_we_convert_as_the_browser_of_the_practice_copy_does(tmp_path: Path) -> None:
     files = named_cases()  # it cannot draw the shipped ones, whose nodes are of today's ComfyUI
-    files.pop("widgets-inside-without-inputs")  # it knows the values inside alone
+    for name in ("widgets-inside-without-inputs", "a-shown-widget-that-is-linked-inside"):
+        files.pop(name)  # it knows the values and links inside alone
     edits = {f"edit-{seed}": Edits(seed, SCHEMAS).workflow() for seed in range(EDITS)}
     different, refused = compared({**files, **edits}, frontend.pinned_version("practice"), tmp_path)
     assert different == {}

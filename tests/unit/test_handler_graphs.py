@@ -64,6 +64,30 @@ def test_a_graph_of_the_caller_s_own_gives_all_that_it_saves(tmp_path: Path) -> 
 INT = {"input": {"required": {"value": ["INT", {}]}}, "output": ["INT"], "output_name": ["INT"]}
 
 
+def test_what_the_browser_fills_in_as_it_queues_is_filled_in_for_a_job(tmp_path: Path) -> None:
+    texts = {"input": {"required": {"text": ["STRING", {"dynamicPrompts": True}]}}, "output": ["VIDEO"]}
+    save = {"input": {"required": {"video": ["VIDEO", {}], "filename_prefix": ["STRING", {}]}}, "output": []}
+    given = {
+        "nodes": [
+            {"id": 1, "type": "Fox", "widgets_values": ["a {red|red} fox // runs"], "outputs": [{"name": "V"}]},
+            {
+                "id": 6,
+                "type": "SaveVideo",
+                "widgets_values": ["mine/%Fox.text%"],
+                "inputs": [{"name": "video", "type": "VIDEO", "link": 1}],
+            },
+        ],
+        "links": [[1, 1, 0, 6, 0, "VIDEO"]],
+    }
+    with scripted() as (fake, url), serving(tmp_path, url, raw_workflows=1) as service:
+        known = json.dumps({"Fox": texts, "SaveVideo": {**save, "output_node": True}}).encode()
+        fake.special["/object_info"] = lambda handler: reply(handler, known)
+        job = done(service, given={"workflow": given})
+    assert job["status"] == "COMPLETED", job
+    assert fake.graphs[0]["1"]["inputs"] == {"text": "a red fox "}
+    assert job["output"]["videos"][0]["filename"].startswith("a {red_red} fox __ runs_")
+
+
 def test_node_types_that_comfyui_lacks_are_replaced_and_named(tmp_path: Path) -> None:
     with (
         scripted() as (fake, url),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import queued
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import schemas as workflow_schemas
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.check import problems, read
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError, to_api
@@ -630,7 +632,88 @@ def browser_cases() -> dict[str, Any]:
     inverted = {**node(4, "InvertMask", [("mask", "MASK", 4)]), "outputs": [{"name": "MASK", "type": "MASK"}]}
     links = [[2, 1, 0, 2, 0, "IMAGE"], [3, 2, 0, 3, 0, "*"], [4, 3, 0, 4, 0, "*"]]
     found["a bypass before a reroute"] = saved(GROUND, to_mask, reroute, inverted, links=links)
+    return found | {name: graph for name, (graph, _id, _inputs) in queued_cases().items()}
+
+
+def queued_cases() -> dict[str, tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Graphs of which the browser fills in parts as it queues: for it and for us, with a node and what it gets."""
+    found: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {}
+    written = "a fox // runs\n{red|red} /* or\nblue */ \\{x\\|y\\} {{n}}|{"
+    drawn = "a fox \nred  {x|y} n|"
+    texts = node(1, "Texts", [], widgets_values=[written, written, written])
+    filled = {"area": drawn, "line": drawn, "plain": written}
+    found["texts that are drawn"] = saved(texts, SAVE, links=[[1, 1, 0, 9, 0, "IMAGE"]]), "1", filled
+    ground = {**GROUND, "title": "My picture", "properties": {"Node name for S&R": "Ground"}}
+    named = node(3, "KSampler", [], widgets_values=[5, "fixed", 20, 8.0, "a/b", "simple", 0.5])
+    named["outputs"] = []
+    for name, made in {
+        "%Ground.width%-%My picture.height%-%KSampler.cfg%-%KSampler.denoise%": "64-32-8-0.5",
+        "%KSampler.sampler_name%%date:yyyy.MM%%date:%%None.width%%Ground.none%%width%": (
+            "a_b%date:yyyy.MM%%None.width%%Ground.none%%width%"
+        ),
+    }.items():
+        save = {**SAVE, "widgets_values": [name]}
+        graph = saved(ground, named, save, links=[[1, 1, 0, 9, 0, "IMAGE"]])
+        found[f"names {len(found)}"] = graph, "9", {"images": ["1", 0], "filename_prefix": made}
+    part = definition(A, "EmptyImage", [8, 9, 1, 2])
+    part["nodes"][0]["inputs"] = widgets("color", links=(5,))
+    giver = node(12, "PrimitiveInt", [], widgets_values=[7, "fixed"])
+    giver["outputs"] = [{"name": "INT", "type": "INT", "links": []}]
+    part["nodes"].append(giver)
+    part["links"].append(link(5, 12, 0, 11, 0, "INT"))
+    instance = node(1, A, [], widgets_values=[5], properties={"proxyWidgets": [["11", "color"]]})
+    graph = saved(instance, SAVE, links=[[1, 1, 0, 9, 0, "IMAGE"]], definitions={"subgraphs": [part]})
+    values = {"width": 8, "height": 9, "batch_size": 1, "color": 5}
+    found["a shown widget that is linked inside"] = graph, "1:11", values
+    primitive = node(2, "PrimitiveNode", [], widgets_values=[99999, "fixed"])
+    primitive["outputs"] = [{"name": "INT", "type": "INT", "links": [], "widget": {"name": "width"}}]
+    wide = {**GROUND, "inputs": widgets("width", links=(2,))}
+    links = [[1, 1, 0, 9, 0, "IMAGE"], [2, 2, 0, 1, 0, "INT"]]
+    values = {"width": 16384, "height": 32, "batch_size": 1, "color": 0}
+    found["a primitive beyond a widget's limit"] = saved(wide, primitive, SAVE, links=links), "1", values
     return found
+
+
+TEXTS = {
+    "Texts": {
+        "input": {
+            "required": {
+                "area": ["STRING", {"multiline": True, "dynamicPrompts": True}],
+                "line": ["STRING", {"dynamicPrompts": True}],
+                "plain": ["STRING", {"multiline": True}],
+            }
+        },
+        "output": ["IMAGE"],
+    }
+}
+
+
+@pytest.mark.parametrize("name", queued_cases())
+def test_a_job_gets_what_the_browser_fills_in_as_it_queues(name: str) -> None:
+    graph, id_, inputs = queued_cases()[name]
+    known = {**SCHEMAS, **workflow_schemas.from_object_info(TEXTS)}
+    assert to_api(graph, known, queued=True)[id_]["inputs"] == inputs
+    kept = to_api(graph, known)[id_]["inputs"]
+    assert (kept == inputs) == (not name.startswith(("names", "texts")))  # a file that is placed keeps its texts
+
+
+def test_one_of_several_texts_is_drawn_and_dates_are_written() -> None:
+    drawn = {queued.drawn("a {red|{light|dark} blue|\\{x\\}} fox") for _ in range(200)}
+    assert drawn == {f"a {one} fox" for one in ("red", "light blue", "dark blue", "{x}")}
+    assert queued.drawn("{a|b|c}", lambda parts: parts[-1]) == "c"
+
+    now = datetime(2026, 3, 4, 5, 6, 7)
+    name = "%date:yyyy-MM-dd/hhmmss%_%date:yy M d h m s yyy% %date:yyyy.MM.dd% 100% %date% %a.b%"
+    made = "2026-03-04/050607_26 3 4 5 6 7 yyy 2026 100% %date% %a.b%"
+    assert queued.filled(name, lambda _node, widget: {"width": 1}[widget], now) == made
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (True, "true"), (1e20, "1" + 20 * "0"), (2e-05, "0.00002"), ([1, "a"], "1,a"), ('a\n"b', "a__b")],
+)
+def test_values_in_names_are_written_as_the_browser_writes_them(value: Any, text: str) -> None:
+    assert queued.filled("%a.b%", lambda _node, _widget: value, datetime.now()) == text
 
 
 GOOD = {"input": {"required": {"x": ["INT", {}]}}, "output": ["IMAGE"]}

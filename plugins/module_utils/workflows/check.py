@@ -20,13 +20,14 @@ _NAMED = 8
 """More choices than these are counted, and a few of them named."""
 
 
-def read(workflow: Any, schemas: Schemas, *, strict: bool = False) -> dict[str, Any]:
+def read(workflow: Any, schemas: Schemas, *, strict: bool = False, queued: bool = False) -> dict[str, Any]:
     """Return a workflow of either format in API format. A ConversionError says why it is none.
 
-    Values without names, those of node types that are not known, are left out unless ``strict``.
+    Values without names, those of node types that are not known, are left out unless ``strict``. What the
+    browser fills in as it queues is filled in where it is ``queued``.
     """
     try:
-        api = to_api(workflow, schemas, strict=strict)
+        api = to_api(workflow, schemas, strict=strict, queued=queued)
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConversionError(f"this is no workflow of ComfyUI's ({type(error).__name__}: {error})") from error
     strange = [id_ for id_, node in api.items() if not isinstance(node["class_type"], str)]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import queued as queued_texts
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.schemas import (
     MATCHTYPE,
     PLAIN,
@@ -137,18 +140,21 @@ def is_api_format(workflow: Mapping[str, Any]) -> bool:
     return bool(workflow) and all(isinstance(node, dict) and "class_type" in node for node in workflow.values())
 
 
-def to_api(workflow: Mapping[str, Any], schemas: Schemas, *, strict: bool = True) -> dict[str, Any]:
+def to_api(
+    workflow: Mapping[str, Any], schemas: Schemas, *, strict: bool = True, queued: bool = False
+) -> dict[str, Any]:
     """Return a workflow in API format; one that is in it already comes back as it is.
 
-    Unless ``strict``, values that have no names are left out.
+    Unless ``strict``, values that have no names are left out. What the browser fills in as it queues, such as dates in
+    names, is filled in where it is ``queued``.
     """
     if is_api_format(workflow):
         return dict(workflow)
     if not isinstance(workflow.get("nodes"), list):
         raise ConversionError("this is no workflow: it has neither nodes nor class types")
-    definitions = {one["id"]: one for one in (workflow.get("definitions") or {}).get("subgraphs") or []}
-    root = _scope(workflow, definitions)
+    root = _scope(workflow, _definitions(workflow))
     graph = _Graph(schemas, strict)
+    queue = _Queue(graph, root, schemas) if queued else None
     everywhere = _Everywhere(graph, root, workflow)
     api: dict[str, Any] = {}
     for scope, node in _active(root):
@@ -157,7 +163,10 @@ def to_api(workflow: Mapping[str, Any], schemas: Schemas, *, strict: bool = True
                 f"node {node['id']} is a group node ({node['type']}), which only the browser takes apart: "
                 "turn it into nodes or a subgraph there, and save again"
             )
-        inputs = {name: _wrapped(value) for name, value in graph.values(scope, node).items()}
+        values = graph.values(scope, node)
+        inputs = {
+            name: _wrapped(value) for name, value in (queue.filled(scope, node, values) if queue else values).items()
+        }
         for index, slot in enumerate(graph.slots(scope, node)):
             source = graph.input(scope, node, index) or everywhere.find(scope, node, slot)
             if source is not None:
@@ -183,13 +192,45 @@ def _is_link(value: object) -> bool:
 # -- nodes and links
 
 
-def _scope(graph: Mapping[str, Any], definitions: Mapping[str, Any], **place: Any) -> Scope:
+def _links(graph: Mapping[str, Any]) -> dict[Any, Link]:
     links = {}
     for link in graph.get("links") or []:
         if isinstance(link, Mapping):
             links[link["id"]] = Link(str(link["origin_id"]), link["origin_slot"], str(link["type"]))
         elif link:
             links[link[0]] = Link(str(link[1]), link[2], str(link[5]))
+    return links
+
+
+def _definitions(workflow: Mapping[str, Any]) -> dict[str, Any]:
+    """The subgraphs. A widget inside that a node of one shows as its own loses its link inside, as in the browser."""
+    found = {one["id"]: one for one in (workflow.get("definitions") or {}).get("subgraphs") or []}
+    shown: dict[str, set[tuple[Any, str]]] = {id_: set() for id_ in found}
+    for graph in (workflow, *found.values()):
+        for node in graph.get("nodes") or []:
+            if node["type"] in found:
+                shown[node["type"]] |= {(id_, name) for id_, name, _unused, _value in _shown_inside(node)}
+    return {id_: _unlinked(one, shown[id_]) if shown[id_] else one for id_, one in found.items()}
+
+
+def _unlinked(definition: Mapping[str, Any], shown: Collection[tuple[Any, str]]) -> dict[str, Any]:
+    links = _links(definition)
+
+    def slots(node: Node) -> list[Any]:
+        return [
+            {**slot, "link": None}
+            if (str(node["id"]), (slot.get("widget") or {}).get("name")) in shown
+            and slot.get("link") in links
+            and links[slot["link"]].origin != _SUBGRAPH_INPUT
+            else slot
+            for slot in node.get("inputs") or []
+        ]
+
+    return {**definition, "nodes": [{**node, "inputs": slots(node)} for node in definition["nodes"]]}
+
+
+def _scope(graph: Mapping[str, Any], definitions: Mapping[str, Any], **place: Any) -> Scope:
+    links = _links(graph)
     nodes: dict[str, Node] = {
         str(node["id"]): {**node, "type": _RENAMED.get(node["type"], node["type"])} for node in graph["nodes"]
     }
@@ -385,7 +426,9 @@ class _Graph:
                 name = (slot.get("widget") or {}).get("name")
                 primitive = _primitive(scope, Slot(slot["name"], "", slot.get("link")))
                 if name in found and primitive and primitive.get("widgets_values"):
-                    found[name] = _first_value(primitive)
+                    shown = scope.values_of(str(primitive["id"])).get("value")
+                    value = _first_value(primitive) if shown is None else shown
+                    found[name] = _within(self._schemas.get(node["type"]), name, value)
         return self._values[here]
 
     def _promoted(self, scope: Scope) -> dict[str, Any]:
@@ -421,6 +464,14 @@ def _primitive(scope: Scope, slot: Slot) -> Node | None:
     link = scope.links.get(slot.link) if slot.link is not None else None
     node = scope.nodes.get(link.origin) if link else None
     return node if node is not None and node["type"] == "PrimitiveNode" else None
+
+
+def _within(known: NodeType | None, name: str, value: Any) -> Any:
+    """A primitive's number, within the limits of the widget that gets it."""
+    one = known.input(name) if known else None
+    if one is None or one.type not in ("INT", "FLOAT") or isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return min(max(value, one.options.get("min", value)), one.options.get("max", value))
 
 
 def _first_value(node: Node) -> Any:
@@ -553,6 +604,61 @@ def _nameless(node: Node) -> ConversionError:
         f"too little is known of the node type {node['type']!r} (node {node['id']}), so its values have no names. "
         "Give the answer of /object_info of a ComfyUI that has it, or save the API format in the browser"
     )
+
+
+# -- what the browser fills in as it queues
+
+
+class _Queue:
+    """Values as the browser queues them."""
+
+    def __init__(self, graph: _Graph, root: Scope, schemas: Schemas) -> None:
+        self._graph = graph
+        self._root = root
+        self._schemas = schemas
+        self._now = datetime.now()
+
+    def filled(self, scope: Scope, node: Node, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a node's widgets, with texts that are drawn, and names that are filled in.
+
+        What the node of a subgraph gives stays as it is, as in the browser.
+        """
+        given = scope.values_of(str(node["id"]))
+        known = self._schemas.get(node["type"])
+        by_lot = {one.name for one in known.inputs if one.drawn} if known else set()
+        found = dict(values)
+        for name, value in values.items():
+            if not isinstance(value, str) or name in given:
+                continue
+            if name in by_lot:
+                found[name] = queued_texts.drawn(value)
+            elif queued_texts.is_name(node["type"], name):
+                found[name] = queued_texts.filled(value, self._value, self._now)
+        return found
+
+    def _value(self, called: str, widget: str) -> Any:
+        nodes = [(*one, queued_texts.called(one[1], self._title(one[1]))) for one in _every(self._root)]
+        for index in (0, 1):  # the name in its properties comes first, then the title
+            for scope, node, names in nodes:
+                if names[index] == called:
+                    if node["type"] == "PrimitiveNode":
+                        return {"value": _first_value(node)}[widget]
+                    shown = {name: value for _id, name, _unused, value in _shown_inside(node)}
+                    with suppress(ConversionError):  # too little is known of its type
+                        return {**shown, **self._graph.values(scope, node)}[widget]
+        raise LookupError(called)
+
+    def _title(self, node: Node) -> str:
+        known = self._schemas.get(node["type"])
+        return known.title if known else {"PrimitiveNode": "Primitive"}.get(node["type"], "")
+
+
+def _every(scope: Scope) -> Iterator[tuple[Scope, Node]]:
+    """All nodes, as the browser walks over them."""
+    for id_, node in scope.nodes.items():
+        if id_ in scope.inner:
+            yield from _every(scope.inner[id_])
+        yield scope, node
 
 
 # -- Use Everywhere

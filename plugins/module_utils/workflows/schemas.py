@@ -58,6 +58,8 @@ class Input:
     widget: bool = False
     control: bool = False
     upload: bool = False
+    drawn: bool = False
+    """The browser draws parts of the text by lot as it queues. It is known of a running ComfyUI alone."""
     choices: tuple[Any, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,6 +83,8 @@ class NodeType:
     inputs: tuple[Input, ...]
     outputs: tuple[tuple[str, str], ...]
     ends: bool = False
+    title: str = ""
+    """What the browser calls it. It is known of a running ComfyUI alone."""
 
     def input(self, name: str) -> Input | None:
         """Return an input by its name."""
@@ -192,7 +196,7 @@ def _node(name: str, entry: Mapping[str, Any], marker: str) -> NodeType:
     pack = module[1] if module[0] == "custom_nodes" and len(module) > 1 else CORE
     names = entry.get("output_name") or entry["output"]
     outputs = tuple((_type(kind), str(label)) for kind, label in zip(entry["output"], names, strict=False))
-    return NodeType(name, pack, tuple(inputs), outputs, bool(entry.get("output_node")))
+    return NodeType(name, pack, tuple(inputs), outputs, bool(entry.get("output_node")), entry.get("display_name") or "")
 
 
 def _inputs(sections: Mapping[str, Any], marker: str, prefix: str = "") -> Iterator[Input]:
@@ -255,5 +259,6 @@ def _input(name: str, spec: object, optional: bool, marker: str) -> Input:
         kind = str((options.get("template") or {}).get("allowed_types", "*"))
     # The browser gives seeds a widget of their own that says what becomes of them after a run.
     control = bool(options.get("control_after_generate")) or (kind == "INT" and name in {"seed", "noise_seed"})
+    drawn = kind == "STRING" and options.get("dynamicPrompts") is True
     kept = {key: options[key] for key in _KEPT if options.get(key) is not None}
-    return Input(name, kind, optional, widget, control, upload, choices, kept)
+    return Input(name, kind, optional, widget, control, upload, drawn, choices, kept)

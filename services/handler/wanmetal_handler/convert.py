@@ -27,7 +27,7 @@ def convert(workflow: str, object_info: str) -> bytes:
     try:
         schemas = from_object_info(json.loads(object_info))
         graph, replaced = replace(json.loads(workflow), schemas, schemas)
-        return json.dumps([to_api(graph, schemas), [str(one) for one in replaced]]).encode()
+        return json.dumps([to_api(graph, schemas, queued=True), [str(one) for one in replaced]]).encode()
     except ConversionError as error:
         raise JobError("request", f"the workflow cannot be converted to API format: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
