@@ -116,6 +116,15 @@ def test_runsync_gives_the_video(tmp_path: Path) -> None:
     assert job["output"]["video_url"].startswith("data:video/mp4;base64,")
 
 
+def test_an_error_that_is_no_unicode_is_told(tmp_path: Path) -> None:
+    said = {"node_id": "4", "node_type": "Mine", "exception_type": "ValueError", "exception_message": "half: \ud800"}
+    with api(tmp_path, end="error", error=said) as caller:
+        status, job = caller.call("POST", "/runsync", {"input": GOOD})
+        assert caller.call("GET", f"/status/{job['id']}")[1] == job
+    assert (status, job["status"]) == (200, "FAILED")
+    assert "half: \ud800" in job["error"]
+
+
 def test_runsync_does_not_wait_for_ever(tmp_path: Path) -> None:
     with api(tmp_path, takes_s=60) as caller:
         started = time.monotonic()

@@ -31,6 +31,11 @@ from wanmetal_handler.failure import JobError
 from wanmetal_handler.media import remade
 
 
+NESTED: list[Any] = []
+for _ in range(900):
+    NESTED = [NESTED]
+
+
 def own(**values: Any) -> dict[str, Any]:
     graph = copy.deepcopy(GRAPH)
     graph["1"]["inputs"]["image"] = "start.png"
@@ -117,6 +122,8 @@ def test_node_types_that_comfyui_lacks_are_replaced_and_named(tmp_path: Path) ->
         ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {"x": [{"y": "handler/z"}]}}}}, "inside of ComfyUI"),
         ({"workflow": {"1": {"class_type": "PythonExec", "inputs": {}}}}, "out of handler_raw_nodes"),
         ({"workflow": {"1": {"inputs": {}}}}, "a node with class_type and inputs"),
+        ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {}, "_meta": {"title": NESTED}}}}, "too deeply"),
+        ({"workflow": {"1": {"class_type": "LoadImage", "inputs": {"image": NESTED}}}}, "too deeply"),
         ({"workflow": {}}, "a graph in API format"),
         ({"images": [{"name": "../x.png", "image": "AAAA"}]}, "a name of its own"),
         ({"images": [{"name": "x.png"}]}, "an object with the texts name and image"),

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request, responses
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -56,6 +56,14 @@ _MUST = {
     "wait": f"wait has to be milliseconds, at most {_MOST_WAIT_MS}",
 }
 Address = Annotated[str, StringConstraints(pattern=r"^https?://[^\x00-\x20\x7f-\xa0@]+$", max_length=2000)]
+
+
+class JSONResponse(responses.JSONResponse):
+    """Names, and what ComfyUI says of an error, may hold half of a surrogate pair, which only ASCII can write."""
+
+    def render(self, content: Any) -> bytes:
+        """Write it."""
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 class _Strict(BaseModel):

@@ -290,6 +290,7 @@ def brought(given: Mapping[str, Any], allowed: Collection[str]) -> Task:
             found.append((f"workflow.{id_}.class_type", kind, "a node type out of handler_raw_nodes"))
         if not isinstance(node.get("_meta", {}), dict):
             found.append((f"workflow.{id_}._meta", node["_meta"], "an object"))
+        _texts([one for key, one in node.items() if key != "inputs"])  # how deep they are
         for name, value in _texts(node["inputs"]):
             if value in media and node["inputs"].get(name) == value:
                 places[value].append((id_, name))
