@@ -30,7 +30,6 @@ from wanmetal_handler.addresses import Networks
 from wanmetal_handler.failure import JobError
 from wanmetal_handler.media import remade
 
-
 NESTED: list[Any] = []
 for _ in range(900):
     NESTED = [NESTED]
