@@ -175,6 +175,7 @@ _WORDS = {
     "raw": "a value",
     "str": "a text",
 }
+_TRUTH_VALUES = {"true", "false", "yes", "no", "on", "off"}
 _KINDS = {bool: "a truth value", int: "a number", str: "a text", list: "a list", dict: "a mapping"}
 
 
@@ -238,8 +239,8 @@ def _fits(value: object, spec: Spec) -> bool:
     if kind in {"str", "path"}:
         return isinstance(value, str | int | float) and not isinstance(value, bool)
     if kind == "bool":
-        # A text such as "false" counts as true in templates.
-        return isinstance(value, bool)
+        # As -e name=false and an INI inventory give it. Roles read it with the filter bool.
+        return isinstance(value, bool) or str(value).lower() in _TRUTH_VALUES
     if kind in {"int", "float"} and isinstance(value, str):
         # Python reads more than the programs do that get the text: other digits, 1_000, 1e9, blanks around it.
         return re.fullmatch(r"-?[0-9]{1,18}" if kind == "int" else r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value) is not None
@@ -261,8 +262,7 @@ def _type_fix(name: str, value: object, spec: Spec) -> str:
     if isinstance(value, bool) and spec.get("type", "str") == "str":
         return "put the word into quotes"
     if spec.get("type") == "bool" and isinstance(value, str):
-        truth = value.lower() in {"yes", "on", "true", "y", "t", "1"}
-        return f"write it without quotes in YAML, or on the command line as -e '{json.dumps({name: truth})}'"
+        return f"write {name}: true or {name}: false"
     if spec.get("type") in {"list", "dict"} and isinstance(value, str):
         words = [word.strip(" '\"") for word in value.strip(" []").split(",")]
         example = words if spec["type"] == "list" and not spec.get("options") else spec.get("default", {})

@@ -27,7 +27,7 @@ COMMAND_LINE = {
     "comfyui_port": "word",
     "comfyui_prot": "1",
     "comfyui_extra_args": "--fast",
-    "comfyui_allow_remote": "true",
+    "comfyui_allow_remote": "always",
 }
 
 

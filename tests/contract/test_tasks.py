@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +99,38 @@ def test_what_is_rendered_has_an_order(path: Path) -> None:
 def test_the_check_for_an_order_sees_it() -> None:
     text = "{{ a | difference(b) | join }} {{ a | union(b) | sort | join }} {% if a | intersect(b) | length %}"
     assert unordered(text) == ["{{ a | difference(b) | join }}"]
+
+
+TRUTH_VALUES = "|".join(
+    name
+    for role in ROLES
+    for entry in house.role_file(role, "meta/argument_specs.yml")["argument_specs"].values()
+    for name, spec in entry.get("options", {}).items()
+    if spec["type"] == "bool"
+)
+
+
+def read_as_written(text: str, whens: Iterable[str] = ()) -> list[str]:
+    """Expressions in which a truth value may be the text "false", as -e and INI inventories give it, which is true."""
+    # Whole, it is another role's or a module's option, which is read as one again.
+    whole = re.compile(rf"\{{\{{ ({TRUTH_VALUES}) \}}\}}")
+    bare = re.compile(rf"(?<![\w.])({TRUTH_VALUES})\b(?!( \| default\([^)]*\))? \| bool)")
+    found = [*re.findall(r"\{[{%].*?[}%]\}", text, re.DOTALL), *whens]
+    return [one for one in found if bare.search(re.sub(r"'[^'\n]*'", "", one)) and not whole.fullmatch(one)]
+
+
+EXPRESSIONS = [*PLAYED, *TEMPLATES]
+
+
+@pytest.mark.parametrize("path", EXPRESSIONS, ids=[str(path.relative_to(house.ROOT)) for path in EXPRESSIONS])
+def test_truth_values_are_read_as_such(path: Path) -> None:
+    whens = [text for _, text in conditions(house.read(path))] if path.suffix == ".yml" else []
+    assert read_as_written(path.read_text(encoding="utf-8"), whens) == []
+
+
+def test_the_check_for_truth_values_sees_them() -> None:
+    text = (
+        "{{ 1 if handler_enabled else 2 }} {{ handler_enabled }} {{ handler_enabled | bool }} {{ 'handler_enabled' }}"
+    )
+    whens = ["not jupyterlab_enabled", "jupyterlab_enabled | default(false) | bool"]
+    assert read_as_written(text, whens) == ["{{ 1 if handler_enabled else 2 }}", "not jupyterlab_enabled"]

@@ -96,7 +96,8 @@ def test_types_that_fit(spec: dict[str, Any], value: object, typed: object) -> N
         ({"type": "float"}, float("nan"), "nan"),
         ({"type": "dict"}, {1: "a"}, "{1: 'a'}"),
         ({"type": "list", "elements": "dict", "options": {"a": {}}}, [{1: 2}], "[{1: 2}]"),
-        ({"type": "bool"}, "false", "the text 'false'"),
+        ({"type": "bool"}, "maybe", "the text 'maybe'"),
+        ({"type": "bool"}, "0", "the text '0'"),
         ({"type": "bool"}, 1, "1"),
         ({"type": "str"}, False, "False, which YAML makes of words like yes, no, on and off"),
         ({"type": "str"}, ["a"], "['a']"),
@@ -116,6 +117,11 @@ def test_types_that_do_not_fit(spec: dict[str, Any], value: object, found: str) 
     assert problem is not None
     assert problem.found == found
     assert "s3cret" not in problem.fix
+
+
+@pytest.mark.parametrize(("text", "meant"), [("false", False), ("True", True), ("no", False), ("ON", True)])
+def test_truth_values_as_the_command_line_gives_them(text: str, meant: bool) -> None:
+    assert settings._typed("demo_x", text, {"type": "bool"}) == (meant, None)
 
 
 def test_inner_options_are_checked() -> None:
