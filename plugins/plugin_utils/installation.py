@@ -14,6 +14,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import s
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import texts
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_rules import OWNED_FLAGS, VRAM_FLAGS
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.settings import check, load_specs
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.yaml_of_others import Loader
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SCP = re.compile(r"(?:(?P<user>[\w.-]+)@)?(?P<host>[\w.-]+):(?P<path>[^/].*)")
@@ -24,7 +25,7 @@ _MOST_NAMES = 20
 def read(text: str) -> dict[str, Any]:
     """Read a snapshot of ComfyUI-Manager, or a comfy-build.yaml, into the shape of a folder that was looked at."""
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=Loader)  # noqa: S506 (it is a safe one)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2024-13-45 is a ValueError
         raise ValueError(f"it is neither JSON nor YAML: {error}") from error
     if isinstance(data, dict) and isinstance(data.get("custom_nodes"), dict):

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown, told
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.yaml_of_others import Loader
 
 Settings = dict[str, Any]
 
@@ -183,7 +184,7 @@ def _unquoted(text: str) -> str:
     return quoted[2] if quoted else re.sub(r"(?:^|\s+)#.*", "", text).strip()
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(Loader):
     """Reads what has a tag of compose, such as ``!override``, like what has none."""
 
 

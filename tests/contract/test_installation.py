@@ -296,7 +296,16 @@ def test_parts_of_another_shape_are_named(data: dict[str, Any], said: str) -> No
         installation.read(json.dumps(data))
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, "a: 2024-13-45", "a: " + "9" * 5000, "git_custom_nodes: {<<: 5}"])
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 5000, "a: 2024-13-45", "a: " + "9" * 5000, "git_custom_nodes: {<<: 5}"),
+        *(f"{LAUGHS}git_custom_nodes: {{u: {{hash: *a11}}}}", "git_custom_nodes: &own {u: *own}"),
+    ],
+)
 def test_what_yaml_cannot_be_made_of_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="neither JSON nor YAML"):
         installation.read(text)

@@ -297,8 +297,11 @@ def test_no_variable_of_a_role_is_a_name_of_the_image() -> None:
         "services: {a: {environment: {download_vace: 2024-13-45}}}\n",
         "services: {a: {<<: 5}}\n",
         "services: " + "{a: " * 3000 + "1" + "}" * 3000,
+        "x0: &x0 [a]\n"
+        + "".join(f"x{n}: &x{n} {[f'*x{n - 1}'] * 9}\n" for n in range(1, 12)).replace("'", "")
+        + "services: {a: {environment: {download_vace: *x11}}}\n",
     ],
-    ids=["tabs", "two documents", "no date", "no mapping to merge", "too deep"],
+    ids=["tabs", "two documents", "no date", "no mapping to merge", "too deep", "laughs"],
 )
 def test_a_compose_file_that_is_no_yaml_is_called_that(text: str) -> None:
     found = read("compose.yml", lambda _unused: text)
