@@ -27,7 +27,7 @@ from tests.lab import lab
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports/test"
 STEPS = ("lint", "unit", "contract", "molecule", "e2e")
-FAULTS = ("deploys", "fleet")
+FAULTS = ("deploys", "fleet", "queue")
 SLOW = ("default", "monitoring", "nodes", "queue", "sageattention", "services")  # scenarios that run with --full alone
 LONGEST = (
     "e2e",
@@ -337,7 +337,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="deploys",
         choices=FAULTS,
-        help="nothing but faults at random: in deploys, where nothing is named, or in a fleet that does jobs",
+        help="nothing but faults at random: in deploys, in a fleet that does jobs, or in deploys of its queue",
     )
     top.add_argument("--list", action="store_true", help="show what each step would run")
     top.add_argument("--jobs", type=int, default=min(max(CORES, 2), 4), help="parts at a time; default: %(default)s")

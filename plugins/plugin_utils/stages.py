@@ -102,7 +102,8 @@ _AROUND = re.compile(
 
 def first_line(result: Mapping[str, Any]) -> str:
     """Say in a line why a task failed, and how to fix it where that is known."""
-    text = str(result.get("msg") or result.get("stderr") or "it gives no reason")
+    text = str(result.get("msg") or "").removeprefix("non-zero return code")  # of a command, which says why itself
+    text = text or str(result.get("stderr") or result.get("msg") or "it gives no reason")
     if listed := _LISTED.findall(text):
         what, found, needed, fix = (part.strip() for part in listed[0])
         more = f" (and {len(listed) - 1} more above)" if len(listed) > 1 else ""

@@ -119,6 +119,8 @@ def test_a_run_without_words_ends_without() -> None:
         ({}, "it gives no reason"),
         ({"msg": "x" * 1000}, "x" * 299 + "…"),
         ({"msg": ["a"]}, "['a']"),
+        ({"msg": "non-zero return code", "stderr": "no such host"}, "no such host"),
+        ({"msg": "non-zero return code", "stderr": ""}, "non-zero return code"),
         (
             {
                 "msg": "Task failed: Finalization of task args for 'a.b.c' failed: Error while resolving value for "
