@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import NOTHING_YET
-
 _GIB = 2**30
 
 
@@ -134,7 +132,7 @@ def closing_lines(report: Mapping[str, Any], ssh: Mapping[str, Any] | None = Non
     """Say what runs on a host and how to reach it."""
     host, problems = report["host"], report["problems"]
     if not report.get("current"):
-        return [f"{host} {NOTHING_YET}"]
+        return [f"{host} has no ComfyUI yet"]
     state = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}" if problems else "ready"
     units = {unit: _ports(report, unit) for unit in report["units"] if _ports(report, unit)}
     earlier = _earlier(report)

@@ -16,9 +16,9 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.connections impor
 MOST_TASKS = 5
 LEAST_S = 1.0
 """A stage that took less, and has changed nothing, is not shown."""
-NOTHING_YET = "has no ComfyUI yet"
 _OF_A_SERVICE = re.compile(r"(?!preflight: |wanmetal: )[a-z_]+: ")
 """What a role says that has to do with a service begins so; a play has a sentence for a name."""
+_OF_A_WORKER = re.compile(r": (ready|\d+ problems?)$")
 MOST_HOSTS = 3
 """Of more hosts, the end shows a line each."""
 
@@ -133,8 +133,8 @@ def closing(
 ) -> list[str]:
     """Lines for the end: what failed, and what there is to say of each host, with what was changed there.
 
-    ``options`` name the inventory in the commands, where it is not the one that they take without. What failed is
-    wrapped to ``width``; what is there to be copied is not.
+    ``options`` name the inventory in the commands, which end their lines, where it is not the one that they take
+    without. What failed is wrapped to ``width``; what is there to be copied is not.
     """
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
@@ -150,9 +150,9 @@ def closing(
         first, *rest = said[host]
         head = f"{first}, {f'{changed} changed' if changed else 'nothing changed'}"
         lines += [*([] if len(well) > MOST_HOSTS and host != well[0] else [""]), head]
-        lines += rest if len(well) <= MOST_HOSTS else []
+        lines += [line + options * ("./deploy" in line) for line in rest] if len(well) <= MOST_HOSTS else []
     if len(well) > MOST_HOSTS:
         lines.append(f"How to reach one of them: {command}status{options} --limit HOST")
-    elif any(not said[host][0].endswith(NOTHING_YET) for host in well):
+    elif any(_OF_A_WORKER.search(said[host][0]) for host in well):
         lines += ["", f"To render a video on each host and check all that runs: {command}verify{options}"]
     return lines

@@ -6,7 +6,8 @@
 The first lab host has the queue, as the role queue makes it, and all have ComfyUI and the handler. Clients post jobs
 with ids of their own, again and again until they are accepted, while faults come at random times, one after the other.
 The first host loses neither its power nor its network, since the queue is there. A container shares the clock of its
-machine, so libfaketime moves it for the services and PostgreSQL, and not for systemd or the kernel. The table goes to
+machine, so libfaketime moves it for the services and PostgreSQL, and not for systemd or the kernel. With it each sleep
+of Python's fails, which is therefore another one in the handler and the queue. The table goes to
 reports/faults-fleet.json, too. It ends with 1 where a job has no end, two results, or a failure without a reason, or
 where a result is gone later.
 """
@@ -61,6 +62,12 @@ for unit in $(units 'wanmetal-queue*.service' 'comfyui*.service'); do
 done
 for folder in /etc/postgresql/*/main; do
   [ ! -d $folder ] || cat {CLOCK}.env >> $folder/environment
+done
+for program in /srv/wanmetal/hosts/$(hostname)/environments/[hq]*/program; do
+  cat > $program/sitecustomize.py << END
+import select, time
+time.sleep = lambda seconds: select.select((), (), (), seconds) and None
+END
 done
 systemctl daemon-reload
 systemctl restart $(units 'postgresql@*' 'wanmetal-queue*.service' 'comfyui*.service')
@@ -184,7 +191,9 @@ class Bench:
         """Put a fault in, and take it out again."""
         first = self.hosts[0]
         hit = first if fault in OF_THE_QUEUE else luck.choice(self.hosts[1:])
-        busy = json.loads(first.ssh("sudo wanmetal-queue status", ok=False) or "{}").get("hosts", [])
+        busy = json.loads(first.ssh("sudo wanmetal-queue status --json 2> /dev/null", ok=False) or "{}").get(
+            "hosts", []
+        )
         self.running[fault] += any(host["jobs"] and (hit is first or host["host"] == hit.name) for host in busy)
         self.tried[fault] += 1
         if fault == "a host loses power":

@@ -382,7 +382,6 @@ def test_pause_and_drain(queue: Fleet) -> None:
     queue.command("undrain", "host1")
     queue.run("after", {})
     assert until(lambda: (answer := queue.south("job-take/idle")).status_code == 200 and answer.json())["id"] == "after"
-    assert "there are: host1" in queue.command("drain", "nobody", good=False)
 
 
 def test_a_drain_ends_the_poll_that_is_held(queue: Fleet) -> None:
@@ -398,7 +397,7 @@ def test_a_drain_ends_the_poll_that_is_held(queue: Fleet) -> None:
 
 def test_a_drain_with_an_end_ends_by_itself(queue: Fleet) -> None:
     def told() -> list[Any]:
-        [host] = json.loads(queue.command("status"))["hosts"][:1]
+        [host] = json.loads(queue.command("status", "--json"))["hosts"][:1]
         return [host["draining"], host["drain_ends_in_s"]]
 
     queue.run("waits", {})
@@ -414,6 +413,32 @@ def test_a_drain_with_an_end_ends_by_itself(queue: Fleet) -> None:
     assert told() == [True, None], "an operator's has no end"
     queue.command("undrain", "host1")
     assert told() == [False, None]
+
+
+def test_what_an_operator_reads_fits_a_terminal(queue: Fleet) -> None:
+    queue.run("read", {})
+    queue.south(
+        "job-take/handler", query="&vram=24&release=r1&workflows=" + ",".join(f"workflow{n}" for n in range(20))
+    )
+    lines = queue.command("status").splitlines()
+    assert max(map(len, lines)) <= 80
+    heads, host = [line.split() for line in lines if line.startswith(("host ", "host1 "))]
+    assert heads == ["host", "state", "seen", "jobs", "GPU", "release", "workflows"]
+    assert host[:2] + host[3:9] == ["host1", "busy", "s", "ago", "1", "24", "GB", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["drain", "nosuch"], "there is no host nosuch\n  found   host1"),
+        (["undrain", "nosuch"], "there is no host nosuch\n  found   host1"),
+        (["token-revoke", "client", "nosuch"], "there is no client nosuch\n  found   "),
+    ],
+)
+def test_a_name_that_is_not_known_is_refused_with_those_that_are(queue: Fleet, words: list[str], why: str) -> None:
+    said = queue.command(*words, good=False)
+    assert why in said
+    assert "\n  fix     correct the name" in said
 
 
 def test_the_tables_go_back_to_an_earlier_release_s_and_forth(queue: Fleet) -> None:

@@ -98,6 +98,15 @@ def test_the_commands_of_the_end_name_the_inventory(
     assert lines[-1].endswith(f"./deploy verify{options}")
 
 
+def test_the_end_of_a_queue_has_its_commands_and_no_worker_s() -> None:
+    said = {"a": ["a: the queue runs", "  address  https://a", "  state    ./deploy queue status"]}
+    assert closing({"a": counts()}, {}, said, options=" -i b")[1:] == [
+        "a: the queue runs, nothing changed",
+        *said["a"][1:-1],
+        "  state    ./deploy queue status -i b",
+    ]
+
+
 def test_of_many_hosts_the_end_has_a_line_each() -> None:
     names = [f"gpu{number}" for number in range(10)]
     lines = closing({n: counts() for n in names}, {}, {n: [f"{n}: ready", "  much"] for n in names})

@@ -86,7 +86,7 @@ def test_real_jobs_by_runpod_s_client(host: Host, client: dict[str, str]) -> Non
         assert output["video_url"].startswith("data:video/mp4;base64,"), output
     assert status == "COMPLETED"
     assert health["jobs"]["completed"] >= 5
-    found = json.loads(call(host, "status"))
+    found = json.loads(call(host, "status", "--json"))
     assert {entry["host"] for entry in found["hosts"]} == {"molecule-queue-1", "molecule-queue-2"}
     for entry in found["hosts"]:
         assert entry["workflows"] == ["still"]
@@ -204,7 +204,7 @@ def until(true: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def draining(host: Host) -> dict[str, bool]:
-    return {entry["host"]: entry["draining"] for entry in json.loads(call(host, "status"))["hosts"]}
+    return {entry["host"]: entry["draining"] for entry in json.loads(call(host, "status", "--json"))["hosts"]}
 
 
 @pytest.mark.usefixtures("host")

@@ -12,10 +12,12 @@ import re
 import secrets
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import FrameType
+from typing import Any
 
 import psycopg
 import uvicorn
@@ -41,7 +43,8 @@ def main() -> int:
     commands.add_parser("migrate", help="bring the tables to this release's form, from an earlier or a later one")
     commands.add_parser("dump", help="write the tables to the standard output, in PostgreSQL's own form")
     commands.add_parser("restore", help="replace the tables by a dump at the standard input, while nothing serves them")
-    commands.add_parser("status", help="tell of hosts and jobs, in JSON")
+    status = commands.add_parser("status", help="tell of hosts and jobs, in tables")
+    status.add_argument("--json", action="store_true", help="for programs")
     for name in ("pause", "resume"):
         commands.add_parser(name, help=f"{name} the giving of jobs").add_argument("queues", nargs="*", default=[])
     drain = commands.add_parser("drain", help="give a host no more jobs, and wait until it has none")
@@ -147,9 +150,10 @@ def operate(connection: psycopg.Connection[dict[str, object]], options: argparse
 
     match options.command:
         case "status":
-            return _status(connection)
+            found = _status(connection)
+            return json.dumps(found, indent=2) if options.json else _tables(found)
         case "pause":
-            queues = options.queues or [row["queue"] for row in do(_QUEUES)]
+            queues = options.queues or [row["queue"] for row in do(_QUEUES)] or ["any"]
             do("UPDATE state SET paused = ARRAY(SELECT DISTINCT unnest(paused || %s::text[]))", queues)
             return f"no job is given out of {', '.join(map(str, queues))}"
         case "resume":
@@ -166,16 +170,25 @@ def operate(connection: psycopg.Connection[dict[str, object]], options: argparse
             statement = """UPDATE tokens SET drained_until = (SELECT tick FROM state) + %s
                 WHERE kind = 'host' AND name = %s RETURNING name"""
             if not do(statement, options.end if draining else -1.0, options.host):
-                names = ", ".join(
-                    str(row["name"]) for row in do("SELECT DISTINCT name FROM tokens WHERE kind = 'host'")
-                )
-                raise ValueError(f"there is no host {options.host}; there are: {names or 'none'}")
+                raise _unknown(do, "host", options.host, "deploy that host with handler_enabled: true, which joins it")
             return _drained(connection, options) if draining else f"{options.host} is given jobs again"
         case "token-add":
             return _token(do, options)
         case _:
             gone = do("DELETE FROM tokens WHERE kind = %s AND name = %s RETURNING name", options.kind, options.name)
+            if not gone:
+                raise _unknown(do, options.kind, options.name, "do nothing, since it is not let in")
             return f"{len(gone)} tokens of the {options.kind} {options.name} are revoked"
+
+
+def _unknown(do: Callable[..., list[dict[str, object]]], kind: str, name: str, fix: str) -> ValueError:
+    rows = do("SELECT DISTINCT name FROM tokens WHERE kind = %s ORDER BY 1", kind)
+    return ValueError(
+        f"""there is no {kind} {name}
+  found   {", ".join(str(row["name"]) for row in rows) or f"no {kind} at all"}
+  needed  a {kind} that is let in
+  fix     correct the name, or {fix}"""
+    )
 
 
 _QUEUES = (
@@ -219,13 +232,13 @@ def _drained(connection: psycopg.Connection[dict[str, object]], options: argpars
         time.sleep(0.3)
 
 
-def _status(connection: psycopg.Connection[dict[str, object]]) -> str:
+def _status(connection: psycopg.Connection[dict[str, object]]) -> dict[str, Any]:
     """Hosts with what they do, and the numbers of jobs."""
     hosts = connection.execute(
         """SELECT tokens.name AS host, tokens.queues, drained_until > tick AS draining,
              CASE WHEN drained_until BETWEEN tick AND 1e300 THEN round(drained_until - tick) END AS drain_ends_in_s,
              vram, workflows, release, workers.name AS worker,
-             round((tick - seen)::numeric, 1)::float8 AS seen_s_ago,
+             round(greatest(tick - seen, 0 * seen)::numeric, 1)::float8 AS seen_s_ago,
              ARRAY(SELECT id FROM jobs WHERE status = 'IN_PROGRESS' AND worker = workers.name) AS jobs
            FROM state CROSS JOIN tokens LEFT JOIN workers ON workers.host = tokens.name
            WHERE kind = 'host' ORDER BY tokens.name, workers.name"""
@@ -235,7 +248,48 @@ def _status(connection: psycopg.Connection[dict[str, object]]) -> str:
         "SELECT queue, status, count(*) AS number FROM jobs GROUP BY 1, 2 ORDER BY 1, 2"
     ).fetchall()
     paused = connection.execute("SELECT paused FROM state").fetchall()[0]["paused"]
-    return json.dumps({"paused": paused, "jobs": jobs, "hosts": hosts, "clients": clients}, indent=2)
+    return {"paused": paused, "jobs": jobs, "hosts": hosts, "clients": clients}
+
+
+_STATES = ("IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
+
+
+def _tables(found: dict[str, Any]) -> str:
+    """What was found, for a terminal of 80 columns."""
+    numbers = {(row["queue"], row["status"]): row["number"] for row in found["jobs"]}
+    queues = sorted({queue for queue, _status in numbers})
+    jobs = [[queue, *(str(numbers.get((queue, state), 0)) for state in _STATES)] for queue in queues]
+    hosts = [
+        [
+            (row["worker"] or row["host"]).removesuffix("/handler"),
+            "drained" if row["draining"] else "busy" if row["jobs"] else "idle",
+            f"{row['seen_s_ago']:.0f} s ago" if row["worker"] else "never",
+            str(len(row["jobs"])),
+            "" if row["vram"] is None else f"{row['vram']} GB",
+            row["release"] or "",
+            ", ".join(row["workflows"] or ["any" if row["worker"] else ""]),
+        ]
+        for row in found["hosts"]
+    ]
+    clients = [f"{row['name']} ({', '.join(row['queues'])})" for row in found["clients"]]
+    return "\n".join(
+        [
+            *_columns(["queue", *(state.lower().replace("_", " ") for state in _STATES)], jobs, "no job is known"),
+            "",
+            *_columns(["host", "state", "seen", "jobs", "GPU", "release", "workflows"], hosts, "no host has joined"),
+            "",
+            *textwrap.wrap(f"paused: {', '.join(found['paused']) or 'no queue'}", 80),
+            *textwrap.wrap(f"clients: {', '.join(clients) or 'none'}", 80),
+        ]
+    )
+
+
+def _columns(heads: list[str], rows: list[list[str]], none: str) -> list[str]:
+    if not rows:
+        return [none]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in [heads, *rows]]
+    return [line if len(line) <= 80 else f"{line[:79]}…" for line in lines]
 
 
 if __name__ == "__main__":
