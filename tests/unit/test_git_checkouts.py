@@ -372,6 +372,52 @@ def test_a_submodule_without_an_address(place: Place, source: Repository) -> Non
     assert place.make(place.wanted(source, commit))[0].tree == source.tree(commit)
 
 
+def committed(source: Repository, *rows: tuple[str, str, str, str]) -> str:
+    """A commit of a tree with these entries: mode, type, id and name."""
+    listed = "".join(f"{mode} {kind} {id_}\t{name}\0" for mode, kind, id_, name in rows)
+    given: dict[str, Any] = {"check": True, "capture_output": True, "text": True}
+    tree = subprocess.run(
+        ["git", "-C", str(source.folder), "mktree", "--missing", "-z"], input=listed, **given
+    ).stdout.strip()
+    commit = git(source.folder, "commit-tree", tree, "-m", "x")
+    git(source.folder, "branch", "-f", "made", commit)
+    return commit
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ("deep", "more than 100 folders deep"),
+        ("wide", "more files than a pack ever needs"),
+        ("submodules", "more than 100 submodules"),
+        ("tag", "is a tag and no commit"),
+    ],
+)
+def test_a_commit_of_a_shape_that_no_pack_has_is_refused(
+    shape: str, said: str, place: Place, source: Repository
+) -> None:
+    commit = source.commit({"x": "1"})
+    tree, blob = source.tree(commit), git(source.folder, "rev-parse", f"{commit}:x")
+    if shape == "tag":
+        git(source.folder, "tag", "-a", "v1", "-m", "x")
+        commit = git(source.folder, "rev-parse", "v1")
+    for _ in range({"deep": 120, "wide": 7}.get(shape, 0)):
+        names = [f"d{number}" for number in range(1 if shape == "deep" else 10)]
+        commit = committed(source, *(("040000", "tree", tree, name) for name in names))
+        tree = source.tree(commit)
+    for _ in range(4 if shape == "submodules" else 0):
+        names = [f"s{number}" for number in range(5)]
+        text = "".join(f'[submodule "{name}"]\n\tpath = {name}\n\turl = ../a\n' for name in names)
+        (source.folder / "modules").write_text(text)
+        blob = git(source.folder, "hash-object", "-w", "modules")
+        modules = ("100644", "blob", blob, ".gitmodules")
+        commit = committed(source, modules, *(("160000", "commit", commit, name) for name in names))
+    git(source.folder, "config", "uploadpack.allowAnySHA1InWant", "true")
+    with pytest.raises(CheckoutError, match=said):
+        place.make(place.wanted(source, commit, submodules=True))
+    assert place.left() == []
+
+
 def test_an_error_changes_nothing_and_all_are_named(place: Place, source: Repository) -> None:
     good = source.commit({"x": "1"})
     with pytest.raises(CheckoutError) as caught:

@@ -99,6 +99,11 @@ def check(entries: Sequence[Mapping[str, Any]]) -> list[Wanted]:
     return wanted
 
 
+_MOST_LISTED = 20_000_000
+"""Bytes of the list of a commit's files. Git makes a list without an end of few folders that hold each other."""
+_DEEPEST, _MOST_SUBMODULES = 100, 100
+
+
 class Checkouts:
     """All checkouts of one call, around one cache."""
 
@@ -118,6 +123,7 @@ class Checkouts:
         self._lock_fd = -1
         self._guards: dict[Path, threading.Lock] = defaultdict(threading.Lock)
         self._guards_guard = threading.Lock()
+        self._submodules: dict[Path, int] = defaultdict(int)
 
     def plan(self, wanted: Sequence[Wanted], verify: bool = False) -> list[Made]:
         """Tell what would change. Needs neither git nor a network."""
@@ -170,6 +176,9 @@ class Checkouts:
             target = folder / path
             if draft.resolve() / "tree" not in target.resolve().parents:
                 raise CheckoutError(f"its submodule {path} leads out of the checkout")
+            self._submodules[draft] += 1
+            if self._submodules[draft] > _MOST_SUBMODULES:
+                raise CheckoutError(f"it has more than {_MOST_SUBMODULES} submodules, those of submodules counted")
             target.mkdir(mode=0o755, parents=True, exist_ok=True)
             address = self._submodule_url(url, path, addresses[path])
             self._export(address, linked, target, draft, submodules, fetched)
@@ -195,11 +204,20 @@ class Checkouts:
     ) -> tuple[str, dict[str, str]]:
         if self._fetch(repository, url, commit):
             fetched.append(url)
+        kind = self._git(repository, "cat-file", "-t", commit).decode("ascii").strip()
+        if kind != "commit":
+            raise CheckoutError(
+                f"{commit} is a {kind} and no commit; git rev-parse 'TAG^{{commit}}' names that of a tag"
+            )
         tree = _tree_of(self._git(repository, "cat-file", "commit", commit), commit)
-        listed = self._git(repository, "ls-tree", "-r", "-z", "--full-tree", commit)
+        listed = self._git(repository, "ls-tree", "-r", "-z", "--full-tree", commit, most=_MOST_LISTED)
         links = {}
         for entry in filter(None, os.fsdecode(listed).split("\0")):
             head, path = entry.split("\t", 1)
+            if path.count("/") > _DEEPEST:
+                raise CheckoutError(
+                    f"its file {path[:40]}… lies more than {_DEEPEST} folders deep, which no pack needs"
+                )
             if head.startswith("160000 "):
                 links[path] = head.split()[2]
         # the files as they are in git, on any host: no conversion of line ends, no filters
@@ -285,7 +303,12 @@ class Checkouts:
         return True
 
     def _git(
-        self, repository: Path | None, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        repository: Path | None,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        most: int = 0,
     ) -> bytes:
         try:
             # pylint: disable-next=ansible-bad-function
@@ -303,7 +326,12 @@ class Checkouts:
         except FileNotFoundError as error:
             raise CheckoutError("git is not installed on this host: install the package git") from error
         try:
+            begin = process.stdout.read(most + 1) if most and process.stdout else b""
+            if len(begin) > most:
+                why = "it has more files than a pack ever needs: a few folders may be named very often"
+                raise CheckoutError(why)  # noqa: TRY301 (git is ended below)
             out, err = process.communicate(timeout=self._timeout_s)
+            out = begin + out
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
