@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ sys.path.insert(0, str(ROOT / ".ansible/collections"))
 
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import choose_profile, files_of_set
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.setting_kinds import bad_folder
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import wrapped
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAKE = {
@@ -71,9 +71,7 @@ def say(text: str, out: TextIO | None = None) -> None:
     """Print a line, wrapped where a terminal is narrower; it is indented as its second column is."""
     if (out or sys.stdout).isatty():
         start = re.match(r" *(\S+  +)?", text)
-        indent = " " * len(start[0] if start else "")
-        width = shutil.get_terminal_size().columns
-        text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(wrapped(text, shutil.get_terminal_size().columns, len(start[0] if start else "")))
     print(text, file=out, flush=True)
 
 

@@ -209,6 +209,11 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch im
 LOCK_WAIT_S = 900.0
 
 
+def _refused(found: str, needed: str, fix: str) -> str:
+    """Say it as the preflight does."""
+    return f"release\n  found   {found}\n  needed  {needed}\n  fix     {fix}"
+
+
 def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
     params = module.params
 
@@ -257,16 +262,25 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
         known = ", ".join(sorted(host.built_at())) or "none"
         if params["release"] == "previous" and not release:
             raise SwitchError(
-                f"release: no release ran before this one, so there is none to go back to; there are: {known}"
+                _refused(
+                    f"no release that ran before this one; on the host: {known}",
+                    "an earlier one to go back to, which each deploy of another version leaves",
+                    "nothing, if this one works; else deploy another version, or name another of those on the host",
+                )
             )
         raise SwitchError(
-            f"release: '{release}' is not on this host; there are: {known}. "
-            "Name one of these, or deploy the one you want."
+            _refused(f"'{release}', which is not on the host", f"one of: {known}", "name one of these, or deploy it")
         )
     if params["config_from"] == "release":
         stored = switch.stored_target(release)
         if stored is None:
-            raise SwitchError(f"release: '{release}' was never verified on this host, so its settings are not known.")
+            raise SwitchError(
+                _refused(
+                    f"'{release}', which was never verified on this host",
+                    "one that was, whose settings are known",
+                    "name another, or deploy it",
+                )
+            )
         target = stored
     else:
         target = switch.target(release, config, workers)

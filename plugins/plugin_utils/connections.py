@@ -22,6 +22,7 @@ def unreachable(said: str) -> Problem:
             "ssh-keygen -R ADDRESS comes first",
         ),
         ("could not resolve|name or service", "correct the name, or give the address as ansible_host"),
+        ("timed out|no route", "start the host, open its firewall for SSH, or correct ansible_host or ansible_port"),
         ("refused", "start the host or its sshd, or correct ansible_port"),
     ):
         if re.search(pattern, words, re.IGNORECASE):

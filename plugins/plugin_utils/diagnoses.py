@@ -600,7 +600,7 @@ MESSAGES = {
     ".switch.lock is held by another deploy": r"\.switch\.lock is held by another deploy",
     "another deploy (process ...) has been building": r"another deploy \(process .* has been building",
     "its file ... is a link that leads out of the checkout": r"is a link that leads out of the checkout",
-    "release: '...' is not on this host; there are: ...": r"release: '.*' is not on this host",
+    "release ... which is not on the host": r"found +'.*', which is not on the host",
     "it was never verified, and other jobs kept it busy": r"never verified, and other jobs kept it busy",
     "Missing sudo password": r"Missing sudo password",
     "Host key verification failed": r"Host key verification failed",

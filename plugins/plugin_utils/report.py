@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import wrapped
+
 _GIB = 2**30
+_WIDTH = 72
+"""That of a terminal of 80 columns, less Ansible's indentation."""
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
@@ -49,16 +52,11 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     width = max(len(name) for name, _unused in rows)
     lines = [f"{report.get('host', 'worker')}"]
     for name, value in rows:
-        lines += _wrapped(f"  {name:<{width}}  {value}", width + 4)
+        lines += wrapped(f"  {name:<{width}}  {value}", _WIDTH, width + 4)
     problems = report.get("problems", [])
     for text in problems:
-        lines += _wrapped(f"  PROBLEM: {text}", 4)
+        lines += wrapped(f"  PROBLEM: {text}", _WIDTH, 4)
     return lines if problems else [*lines, "  no problems"]
-
-
-def _wrapped(text: str, indent: int) -> list[str]:
-    """Break a line where the terminal of 80 columns, behind Ansible's own indentation, would break a word."""
-    return textwrap.wrap(text, 72, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def jobs_text(found: Mapping[str, Any]) -> str:

@@ -100,18 +100,53 @@ _AROUND = re.compile(
 """What Ansible puts before a reason."""
 
 
+_NO_REASON = re.compile(
+    r"(?i)(non-zero return code|module failure|module result deserialization failed|one or more items failed).*|\W*"
+)
+"""Messages that leave the reason to what the command wrote."""
+_REASON = re.compile(r"(?i)(?!w:|warning).*(\be: |error|fatal|fail|cannot|could not|denied|no such|not found|unable)")
+
+
 def first_line(result: Mapping[str, Any]) -> str:
     """Say in a line why a task failed, and how to fix it where that is known."""
-    text = str(result.get("msg") or "").removeprefix("non-zero return code")  # of a command, which says why itself
-    text = text or str(result.get("stderr") or result.get("msg") or "it gives no reason")
+    text = _reason(result)
     if listed := _LISTED.findall(text):
         what, found, needed, fix = (part.strip() for part in listed[0])
         more = f" (and {len(listed) - 1} more above)" if len(listed) > 1 else ""
         return f"{what}: {found}; needed: {needed}; fix: {fix}{more}"
     if problem := unreachable(text) if result.get("unreachable") else refused_root(text) or no_python(text):
         return f"{problem.what}: {problem.found}; needed: {problem.needed}; fix: {problem.fix}"
-    line = _AROUND.sub("", next((line.strip() for line in text.splitlines() if line.strip()), "it gives no reason"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     return line if len(line) <= 300 else f"{line[:299]}…"
+
+
+def _reason(result: Mapping[str, Any]) -> str:
+    """The message, or what the command wrote where the message only says that it failed."""
+    if "censored" in result:
+        return "what it wrote can hold secrets, so it is not shown"
+    if failed := [one for one in result.get("results") or [] if isinstance(one, Mapping) and one.get("failed")]:
+        item = failed[0].get("_ansible_item_label", failed[0].get("item"))
+        return _reason(failed[0]) if not isinstance(item, str | int) else f"{item}: {_reason(failed[0])}"
+    text = _AROUND.sub("", str(result.get("msg") or "").strip())
+    if text and not _NO_REASON.fullmatch(text.partition("\n")[0]):
+        return text
+    wrote = [str(result.get(f"{kind}{name}") or "") for name in ("stderr", "stdout") for kind in ("", "module_")]
+    if _LISTED.search("\n".join(wrote)):
+        return "\n".join(wrote)
+    lines = [line.strip() for line in "\n".join(wrote).splitlines() if line.strip()]
+    # A traceback has its reason last.
+    lines = lines[-1:] if lines[:1] == ["Traceback (most recent call last):"] else lines
+    line = next((line for line in lines if _REASON.match(line)), lines[0] if lines else "")
+    command = result.get("cmd") or ""
+    program = Path((command if isinstance(command, list) else command.split() or [""])[0]).name
+    ended = f"{program or 'a program'} ended with status {result['rc']}" if result.get("rc") else ""
+    return ": ".join(filter(None, [ended, line])) or text or "it gives no reason"
+
+
+def wrapped(text: str, width: int, indent: int = 0) -> list[str]:
+    """Break a text between words alone, so that what is there to be copied stays whole."""
+    return textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def inventory_options(inventories: Sequence[str], root: Path, here: Path) -> str:
@@ -140,11 +175,13 @@ def closing(
     well = [host for host in hosts if host in said and host not in wrong]
     lines = ["", "Failed"] if wrong else []
     for host in wrong:
-        text = f"  {host}: {failed.get(host, 'see above')}"
-        lines += textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        lines += wrapped(f"  {host}: {failed.get(host, 'see above')}", width, 4)
     begun = [host for host in wrong if hosts[host]["ok"] and _OF_A_SERVICE.match(failed.get(host, "comfyui: "))]
-    if reached := [host for host in begun if not hosts[host]["unreachable"]]:
-        lines += ["", f"What the services there wrote: {command}logs{options} --limit {','.join(reached)}"]
+    reached = [host for host in begun if not hosts[host]["unreachable"] and "; fix: " not in failed.get(host, "")]
+    if reached:
+        there = f"{options} --limit {','.join(reached)}"
+        lines += ["", f"What the services there wrote: {command}logs{there}"]
+        lines += [f"The likely cause and its fix: {command}doctor{there}"]
     for host in well:
         changed = hosts[host]["changed"]
         first, *rest = said[host]

@@ -20,6 +20,7 @@ BIN = Path(sys.executable).parent
 STAND_IN = """\
 #!/bin/sh
 echo "$*" >> "$ASKED"
+[ -z "$SAID" ] || echo "$SAID" >> "$ANSIBLE_LOG_PATH"
 [ -z "$FAR" ] || printf %s "$FAR" > "$WANMETAL_STAGES_CHANGED_FILE"
 exit "$STATUS"
 """
@@ -35,8 +36,10 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def deploy(checkout: Path, *arguments: str, status: int = 0, far: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ASKED": str(checkout / "asked"), "STATUS": str(status), "FAR": far}
+def deploy(
+    checkout: Path, *arguments: str, status: int = 0, far: str = "", said: str = ""
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ASKED": str(checkout / "asked"), "STATUS": str(status), "FAR": far, "SAID": said}
     environment |= {"TMPDIR": str(checkout), "WANMETAL_LAB_DIR": str(checkout / "lab")}
     command: list[str | Path] = [checkout / "deploy", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -84,6 +87,17 @@ def test_what_is_advised_depends_on_how_far_it_came(
     assert asked[0] == f"{checkout}/site.yml -i mine"
     assert all(again.startswith("--syntax-check ") for again in asked[1:])
     assert {path.name for path in checkout.iterdir()} == {"deploy", "tools", ".venv", "asked", "reports"}
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("[ERROR]: Completely failed to parse inventory source /x", "make one: ./deploy init --help."),
+        ("[ERROR]: Specified inventory, host pattern and/or --limit leaves us with no hosts to target.", "--limit: it"),
+    ],
+)
+def test_an_inventory_that_gives_no_hosts_is_told_with_a_fix(checkout: Path, said: str, advice: str) -> None:
+    assert advice in deploy(checkout, "-i", "mine", status=1, said=said).stderr
 
 
 # -- the operations

@@ -418,7 +418,7 @@ KINDS = {
     "did not start ... timeout": "comfyui.service did not start: Result=timeout",
     "a node pack: Connection refused, or a name cannot be resolved": "pack: [Errno 111] Connection refused",
     "files are not as they were built, environment ... is damaged": "environment comfyui-1 is damaged: x",
-    "release: '...' is not on this host; there are: ...": "release: 'r9' is not on this host; there are: r1",
+    "release ... which is not on the host": "release\n  found   'r9', which is not on the host\n  needed  one of: r1",
     "another deploy (process ...) has been building": "another deploy (process 9, since 14:00) has been building",
 }
 

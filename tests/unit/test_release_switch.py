@@ -1336,9 +1336,9 @@ def test_check_mode_before_anything_is_built(fresh: FakeHost) -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"release": "r9"}, r"release: 'r9' is not on this host; there are: r1, r2, r3"),
-        ({"release": "previous"}, r"release: no release ran before this one, .*; there are: r1, r2, r3"),
-        ({"release": "r2", "config_from": "release"}, r"release: 'r2' was never verified on this host"),
+        ({"release": "r9"}, r"found   'r9', which is not on the host\n  needed  one of: r1, r2, r3\n  fix     name"),
+        ({"release": "previous"}, r"found   no release that ran before this one; on the host: r1, r2, r3\n"),
+        ({"release": "r2", "config_from": "release"}, r"found   'r2', which was never verified on this host\n"),
     ],
 )
 def test_what_cannot_be_switched_to(worker: FakeHost, params: dict[str, Any], message: str) -> None:

@@ -62,7 +62,8 @@ def test_the_end_says_what_failed_and_what_runs() -> None:
     lines = closing(hosts, failed, {"a": ["a: ready", "  release  x"], "b": ["b: ready"]})
     assert lines[:5] == ["", "Failed", "  b: comfyui: Switch: no", "  c: play: Look: no route", "  d: see above"]
     assert lines[5:7] == ["", "What the services there wrote: ./deploy logs --limit b,d"]
-    assert lines[7:10] == ["", "a: ready, 2 changed", "  release  x"]
+    assert lines[7] == "The likely cause and its fix: ./deploy doctor --limit b,d"
+    assert lines[8:11] == ["", "a: ready, 2 changed", "  release  x"]
     assert "./deploy verify" in lines[-1]
 
 
@@ -73,6 +74,8 @@ def test_what_stopped_before_any_change_has_no_logs_to_read() -> None:
         {"a": counts(failures=1)}, {"a": "Check the settings and the hosts, and show the plan: Stop: no"}, {}
     )
     assert lines[1:] == ["Failed", "  a: Check the settings and the hosts, and show the plan: Stop: no"]
+    lines = closing({"a": counts(failures=1)}, {"a": "comfyui: Go back: release: x; needed: y; fix: z"}, {})
+    assert lines == ["", "Failed", "  a: comfyui: Go back: release: x; needed: y; fix: z"]
     lines = closing({"a": counts(ok=0, failures=1)}, {"a": "Fetch: Ask for the versions: none was named"}, {})
     assert lines == ["", "Failed", "  a: Fetch: Ask for the versions: none was named"]
 
@@ -126,6 +129,40 @@ def test_a_run_without_words_ends_without() -> None:
         ({"msg": "\n\n first\nsecond"}, "first"),
         ({"msg": "", "stderr": "bad"}, "bad"),
         ({}, "it gives no reason"),
+        ({"msg": "Task failed: Module failed: non-zero return code", "rc": 3}, "a program ended with status 3"),
+        (
+            {
+                "msg": "non-zero return code",
+                "rc": 1,
+                "cmd": ["/usr/bin/apt-get", "update"],
+                "stderr": "W: old\nE: gone",
+            },
+            "apt-get ended with status 1: E: gone",
+        ),
+        (
+            {"msg": "non-zero return code", "rc": 2, "cmd": "nft -f 'x", "stderr": "", "stdout": "one\ntwo"},
+            "nft ended with status 2: one",
+        ),
+        (
+            {
+                "msg": "MODULE FAILURE: No start of json char found\nSee stdout/stderr for the exact error",
+                "module_stderr": "Traceback (most recent call last):\n  File x\nImportError: no ssl",
+                "rc": 1,
+            },
+            "a program ended with status 1: ImportError: no ssl",
+        ),
+        (
+            {
+                "msg": "One or more items failed",
+                "results": [{"item": "a"}, {"item": "b", "failed": True, "msg": "Task failed: Module failed: bad"}],
+            },
+            "b: bad",
+        ),
+        (
+            {"msg": "non-zero return code", "rc": 2, "stderr": "x\n\nhost\n  found   a\n  needed  b\n  fix     c"},
+            "host: a; needed: b; fix: c",
+        ),
+        ({"censored": "hidden", "changed": False}, "what it wrote can hold secrets, so it is not shown"),
         ({"msg": "x" * 1000}, "x" * 299 + "…"),
         ({"msg": ["a"]}, "['a']"),
         ({"msg": "non-zero return code", "stderr": "no such host"}, "no such host"),
