@@ -58,7 +58,7 @@ class Worker:
 
     def cut_power(self) -> None:
         """End all that runs there at once; ``up`` boots it again."""
-        names = run("docker", "ps", "--format", "{{.Names}}").stdout.split()
+        names = run("docker", "ps", "--filter", f"label=wanmetal.lab={STATE}", "--format", "{{.Names}}").stdout.split()
         run("docker", "kill", *(name for name in names if name.endswith(f"-{self.name}")))
 
     def remove(self) -> None:
