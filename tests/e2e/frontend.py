@@ -151,8 +151,10 @@ def _spec(entry: Input) -> list[Any]:
         options["dynamicPrompts"] = True
     if entry.control:
         options["control_after_generate"] = True
-    if entry.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not entry.widget:
+    if entry.type in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "BOUNDING_BOX", "CURVE") and not entry.widget:
         options["forceInput"] = True
+    if entry.widget and "," in entry.type:  # of several types, the first has the widget
+        options["widgetType"] = entry.type.split(",")[0]
     if entry.type != "COMBO":
         return [entry.type, options]
     if entry.upload:

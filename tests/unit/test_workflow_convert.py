@@ -554,7 +554,8 @@ def test_a_choice_brings_inputs_of_its_own(values: list[Any], expected: dict[str
     [
         ("COLOR", ["#123456"], {"w": "#123456"}),
         ("COLORS", [["#123456"]], {"w": {"__value__": ["#123456"]}}),
-        ("CURVE", [{"points": []}], {"w": {"__type__": "CURVE", "__value__": {"points": []}}}),
+        ("CURVE", [{"points": []}], {"w": {"points": []}}),
+        ("CURVE", [[[0, 1]]], {"w": {"__type__": "CURVE", "__value__": [[0, 1]]}}),
         ("BOUNDING_BOX", [{"x": 1}, 1, 2, 3, 4], {"w": {"x": 1}}),
         ("RESOLUTION_PREVIEW", ["64 x 64"], {}),
         ("INT,FLOAT", [3], {"w": 3}),
@@ -665,6 +666,9 @@ def queued_cases() -> dict[str, tuple[dict[str, Any], str, dict[str, Any]]]:
     graph = saved(instance, SAVE, links=[[1, 1, 0, 9, 0, "IMAGE"]], definitions={"subgraphs": [part]})
     values = {"width": 8, "height": 9, "batch_size": 1, "color": 5}
     found["a shown widget that is linked inside"] = graph, "1:11", values
+    combo = {**node(1, "CustomCombo", [], widgets_values=["b", 0, "a", "b", ""]), "outputs": []}
+    chosen = {"choice": "b", "index": 1, "option1": "a", "option2": "b"}
+    found["choices that people write"] = saved(combo, links=[]), "1", chosen
     primitive = node(2, "PrimitiveNode", [], widgets_values=[99999, "fixed"])
     primitive["outputs"] = [{"name": "INT", "type": "INT", "links": [], "widget": {"name": "width"}}]
     wide = {**GROUND, "inputs": widgets("width", links=(2,))}

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import (
+    CUSTOM_COMBO,
     ConversionError,
     is_group_node,
     to_api,
@@ -107,8 +108,9 @@ def _node_problems(
 
 def _strange_inputs(known: NodeType, given: Mapping[str, Any]) -> Iterator[str]:
     names = {one.name for one in known.given(given)}
-    # rgthree's nodes take inputs of any name
-    strange = [] if known.name.endswith("(rgthree)") else [name for name in given if name not in names]
+    # these nodes take inputs of any name
+    free = known.name.endswith("(rgthree)") or known.name == CUSTOM_COMBO
+    strange = [] if free else [name for name in given if name not in names]
     if strange:
         yield f"{known.name} has no input {', '.join(map(str, strange))}"
 

@@ -65,6 +65,7 @@ _BUTTONS = {
     "upload",
 }
 POWER_LORAS = "Power Lora Loader (rgthree)"
+CUSTOM_COMBO = "CustomCombo"
 # VideoHelperSuite saved its values as a list once, and under another name.
 _VHS_LOAD = ("force_rate", "force_size", "frame_load_cap", "skip_first_frames", "select_every_nth")
 _VHS_LISTS: dict[str, tuple[str, ...]] = {
@@ -495,6 +496,8 @@ def _widgets(node: Node, schemas: Schemas, strict: bool) -> Iterator[tuple[str, 
     known = schemas.get(node["type"])
     if node["type"] == POWER_LORAS:
         yield from _power_loras(saved)
+    elif node["type"] == CUSTOM_COMBO and isinstance(saved, list) and saved:
+        yield from _custom_combo(saved)
     elif known and node["type"] in _VHS_LISTS and isinstance(saved, list):
         names = _VHS_LISTS[node["type"]]
         saved = dict(zip(names, saved, strict=False)) if len(saved) >= len(names) else {}
@@ -524,6 +527,14 @@ def _power_loras(saved: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     yield "➕ Add Lora", ""
 
 
+def _custom_combo(saved: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """The choice, and its place among the choices that people have written into the node."""
+    options = [one for one in saved[2:] if one not in ("", None)]
+    yield "choice", saved[0]
+    yield "index", options.index(saved[0]) if saved[0] in options else -1
+    yield from ((f"option{number}", one) for number, one in enumerate(options, 1))
+
+
 def _by_name(inputs: Sequence[Input], saved: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Values that were saved by name, as VideoHelperSuite does; what is missing has its default."""
     for one in inputs:
@@ -551,7 +562,7 @@ def _taken(inputs: Sequence[Input], values: list[Any]) -> Iterator[tuple[str, An
         value = values.pop(0) if values else default(one)
         if value is None and one.choices:
             value = default(one)
-        if one.type == "CURVE" and value is not None:
+        if one.type == "CURVE" and isinstance(value, list):
             yield one.name, {"__type__": "CURVE", "__value__": value}
         elif one.type != "RESOLUTION_PREVIEW":  # which the browser saves, and gives to nobody
             yield one.name, value
