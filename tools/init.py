@@ -70,8 +70,7 @@ class InitError(Exception):
 def say(text: str, out: TextIO | None = None) -> None:
     """Print a line, wrapped where a terminal is narrower; it is indented as its second column is."""
     if (out or sys.stdout).isatty():
-        start = re.match(r" *(\S+  +)?", text)
-        text = "\n".join(wrapped(text, shutil.get_terminal_size().columns, len(start[0] if start else "")))
+        text = "\n".join(wrapped(text, shutil.get_terminal_size().columns))
     print(text, file=out, flush=True)
 
 

@@ -19,13 +19,15 @@ extends_documentation_fragment:
   - result_format_callback
 """
 
+import sys
 from typing import Any
 
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import wrapped
 
-_TWICE = ("exception", "argument_errors", "stdout_lines", "stderr_lines")
-"""What is in another part of a result, too."""
+_LEFT_OUT = ("exception", "argument_errors", "stdout_lines", "stderr_lines", "assertion", "evaluated_to")
+"""What is in another part of a result, too, or says nothing to an operator."""
 
 
 class CallbackModule(Default):  # type: ignore[misc]
@@ -37,7 +39,7 @@ class CallbackModule(Default):  # type: ignore[misc]
 
     def _once(self, result: Any) -> Any:
         if not self._display.verbosity:
-            for name in _TWICE:
+            for name in _LEFT_OUT:
                 result._result.pop(name, None)
         return result
 
@@ -53,6 +55,10 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_runner_on_ok(self, result: Any) -> None:
         task = result._task
         quiet = isinstance(task, TaskInclude) or task.action.endswith("validate_argument_spec")
+        text = result._result.get("msg")
+        if task.action.endswith(".debug") and isinstance(text, str) and sys.stdout.isatty():
+            lines = [part for line in text.split("\n") for part in wrapped(line, self._display.columns - 8) or [""]]
+            result._result["msg"] = "\n".join([*lines, ""])  # which YAML shows as lines, as they are
         if self._display.verbosity or not quiet:
             super().v2_runner_on_ok(result)
 

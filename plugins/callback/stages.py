@@ -56,6 +56,8 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
     inventory_options,
 )
 
+_SHOW_THEIR_OWN = ("aria2_download", "python_environment", "release_build", "workflow_run")
+
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
     """Ansible's entry point."""
@@ -95,7 +97,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:  # noqa: ARG002
         role = task._role.get_name().rpartition(".")[2] if task._role else self._play
         self._waiting = set()
-        self._shows_its_own = task.action.endswith(("aria2_download", "workflow_run"))
+        self._shows_its_own = task.action.endswith(_SHOW_THEIR_OWN)
         self._task = f"{role}: {task.get_name().rpartition(' : ')[2].strip()}"
         self.stages.begin(role, task.get_name().rpartition(" : ")[2].strip())
 

@@ -44,7 +44,7 @@ def refused_root(said: str) -> Problem | None:
         (
             r"incorrect sudo password|sorry, try again",
             "sudo does not take the password that was given",
-            "give the right one",
+            "give the right one with --ask-become-pass (-K): it is the password of the user on the host",
         ),
         (
             r"sudo: (command )?not found|sudo: No such file",

@@ -52,7 +52,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     width = max(len(name) for name, _unused in rows)
     lines = [f"{report.get('host', 'worker')}"]
     for name, value in rows:
-        lines += wrapped(f"  {name:<{width}}  {value}", _WIDTH, width + 4)
+        lines += wrapped(f"  {name:<{width}}  {value}", _WIDTH)
     problems = report.get("problems", [])
     for text in problems:
         lines += wrapped(f"  PROBLEM: {text}", _WIDTH, 4)

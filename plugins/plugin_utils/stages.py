@@ -144,8 +144,10 @@ def _reason(result: Mapping[str, Any]) -> str:
     return ": ".join(filter(None, [ended, line])) or text or "it gives no reason"
 
 
-def wrapped(text: str, width: int, indent: int = 0) -> list[str]:
-    """Break a text between words alone, so that what is there to be copied stays whole."""
+def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
+    """Break a line between words alone, so that what is there to be copied stays whole; as its second column stands."""
+    start = re.match(r" *(\S+( \S+)*  +)?", text)
+    indent = len(start[0] if start else "") if indent is None else indent
     return textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import wrapped
 from ansible_collections.wanmetal.comfyui.tests.contract import house
 
 PLAY = """
@@ -42,6 +43,13 @@ def run(folder: Path, *arguments: str) -> str:
     )
     assert done.returncode == 2, done
     return done.stdout + done.stderr
+
+
+def test_a_line_breaks_between_words_and_its_rest_stands_under_its_second_column() -> None:
+    row = "  to go back to  one two https://example.com/" + "x" * 30
+    assert wrapped(row, 40) == ["  to go back to  one two", " " * 17 + "https://example.com/" + "x" * 30]
+    assert wrapped("    one two three", 12) == ["    one two", "    three"]
+    assert wrapped("one two", 5, 4) == ["one", "    two"]
 
 
 @pytest.mark.parametrize(
