@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import re
 import subprocess
 import threading
 import time
@@ -406,6 +407,7 @@ def test_a_drain_with_an_end_ends_by_itself(queue: Fleet) -> None:
     draining, ends = told()
     assert draining
     assert 0 < ends <= 600
+    assert re.search(r"host1/idle +drained for \d", queue.command("status"))
     queue.command("drain", "host1", "--for", "2")
     assert until(lambda: (answer := queue.south("job-take/idle")).status_code == 200 and answer.json())["id"] == "waits"
     assert told() == [False, None]

@@ -262,7 +262,7 @@ def _tables(found: dict[str, Any]) -> str:
     hosts = [
         [
             (row["worker"] or row["host"]).removesuffix("/handler"),
-            "drained" if row["draining"] else "busy" if row["jobs"] else "idle",
+            _state(row),
             f"{row['seen_s_ago']:.0f} s ago" if row["worker"] else "never",
             str(len(row["jobs"])),
             "" if row["vram"] is None else f"{row['vram']} GB",
@@ -282,6 +282,17 @@ def _tables(found: dict[str, Any]) -> str:
             *textwrap.wrap(f"clients: {', '.join(clients) or 'none'}", 80),
         ]
     )
+
+
+_AWAY_S = 30.0
+
+
+def _state(host: dict[str, Any]) -> str:
+    if host["draining"]:
+        left = host["drain_ends_in_s"]
+        return "drained" if left is None else f"drained for {left:.0f} s"
+    away = host["worker"] is None or host["seen_s_ago"] > _AWAY_S
+    return "away" if away else "busy" if host["jobs"] else "idle"
 
 
 def _columns(heads: list[str], rows: list[list[str]], none: str) -> list[str]:
