@@ -45,7 +45,7 @@ FOUND = {
     "memory of the system has run out": "found comfyui-api.service",
     "memory of the GPU has run out": "CUDA out of memory",
     "models do not outlive a restart": "/var/lib/wanmetal is on tmpfs",
-    "a model that is damaged": "models/vae/cut.safetensors: it is an answer of a web server, not a model",
+    "a model that is damaged": "models/vae/cut.safetensors: it is a page: a login, a captive portal or an error",
     "folders that ComfyUI cannot write to": "/var/lib/wanmetal/output",
     "another release runs than the one that was verified": "release r1 is current, and r0 was verified",
     "disk": "MB free on /var/lib/wanmetal",
