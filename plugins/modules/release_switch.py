@@ -259,7 +259,9 @@ def _switch(module: AnsibleModule, host: Host) -> dict[str, Any]:
             if module._diff:
                 result["diff"] = switch.diff(switch.target(release, config, workers))
             return result
-        known = ", ".join(sorted(host.built_at())) or "none"
+        known = ", ".join(sorted(host.built_at()))
+        if not known:
+            raise SwitchError(_refused("none on the host", "one that a deploy has built", "deploy to the host first"))
         if params["release"] == "previous" and not release:
             raise SwitchError(
                 _refused(
@@ -319,7 +321,7 @@ def main() -> None:
     root = Path(module.params["root"])
     host = Host(root, Path(module.params["config_dir"]), module.params["unit"])
     try:
-        if module.check_mode:
+        if module.check_mode or not root.exists():  # where nothing was built there is nothing to keep others from
             result = _switch(module, host)
         else:
             with switch_lock(root, LOCK_WAIT_S):

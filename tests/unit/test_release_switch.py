@@ -1346,6 +1346,13 @@ def test_what_cannot_be_switched_to(worker: FakeHost, params: dict[str, Any], me
         _switch(module(worker, **params), worker)
 
 
+@pytest.mark.parametrize("release", ["previous", "r1"])
+def test_a_host_without_releases_has_none_to_go_back_to(release: str, tmp_path: Path) -> None:
+    host = FakeHost(tmp_path / "nothing")
+    with pytest.raises(SwitchError, match=r"found   none on the host\n.*\n  fix     deploy"):
+        _switch(module(host, release=release, config_from="release"), host)
+
+
 def test_rolling_back_foreseen(worker: FakeHost) -> None:
     deploy(worker, "r2", "two")
     result = _switch(module(worker, check=True, release="previous", config_from="release"), worker)
