@@ -438,7 +438,7 @@ def run(given: argparse.Namespace) -> int:
         raise InitError(f"{given.inventory} cannot be used: {error}. Give --inventory ANOTHER_FOLDER") from error
     if there:
         raise InitError(
-            f"{folder} is there already, and stays as it is. Change it by hand, remove it to begin anew, or give "
+            f"{folder} is there already, and stays as it is. Change it by hand, remove it to start over, or give "
             "--inventory ANOTHER_FOLDER"
         )
     if not folder.parent.is_dir():

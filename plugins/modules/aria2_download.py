@@ -13,7 +13,7 @@ description:
     it is safely on the disk. What fails that is kept as C(<name>.rejected), once.
   - What was fetched before an interruption of any kind stays and is continued. A kill of aria2c or a power cut costs at
     most the last second of traffic and one piece (1 MiB) of each connection.
-  - Links that expire are asked for anew, with fewer connections after a refusal, and with the waiting time that a host
+  - Links that expire are asked for again, with fewer connections after a refusal, and with the waiting time that a host
     asks for.
   - A file without a known sha256 is verified by the one that its host states (C(X-Linked-ETag) of Hugging Face). Where
     the host states none either, it is refused.

@@ -10,7 +10,7 @@ author: The wanmetal team (@wanmetal)
 description:
   - Renders a small graph of ComfyUI's own nodes and compares the pixels of the result with what they must be.
     A status alone says nothing, as a worker that renders black frames reports success.
-  - Colours and places are drawn anew for each run, so that no cached result can answer.
+  - Colours and places are random in each run, so that no cached result can answer.
   - The graph is put before the jobs that wait, not before the one that runs.
   - With O(workflows), one of them is rendered as well, the first whose models and node types ComfyUI has. Its pixels
     cannot be foretold, so the number of frames, their size and rate are checked, and that they are alive.

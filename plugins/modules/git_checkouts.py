@@ -69,7 +69,7 @@ options:
   verify:
     description:
       - Whether the files of checkouts that are there are compared with their commit. A checkout with changed or missing
-        files is made anew. Without it, the commit noted in the checkout is trusted.
+        files is made again. Without it, the commit noted in the checkout is trusted.
     type: bool
     default: false
 requirements:
@@ -114,7 +114,7 @@ checkouts:
       description: Its folder.
       type: str
     changed:
-      description: Whether it was made anew.
+      description: Whether it was made or repaired.
       type: bool
     before:
       description: The commit that was there, V(unknown) for a folder of other origin, empty for none.

@@ -12,7 +12,7 @@ description:
     one would run its code as root.
   - The bytecode is compiled by a process without rights and without a network.
   - An environment that is complete is left as it is. Two runs at once build it once, and one that was cut off is built
-    anew.
+    again.
   - When one is built, earlier ones of its kind go, unless a release or a unit uses them. Those lie beside it, and their
     names differ in the hash at the end.
 options:

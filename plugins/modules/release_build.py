@@ -10,7 +10,7 @@ author: The wanmetal team (@wanmetal)
 description:
   - Builds the environment, checks out ComfyUI and its node packs, leads their folders to the data and compiles the
     bytecode. When all of it is on disk, the release gets its name.
-  - A release that is complete is left as it is. A second run waits for the first. One that was cut off is begun anew.
+  - A release that is complete is left as it is. A second run waits for the first. One that was cut off is built again.
   - The bytecode is compiled by a process without rights and without a network. A checkout with links that lead out of
     it is refused, as with M(wanmetal.comfyui.git_checkouts).
 options:
