@@ -331,6 +331,7 @@ def test_uninstall_asks_and_keeps_the_data() -> None:
     assert "could not be found" in worker.ssh("systemctl status comfyui 2>&1", ok=False)
     worker.ssh("test ! -e /etc/wanmetal && sudo test -e /var/lib/wanmetal/output/kept.mp4")
     worker.ssh(f"test ! -e {cache}")
+    worker.ssh("sudo useradd --system --gid wanmetal --comment 'wanmetal handler' wm-earlier")  # by a setting of before
     uninstall(wanmetal_uninstall_data=True)
-    worker.ssh("test ! -e /var/lib/wanmetal")
+    worker.ssh("test ! -e /var/lib/wanmetal && ! getent passwd wm-earlier && ! getent group wanmetal")
     assert changed(uninstall()) == 0
