@@ -14,7 +14,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import
 def received(counters: str) -> int:
     """Bytes that came in by all interfaces but loopback, of a text of /proc/net/dev."""
     rows = [line.partition(":") for line in counters.splitlines() if ":" in line]
-    return sum(int(numbers.split()[0]) for name, _, numbers in rows if name.strip() != "lo")
+    return sum(int(numbers.split()[0]) for name, _unused, numbers in rows if name.strip() != "lo")
 
 
 class Watched(ActionBase):  # type: ignore[misc]
