@@ -312,7 +312,7 @@ def test_browser_opens_the_workflows_and_makes_the_same_for_the_api(
     kinds = {name: {node["class_type"] for node in workflows.load_api(name).values()} for name in workflows.index()}
     names = [name for name, used in kinds.items() if used <= set(equipped[1])]
     for name, found in frontend.browse(worker, equipped[0].url, names).items():
-        frontend.assert_same(name, found)
+        frontend.assert_same(name, found, equipped[1])
 
 
 def test_uninstall_asks_and_keeps_the_data() -> None:

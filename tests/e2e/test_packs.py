@@ -222,11 +222,12 @@ def test_verification_renders_wan(move: Move, tmp_path: Path) -> None:
 
 
 def test_browser_opens_every_workflow(client: ComfyUIClient) -> None:
+    object_info = client.object_info()
     for name, found in frontend.browse(worker, client.url, list(workflows.index())).items():
         if name in rendering.LEFT_OUT:  # the page marks loaders whose files are not there
             assert all("Loader" in kind for kind in found["red"]), found["red"]
             found["red"] = []
-        frontend.assert_same(name, found)
+        frontend.assert_same(name, found, object_info)
 
 
 def test_back_and_forth_each_comfyui_has_its_own_database(move: Move) -> None:

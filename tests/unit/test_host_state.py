@@ -377,7 +377,8 @@ def test_why_there_is_no_root(said: str, found: str | None) -> None:
         ("ops@gpu1: Permission denied (publickey).", "ssh-copy-id"),
         ("Host key verification failed.", "ssh-keygen -R"),
         ("ssh: Could not resolve hostname gpu1: Name or service not known", "ansible_host"),
-        ("Connection timed out", "ssh USER@ADDRESS"),
+        ("Connection timed out", "open its firewall"),
+        ("Connection reset by peer", "ssh USER@ADDRESS"),
     ],
 )
 def test_why_a_host_is_not_reached(said: str, fix: str) -> None:
