@@ -294,6 +294,19 @@ def test_a_source_of_processes_that_died_is_started_again() -> None:
     assert load(b64(picture())).size == (8, 4)
 
 
+def test_a_source_that_dies_as_it_forks_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = """
+import os, signal
+from wanmetal_handler import isolated
+fork = os.fork
+os.fork = lambda: fork() and os.kill(os.getpid(), signal.SIGKILL)
+isolated.serve()
+"""
+    monkeypatch.setattr(isolated, "_COMMAND", [sys.executable, "-c", dying])
+    monkeypatch.setattr(isolated, "_source", isolated._Source())
+    assert load(b64(picture())).size == (8, 4)
+
+
 def test_processes_with_strangers_data_have_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCKET_SECRET_ACCESS_KEY", "s3cret")
     monkeypatch.setenv("MY_TOKEN", "s3cret")

@@ -25,8 +25,9 @@ from typing import Any
 
 from .failure import JobError
 from .limit import Limit
+from .settings import Settings
 
-_NO_SECRETS = re.compile(r"(?i)PATH|HOME|LANG|TZ|\w+_proxy|SSL_CERT_\w+|\w+_CA_BUNDLE|BUCKET_ENDPOINT_URL")
+_NO_SECRETS = re.compile(r"(?i)PATH|HOME|LANG|TZ|\w+_proxy|SSL_CERT_\w+|\w+_CA_BUNDLE|BUCKET_(ENDPOINT_URL|REGION)")
 _COMMAND = [sys.executable, "-c", "from wanmetal_handler.isolated import serve; serve()"]
 _DONE, _FAILED = b"done", b"failed"
 
@@ -147,8 +148,7 @@ def serve() -> None:
         "convert": convert.convert,
     }
     media.prepare()
-    if os.environ.get("BUCKET_ENDPOINT_URL"):
-        output.prepare()
+    output.prepare(Settings.of(os.environ))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     gc.collect()
@@ -160,12 +160,13 @@ def serve() -> None:
                 if not process:
                     link.close()
                     os.close(0)
+                    # Not by the process that forks, which may die before, while this one keeps the connection open.
+                    descriptor = os.pidfd_open(os.getpid())
+                    socket.send_fds(connection, [b"."], [descriptor])
+                    os.close(descriptor)
                     media.prepare()  # copies, before they are waited for, the pages that work writes to
                     _work(Connection(connection.detach()), tasks, pages)
                     os._exit(0)
-                descriptor = os.pidfd_open(process)
-                socket.send_fds(connection, [b"."], [descriptor])
-                os.close(descriptor)
 
 
 def _work(connection: Connection, tasks: dict[str, Callable[..., bytes]], pages: int) -> None:

@@ -8,6 +8,9 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from . import isolated, media
@@ -17,6 +20,7 @@ from .limit import Limit
 from .settings import Settings
 
 _MEMORY = 400_000_000  # ten threads send the parts
+_PART = 8 * 1024**2  # boto3's
 
 
 def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
@@ -95,20 +99,19 @@ def put(
 ) -> bytes:
     """Put a file into the bucket, and return a link to it."""
     from boto3.exceptions import Boto3Error
+    from boto3.s3.transfer import TransferConfig
     from botocore.exceptions import BotoCoreError, ClientError
 
     place = {"Bucket": bucket["bucket_name"], "Key": name}
     if allowed is not None:
         media.guard(allowed)
     try:
-        client = _client(
-            endpoint_url=bucket["bucket_endpoint_url"],
-            aws_access_key_id=bucket["bucket_access_key_id"],
-            aws_secret_access_key=bucket["bucket_secret_access_key"],
-            region_name=bucket["bucket_region"],
-        )
-        # In parts, where it is large.
-        client.upload_file(path, *place.values(), ExtraArgs={"ContentType": kind})
+        client, credentials = _made(bucket["bucket_endpoint_url"], bucket["bucket_region"])
+        credentials.access_key = bucket["bucket_access_key_id"]
+        credentials.secret_key = bucket["bucket_secret_access_key"]
+        # In parts, where it is large, and those by several threads, which take longer to begin than a small file.
+        how = TransferConfig(use_threads=Path(path).stat().st_size > _PART)
+        client.upload_file(path, *place.values(), ExtraArgs={"ContentType": kind}, Config=how)
         seconds = int(hours * 3600)
         return str(client.generate_presigned_url("get_object", place, ExpiresIn=seconds)).encode()
     except (Boto3Error, BotoCoreError, ClientError, ValueError) as error:
@@ -117,18 +120,23 @@ def put(
         raise JobError("bucket", f"the bucket did not take the file: {code}") from error
 
 
-def prepare() -> None:
-    """Load what ``put`` needs, which takes a third of a second. Not everybody has a bucket."""
-    _client(region_name="us-east-1")
+def prepare(settings: Settings) -> None:
+    """Load what ``put`` needs and make its client, which takes a third of a second. Not everybody has a bucket."""
+    if settings.bucket_endpoint_url:
+        with suppress(ValueError):  # the address is wrong, which the first file will say
+            _made(settings.bucket_endpoint_url, settings.bucket_region)
 
 
-def _client(**given: str) -> Any:
+@cache
+def _made(endpoint: str, region: str) -> tuple[Any, Any]:
+    """Return a client of a bucket, and its credentials, which have no secret yet."""
     import boto3
     from botocore.config import Config
 
-    return boto3.client(
+    session = boto3.Session("-", "-", region_name=region)
+    client = session.client(
         "s3",
-        **given,
+        endpoint_url=endpoint,
         config=Config(
             signature_version="s3v4",
             connect_timeout=10,
@@ -139,3 +147,4 @@ def _client(**given: str) -> Any:
             response_checksum_validation="when_required",
         ),
     )
+    return client, session.get_credentials()
