@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """How long a deploy takes: the first one by stage, an unchanged one as a multiple of a ping, and a switch's outage.
 
+Of a first one with models, it tells how much longer it takes than the build or the models alone.
 Makes a lab host of its own with an empty package cache, and removes it; with --host NAME only the unchanged deploy is
 measured, once, on a lab host that is there. Prints a table and writes it as JSON to reports/bench-deploy.json.
 Run it as: .venv/test/bin/python -m tests.bench.deploy
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 REPEATS = 5
+MODEL_BYTES, MODEL_LIMIT = 200_000_000, "5M"
+"""Of the download that takes about as long as the build."""
 
 _POLL = """
 import sys, time, urllib.request
@@ -77,6 +80,38 @@ def unchanged(host: str, repeats: int) -> dict[str, float]:
     }
 
 
+def beside(worker: Any) -> dict[str, float]:
+    """First deploys of a host, with packages in the cache: the build alone, the models alone, and both."""
+    from tests.origin.origin import Blob, Origin
+
+    def first(playbook: str, *arguments: str) -> float:
+        worker.remove()
+        worker.up()
+        begin = time.monotonic()
+        worker.playbook(playbook, *arguments)
+        return time.monotonic() - begin
+
+    gateway = worker.ssh("ip route show default").split()[2]
+    with Origin(bind=gateway, cdn_bind=gateway) as origin:
+        blob = origin.add(Blob("slow.safetensors", MODEL_BYTES))
+        file = {
+            "name": blob.name,
+            "folder": "loras",
+            "url": origin.hub_url(blob.name),
+            "bytes": blob.size,
+            "sha256": blob.sha256,
+        }
+        models = ("-e", json.dumps({"wan_models_files": [file], "wan_models_limit": MODEL_LIMIT}))
+        alone = first("site.yml"), first("playbooks/models.yml", *models)
+        both = first("site.yml", *models)
+    return {
+        "build_alone_s": round(alone[0], 1),
+        "models_alone_s": round(alone[1], 1),
+        "both_s": round(both, 1),
+        "both_of_the_longer": round(both / max(alone), 2),
+    }
+
+
 def measure() -> dict[str, object]:
     """Deploy to a fresh host, and measure."""
     from tests.worker import PROJECT, Worker, run
@@ -112,6 +147,7 @@ def measure() -> dict[str, object]:
             "switch_outage_s": round(outage_s, 2),
             "comfyui_own_start_s": round(float(started[-1]) - float(started[-2]), 2),
             "exposure": float(re.findall(r"exposure level for \S+: ([\d.]+)", security)[0]),
+            **beside(worker),
         }
     finally:
         worker.remove()
