@@ -343,6 +343,7 @@ def ask(
         try:
             answer = (getpass.getpass(shown) if secret else input(shown)).strip()
         except EOFError as error:
+            print()  # the cursor is behind the question still
             raise InitError("the answers ended; nothing was written") from error
         try:
             return read(answer or default)

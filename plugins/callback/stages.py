@@ -132,7 +132,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._over.set()
-        lines = self.stages.report(float(self.get_option("slowest_from")))
+        lines = self.stages.report(float(self.get_option("slowest_from")), self._display.columns)
         summaries = {host: stats.summarize(host) for host in sorted(stats.processed)}
         command = "./deploy " if self.get_option("changed_file") else "ansible-playbook wanmetal.comfyui."
         said = stats.custom.get("_run", {}).get("wanmetal_closing", {})

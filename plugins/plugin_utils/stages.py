@@ -66,17 +66,19 @@ class Stages:
             self._tasks.append((seconds, stage, task))
             self._open = None
 
-    def report(self, slowest_from: float) -> list[str]:
+    def report(self, slowest_from: float, columns: int = 80) -> list[str]:
         """Lines for a terminal: stages in their order, then the slowest tasks."""
         self._end()
         if not self._stages:
             return []
         shown = {name: one for name, one in self._stages.items() if one.changes or one.seconds >= LEAST_S}
-        width = max(map(len, [*shown, "total"]))
+        # What stands beside the name takes 31 columns.
+        names = {name: textwrap.shorten(name, max(columns - 31, 20), placeholder="…") for name in shown}
+        width = max(map(len, [*names.values(), "total"]))
         lines = ["", "Stages"]
         for name, stage in shown.items():
             changes = f"{stage.changes} changed" if stage.changes else "unchanged"
-            lines.append(f"  {name:<{width}}  {stage.seconds:8.1f} s  {changes}")
+            lines.append(f"  {names[name]:<{width}}  {stage.seconds:8.1f} s  {changes}")
         changes_in_all = sum(stage.changes for stage in self._stages.values())
         lines.append(
             f"  {'total':<{width}}  {sum(stage.seconds for stage in self._stages.values()):8.1f} s  "
@@ -86,14 +88,18 @@ class Stages:
         if slow:
             lines += [
                 "Slowest tasks",
-                *(f"  {seconds:8.1f} s  {stage}: {task}" for seconds, stage, task in slow),
+                *(
+                    line
+                    for seconds, stage, task in slow
+                    for line in wrapped(f"  {seconds:8.1f} s  {stage}: {task}", columns, 14)
+                ),
             ]
         return lines
 
 
 _LISTED = re.compile(r"(?m)^(\S.*)\n  found   (.*)\n  needed  (.*)\n  fix     (.*)$")
 """A problem, as plugin_utils.problems lists it."""
-_AROUND = re.compile(
+AROUND = re.compile(
     r"^(Task failed: |Action failed: |Module failed: |Finalization of task args for '[\w.]+' failed: "
     r"|Error while resolving value for '\w+': |The (filter|lookup) plugin '[\w.]+' failed: |\w+\.\w+\.\w+: )+"
 )
@@ -128,7 +134,7 @@ def _reason(result: Mapping[str, Any]) -> str:
     if failed := [one for one in result.get("results") or [] if isinstance(one, Mapping) and one.get("failed")]:
         item = failed[0].get("_ansible_item_label", failed[0].get("item"))
         return _reason(failed[0]) if not isinstance(item, str | int) else f"{item}: {_reason(failed[0])}"
-    text = _AROUND.sub("", str(result.get("msg") or "").strip())
+    text = AROUND.sub("", str(result.get("msg") or "").strip())
     if text and not _NO_REASON.fullmatch(text.partition("\n")[0]):
         return text
     wrote = [str(result.get(f"{kind}{name}") or "") for name in ("stderr", "stdout") for kind in ("", "module_")]
@@ -176,8 +182,11 @@ def closing(
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
     lines = ["", "Failed"] if wrong else []
+    alike: dict[str, list[str]] = {}
     for host in wrong:
-        lines += wrapped(f"  {host}: {failed.get(host, 'see above')}", width, 4)
+        alike.setdefault(failed.get(host, "see above"), []).append(host)
+    for reason, where in alike.items():
+        lines += wrapped(f"  {', '.join(where)}: {reason}", width, 4)
     begun = [host for host in wrong if hosts[host]["ok"] and _OF_A_SERVICE.match(failed.get(host, "comfyui: "))]
     reached = [host for host in begun if not hosts[host]["unreachable"] and "; fix: " not in failed.get(host, "")]
     if reached:

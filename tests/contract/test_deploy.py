@@ -79,12 +79,12 @@ def test_help_explains_and_runs_nothing(checkout: Path, arguments: list[str]) ->
 def test_what_is_advised_depends_on_how_far_it_came(
     checkout: Path, status: int, far: str, advice: str, not_said: str
 ) -> None:
-    done = deploy(checkout, "-i", "mine", status=status, far=far)
+    done = deploy(checkout, "-i", "mine,", status=status, far=far)
     assert done.returncode == (130 if status == 99 else status)
     assert advice in done.stderr
     assert not_said not in done.stderr
     asked = (checkout / "asked").read_text().splitlines()
-    assert asked[0] == f"{checkout}/site.yml -i mine"
+    assert asked[0] == f"{checkout}/site.yml -i mine,"
     assert all(again.startswith("--syntax-check ") for again in asked[1:])
     assert {path.name for path in checkout.iterdir()} == {"deploy", "tools", ".venv", "asked", "reports"}
 
@@ -92,12 +92,53 @@ def test_what_is_advised_depends_on_how_far_it_came(
 @pytest.mark.parametrize(
     ("said", "advice"),
     [
-        ("[ERROR]: Completely failed to parse inventory source /x", "make one: ./deploy init --help."),
+        ("[ERROR]: Completely failed to parse inventory source /x", "Correct the inventory, or what -e gives"),
         ("[ERROR]: Specified inventory, host pattern and/or --limit leaves us with no hosts to target.", "--limit: it"),
     ],
 )
 def test_an_inventory_that_gives_no_hosts_is_told_with_a_fix(checkout: Path, said: str, advice: str) -> None:
-    assert advice in deploy(checkout, "-i", "mine", status=1, said=said).stderr
+    assert advice in deploy(checkout, "-i", "mine,", status=1, said=said).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-i"], "-i needs a value after it"),
+        (["--limit"], "--limit needs a value after it"),
+        (["--diff", "-e"], "-e needs a value after it"),
+        (["-i", "missing"], "-i names 'missing', which is not there. Name a file or a folder that lists hosts"),
+        (["--inventory=missing"], "--inventory names 'missing'"),
+        (["-e", "@missing.yml"], "-e names the file 'missing.yml', which cannot be read. Correct its path"),
+        (["-i", "a,", "--vault-password-file", "missing"], "--vault-password-file names 'missing'"),
+        (["--become-password-file=missing"], "--become-password-file names 'missing', which cannot be read"),
+        (["--private-key", "missing"], "--private-key names 'missing'"),
+        (["--lab", "--key-file", "missing"], "--key-file names 'missing'"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named_with_a_fix(checkout: Path, arguments: list[str], said: str) -> None:
+    done = deploy(checkout, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"deploy: {said}")
+    assert "Nothing was started." in done.stderr
+    assert not (checkout / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-i", "a,b"],
+        ["--inventory=deploy", "-e", "size=1"],
+        ["-e", '{"file": "missing"}', "--vault-password-file", "deploy"],
+        ["--vault-password-file=~/.vault", "--check"],
+        ["-i", "~/hosts"],
+    ],
+)
+def test_arguments_that_ansible_reads_go_there(
+    checkout: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    assert deploy(checkout, *arguments).returncode == 0
+    assert " ".join(arguments) in (checkout / "asked").read_text()
 
 
 # -- the operations
@@ -122,8 +163,8 @@ def test_every_playbook_is_an_operation_with_a_description(whole: Path, name: st
     assert said.startswith(f"./deploy {name}")
     assert f"ansible-playbook wanmetal.comfyui.{name} -i INVENTORY" in said
     assert not (whole / "asked").exists()
-    assert deploy(whole, name, "-i", "mine").returncode == 0
-    assert (whole / "asked").read_text() == f"{whole}/playbooks/{name}.yml -i mine\n"
+    assert deploy(whole, name, "-i", "mine,").returncode == 0
+    assert (whole / "asked").read_text() == f"{whole}/playbooks/{name}.yml -i mine,\n"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +181,7 @@ def test_every_playbook_is_an_operation_with_a_description(whole: Path, name: st
             ["queue", "token", "add", 'a"b', "--limit", "c", "d"],
             """queue.yml -i {inventory} -e {{"queue_action": "token add a\\"b"}} --limit c d""",
         ),
-        (["civitai", 'a"', "-i", "x"], """civitai.yml -e {{"id": "a\\""}} -i x"""),
+        (["civitai", 'a"', "-i", "x,"], """civitai.yml -e {{"id": "a\\""}} -i x,"""),
     ],
 )
 def test_the_first_argument_may_stand_alone(whole: Path, arguments: list[str], asked: str) -> None:
@@ -175,7 +216,7 @@ def test_the_inventory_of_init_is_used_where_there_is_one(whole: Path) -> None:
 def test_a_failure_names_its_log(whole: Path) -> None:
     stand_in = whole / ".venv/deploy/bin/ansible-playbook"
     stand_in.write_text('#!/bin/sh\necho what it said > "$ANSIBLE_LOG_PATH"\nexit 2\n')
-    assert "the whole log is in reports/verify.log" in deploy(whole, "verify", "-i", "mine").stderr
+    assert "the whole log is in reports/verify.log" in deploy(whole, "verify", "-i", "mine,").stderr
     log = whole / "reports/verify.log"
     assert (log.read_text(), log.stat().st_mode & 0o077) == ("what it said\n", 0)
 

@@ -229,3 +229,15 @@ def test_this_machine_is_looked_at() -> None:
 )
 def test_a_host_that_does_not_answer_gets_advice(error: str, said: str) -> None:
     assert said in init.advice(init.Host("gpu1", "gpu1", "", 2222), "me", error)
+
+
+def test_answers_that_end_are_said_on_a_line_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ended)
+    with pytest.raises(init.InitError, match="nothing was written"):
+        init.ask("Hosts", None, "", str, quiet=False)
+    assert capsys.readouterr().out == "\n"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -78,3 +83,58 @@ def test_more_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
     assert "Origin: " in text
     assert "TASK [Check arguments]" in text
     assert "included: " in text
+
+
+LONG = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Refuse what has a name that nearly fills a line of the terminal
+      ansible.builtin.fail:
+        msg: "{{ text }}"
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("kind", ["line", "list"])
+def test_a_terminal_breaks_no_word(kind: str, columns: int, tmp_path: Path) -> None:
+    words = "supercalifragilistic " * 12
+    text = {"line": words, "list": f"Two things.\n\nGPU\n  found   {words}\n  needed  {words}\n  fix     none"}[kind]
+    (tmp_path / "play.yml").write_text(LONG)
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(house.ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(tmp_path)}
+    environment |= {"ANSIBLE_NOCOLOR": "1", "TERM": "dumb", "WANMETAL_STAGES_SLOWEST_FROM": "0"}
+    with subprocess.Popen(
+        [
+            *command,
+            "-e",
+            f"ansible_python_interpreter={sys.executable}",
+            "-e",
+            json.dumps({"text": text}),
+        ],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        shown = b""
+        while part := _read(ours):
+            shown += part
+    lines = shown.decode().split("\r\n")
+    assert [line for line in lines if len(line) > columns] == []
+    assert "fatal: [localhost]: FAILED!" in shown.decode()
+    assert any(line.split()[:2] == ["localhost", "ok=0"] for line in lines) == (columns == 80)
+    if kind == "list":
+        assert " " * 18 + "supercalifragilistic" in shown.decode()
+
+
+def _read(terminal: int) -> bytes:
+    """What a terminal shows; nothing where its program has ended."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""

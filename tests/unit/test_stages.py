@@ -31,6 +31,21 @@ def test_adds_up_stages_and_names_the_slowest_tasks() -> None:
     ]
 
 
+def test_long_names_of_stages_leave_room_for_what_stands_beside_them() -> None:
+    times: Iterator[float] = iter([0.0, 20.0])
+    stages = Stages(lambda: next(times))
+    stages.begin("Check the settings and the hosts, and show the plan in the end", "look at " * 12)
+    lines = stages.report(slowest_from=2.0, columns=80)
+    assert max(map(len, lines)) <= 80
+    assert lines[2].startswith("  Check the settings and the hosts, and show the…      20.0 s  unchanged")
+
+
+def test_hosts_that_failed_alike_are_named_together() -> None:
+    hosts = {"a": counts(failures=1), "b": counts(failures=1), "c": counts(failures=1)}
+    lines = closing(hosts, {"a": "play: look: no", "b": "play: ask: never", "c": "play: look: no"}, {})
+    assert lines[:4] == ["", "Failed", "  a, c: play: look: no", "  b: play: ask: never"]
+
+
 def test_says_so_when_nothing_changed() -> None:
     stages = Stages(lambda: 0.0)
     stages.begin("comfyui", "look")
