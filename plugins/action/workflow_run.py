@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows import check
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.convert import ConversionError
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.workflows.replace import replace
@@ -42,7 +43,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         since, host = time.monotonic(), task_vars.get("inventory_hostname", "host")
         looking = {key: value for key, value in args.items() if key in ("url", "dest")}
         if result.get("prompt_id") and not result.get("failed"):
-            self._display.display(f"{host}: queued as job {result['prompt_id']}, which goes on if this is interrupted")
+            self._display.display(
+                f"{host}: queued as job {plain(result['prompt_id'])}, which goes on if this is interrupted"
+            )
         while result.get("prompt_id") and not result.get("over") and not result.get("failed"):
             looked = {**looking, "prompt_id": result["prompt_id"]}
             result.update(self._execute_module(module_args=looked, task_vars=task_vars))

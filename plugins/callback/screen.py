@@ -26,6 +26,7 @@ from typing import Any
 from ansible import constants
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import AROUND, wrapped
 
 _LEFT_OUT = ("exception", "argument_errors", "stdout_lines", "stderr_lines", "assertion", "evaluated_to")
@@ -60,8 +61,13 @@ class CallbackModule(Default):  # type: ignore[misc]
         for name in _READ if sys.stdout.isatty() and isinstance(result, dict) else ():
             text = result.get(name)
             if isinstance(text, str) and max(map(len, [*text.splitlines(), name + text])) > columns:
-                lines = [part for line in text.split("\n") for part in wrapped(line, columns) or [""]]
+                lines = [part for line in text.split("\n") for part in wrapped(plain(line), columns) or [""]]
                 result[name] = "\n".join([*lines, ""])  # which YAML shows as lines, as they are
+
+    def _get_item_label(self, result: Any) -> Any:
+        # Names of files, for example, that a pack has chosen. Everything else of a result is shown as YAML.
+        label = super()._get_item_label(result)
+        return plain(label) if isinstance(label, str) else label
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         super().v2_runner_on_failed(self._once(result), ignore_errors)

@@ -49,6 +49,7 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
     Stages,
     closing,
@@ -139,5 +140,5 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         inventories = [*(context.CLIARGS.get("inventory") or ())]
         options = inventory_options(inventories, Path(__file__).resolve().parents[2], Path.cwd())
         lines += closing(summaries, self._failed, said, command, options, self._display.columns)
-        for line in lines:
-            self._display.display(line)
+        for line in lines:  # with what failed, in words of the services and of packs
+            self._display.display("\n".join(map(plain, line.split("\n"))))

@@ -86,17 +86,20 @@ files:
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.client import (
     ComfyUIClient,
     ComfyUIError,
     outputs_of,
 )
 
+_LONGEST_NAME = 200
 _LOOK_S = 5.0
 _PAUSE_S = 0.25
 
@@ -110,6 +113,14 @@ def made(outputs: dict[str, Any]) -> Iterator[tuple[str, str]]:
                     yield entry["filename"], str(entry.get("subfolder") or "")
 
 
+def named(filename: str, taken: Sequence[str]) -> str:
+    """A name for a file that ComfyUI has made, which a pack may have chosen, among the files of a folder here."""
+    name = plain(PurePosixPath(filename).name).replace("$", "_")  # which Ansible takes for a variable
+    name = name.encode()[-_LONGEST_NAME:].decode("utf-8", "ignore").lstrip(".") or "file"
+    numbered = (f"{number}-{name}" for number in count(len(taken)))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
+
+
 def looked_at(client: ComfyUIClient, prompt_id: str, dest: Path) -> dict[str, Any]:
     """Wait a little for a job; where it has ended, take what it has made."""
     until = time.monotonic() + _LOOK_S
@@ -121,8 +132,7 @@ def looked_at(client: ComfyUIClient, prompt_id: str, dest: Path) -> dict[str, An
         time.sleep(_PAUSE_S)
     files: list[str] = []
     for filename, subfolder in made(outputs_of(entry)):
-        name = PurePosixPath(filename).name
-        name = f"{len(files)}-{name}" if name in files else name
+        name = named(filename, files)
         with (dest / name).open("xb") as file:
             client.view(filename, subfolder, into=file)
         files.append(name)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size as human
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.custom_nodes import wrong_entry
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import shown
@@ -312,7 +313,7 @@ def fragment(result: Mapping[str, Any], *, source: str, host: str = "") -> str:
         f"# the inventory, as {place}. Nothing reads this file.",
     ]
     if result["notes"]:
-        lines += ["#", "# Left to you:", *(f"# - {' '.join(note.split())}" for note in result["notes"])]
+        lines += ["#", "# Left to you:", *(f"# - {' '.join(plain(note).split())}" for note in result["notes"])]
     body = json.loads(json.dumps(result["settings"]))  # without Ansible's own types
     lines.append(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=1000) if body else "{}\n")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ import yaml
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.installation import InstallationError, look
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import installation
 from ansible_collections.wanmetal.comfyui.tests.contract import house
+from ansible_collections.wanmetal.comfyui.tests.trees import deep
 
 COMMIT = "bdddb08ca82d90d75d97b1d437a652e0284a32ac"
 CATALOGUE: dict[str, Any] = {
@@ -381,6 +382,26 @@ def test_names_that_are_no_utf_8_come_over(tmp_path: Path) -> None:
     found = look(tmp_path, {})
     json.dumps(found, ensure_ascii=False).encode()
     assert "loras/x\ufffd.pt" in imported(found)[1]
+
+
+def test_links_in_circles_deep_folders_and_addresses_that_are_no_utf_8_come_over(tmp_path: Path) -> None:
+    for folder in ("custom_nodes", "user/default/workflows"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models").symlink_to("models")
+    pack(tmp_path / "custom_nodes/Pack", os.fsdecode(b"https://example.com/\xff.git"))
+    with deep(tmp_path / "user/default/workflows", "deep.json"):
+        found = look(tmp_path, {})
+    assert (found["models"], found["workflows"]) == ([], "")
+    assert found["packs"][0]["repository"] == "https://example.com/\ufffd.git"
+
+
+def test_notes_with_names_of_others_are_a_file_that_ansible_reads() -> None:
+    made = installation.settings(
+        {"packs": [{"name": "a\x1b]52;c;\x07\ud800\u2028b", "disabled": False, "problem": "no"}]}, catalogue=CATALOGUE
+    )
+    text = installation.fragment(made, source="here")
+    assert "a ]52;c;" in text
+    assert yaml.safe_load(text) == {}
 
 
 def play(folder: Path, name: str) -> tuple[int, str]:

@@ -101,6 +101,36 @@ def test_names_of_files_lead_nowhere_and_none_is_lost(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["1-a.png", "a.png"]
 
 
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [
+        ("..", "file"),
+        ("", "file"),
+        ("/", "file"),
+        (".hidden.png", "hidden.png"),
+        ("$HOME.png", "_HOME.png"),
+        ("a\x1b[31m\nb.png", "a [31m b.png"),
+        ("\ud800.png", " .png"),
+        ("é" * 200 + ".png", "é" * 98 + ".png"),
+    ],
+)
+def test_any_name_that_a_pack_gives_is_one_that_can_be_fetched(filename: str, name: str, tmp_path: Path) -> None:
+    assert workflow_run.named(filename, []) == name
+    assert workflow_run.named(filename, [name, f"2-{name}"]) == f"3-{name}"
+    (tmp_path / name).touch()
+
+
+def test_a_run_that_fails_leaves_nothing_on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with scripted() as (fake, url):
+        fake.special["/object_info"] = lambda handler: reply(handler, json.dumps(INFO).encode())
+        fake.special["/view"] = lambda handler: reply(handler, b"", 404)
+        graph = {**GRAPH, "1": {**GRAPH["1"], "inputs": {"image": "start.png"}}}
+        rc, said = play(tmp_path, url, graph, run=True)
+    assert (rc, "/view answered 404" in said) == (2, True), said
+    assert not list(tmp_path.glob("*.wanmetal-workflow"))
+
+
 def test_what_cannot_run_is_told_and_not_run(tmp_path: Path) -> None:
     loader = {"class_type": "UNETLoader", "inputs": {"unet_name": "mine.safetensors", "weight_dtype": "default"}}
     graph = {**GRAPH, "9": loader, "10": {"class_type": "RMBG", "inputs": {"image": ["1", 0], "invert_output": True}}}

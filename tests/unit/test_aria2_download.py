@@ -14,6 +14,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.engine 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import exclusive
 from ansible_collections.wanmetal.comfyui.tests.origin.house import House
 from ansible_collections.wanmetal.comfyui.tests.origin.origin import Fault, Origin
+from ansible_collections.wanmetal.comfyui.tests.trees import deep
 from ansible_collections.wanmetal.comfyui.tests.unit.run_module import run_module
 
 TOKEN = "hf_very_secret_token"  # noqa: S105
@@ -197,10 +198,12 @@ def test_what_a_host_has_already_is_linked_and_not_fetched(house: House, tmp_pat
         (old / path).write_bytes(blob.data)
         (old / path).chmod(0o644)
     (old / "loops").symlink_to(old)
+    (old / "circle.safetensors").symlink_to("circle.safetensors")
     # The size of one, and other bytes: only its sha256 tells.
     (old / "loras" / "c.safetensors").write_bytes(bytes(far.size))
     names = [blob.name for blob in (named, renamed, far)]
-    seen = download(house, *names, check=True, existing=[str(old), str(tmp_path / "none")])
+    with deep(old / "loras/deep", "d.safetensors"):
+        seen = download(house, *names, check=True, existing=[str(old), str(tmp_path / "none")])
     assert {item["id"]: item["status"] for item in seen["files"]} == dict.fromkeys(names, "existing")
     assert (seen["changed"], seen["bytes_missing"]) == (True, 0)
     assert seen["notes"] == [f"there is no folder {tmp_path}/none with existing models here"]

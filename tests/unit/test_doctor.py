@@ -32,6 +32,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.diagnoses import 
 )
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import Problem, listed
 from ansible_collections.wanmetal.comfyui.tests.contract import house
+from ansible_collections.wanmetal.comfyui.tests.trees import deep
 from ansible_collections.wanmetal.comfyui.tests.unit import gpu_hosts
 
 Ill = Callable[["Sick"], None]
@@ -484,6 +485,15 @@ def test_the_last_lines_are_shown_and_counted(sick: Sick) -> None:
     [one] = diagnose(sick.facts()[0])
     assert [line[:5] for line in one["found"]] == ["14:08", "14:07", "14:06"]
     assert "(and 6 more)" in "\n".join(lines("gpu1", [one], "b.tar.gz"))
+
+
+def test_folders_without_an_end_and_names_that_are_no_utf_8_are_looked_at(sick: Sick) -> None:
+    output = sick.place.at("var/lib/wanmetal/output")
+    (output / "a" / os.fsdecode(b"\xff")).mkdir(parents=True)
+    (output / "a" / os.fsdecode(b"\xff") / "b.mp4").touch()
+    with deep(output, "c.mp4"):
+        facts, _files = sick.facts()
+    assert facts["outputs_below"] == ["output/a/\ufffd/b.mp4"]
 
 
 def test_links_of_a_service_lead_root_nowhere(sick: Sick) -> None:

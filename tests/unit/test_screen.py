@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -37,8 +38,8 @@ MORE = """
 """
 
 
-def run(folder: Path, *arguments: str) -> str:
-    (folder / "play.yml").write_text(PLAY)
+def run(folder: Path, *arguments: str, play: str = PLAY) -> str:
+    (folder / "play.yml").write_text(play)
     (folder / "more.yml").write_text(MORE)
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", "play.yml"]
     environment = {**os.environ, "ANSIBLE_CONFIG": str(house.ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(folder)}
@@ -138,3 +139,21 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 65536)
     except OSError:
         return b""
+
+
+def test_words_of_others_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+    """A pack chooses names of files, and what ComfyUI answers."""
+    (tmp_path / "words").write_text("a\x1b]52;c;aGk=\x07\x1b[31m\rb\x9b31m", encoding="utf-8")
+    play = """
+- hosts: localhost
+  gather_facts: false
+  vars: {words: "{{ lookup('ansible.builtin.file', 'words') }}"}
+  tasks:
+    - ansible.builtin.command: {argv: ["true"]}
+      loop: ["{{ words }}"]
+    - ansible.builtin.fail: {msg: "it says {{ words }}"}
+"""
+    said = run(tmp_path, play=play)
+    assert "(item=a ]52;c;aGk=  [31m b 31m)" in said
+    assert "it says a ]52;c;aGk=  [31m" in said
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said)

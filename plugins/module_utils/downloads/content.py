@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.errors import Problem
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request import check_name
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls import without_queries
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 
 SAFE = ".safetensors"
 _HEAD = 1024
@@ -61,16 +62,12 @@ def problem(stream: BinaryIO, size: int, name: str, *, hashed: bool) -> str:
     if _PAGE.match(text) and suffix not in _TEXTS:
         return "a page: a login, a captive portal or an error"
     if text.startswith((b"{", b"[")) and suffix != ".json" and suffix not in _TEXTS and _is_json(stream, size):
-        return f"a message: {_printable(text[:200].decode(errors='replace'))}"
+        return f"a message: {without_queries(plain(text[:200].decode(errors='replace')).strip())}"
     if not hashed and suffix in {SAFE, ".sft"}:
         return _not_safetensors(stream, size)
     if not hashed and suffix in _FORMS and not head.startswith(_FORMS[suffix][0]):
         return f"no {_FORMS[suffix][1]} file"
     return ""
-
-
-def _printable(text: str) -> str:
-    return without_queries("".join(c if c.isprintable() else " " for c in text).strip())
 
 
 def _is_json(stream: BinaryIO, size: int) -> bool:
@@ -121,7 +118,8 @@ def _bytes_of(tensor: Mapping[str, Any]) -> list[int]:
 def names(members: Sequence[str]) -> str:
     """Some names of members, for a message."""
     more = f" and {len(members) - _MEMBERS_NAMED} more" if len(members) > _MEMBERS_NAMED else ""
-    return _printable(", ".join(name[:_LONGEST_NAMED] for name in members[:_MEMBERS_NAMED])) + more
+    named = plain(", ".join(name[:_LONGEST_NAMED] for name in members[:_MEMBERS_NAMED]))
+    return without_queries(named.strip()) + more
 
 
 @dataclass

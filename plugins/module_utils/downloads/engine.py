@@ -34,7 +34,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.request
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.sources import Answer, ask, described, hosts
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.stream import Stream
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import account, opened_folder, sync_folder
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration, plain
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size as human
 
 LOCK = "lock"
@@ -673,9 +673,7 @@ class Engine:
                 entry["note"] = item.note
             outcome.files.append(entry)
             if item.step == "failed" and item.problem:
-                text = self._settings.tokens.hide(str(item.problem))
-                # Part of it may be a host's own words.
-                text = "".join(c if c.isprintable() else " " for c in text)
+                text = plain(self._settings.tokens.hide(str(item.problem)))  # part of it may be a host's own words
                 outcome.failed.append(
                     {
                         "id": item.wanted.id,

@@ -45,20 +45,24 @@ class Candidate:
 def below(folder: Path) -> Iterator[tuple[Path, Candidate]]:
     """Walk a folder, its links to files and folders included; yield names and what they lead to."""
     seen: set[tuple[int, int]] = set()
-    for top, names, files in os.walk(folder, followlinks=True):
-        found = Path(top).stat()
-        if (found.st_dev, found.st_ino) in seen:
-            names.clear()
-            continue
-        seen.add((found.st_dev, found.st_ino))
-        names.sort()
-        for name in sorted(files):
-            path = Path(top, name)
-            with contextlib.suppress(OSError):
-                real = path.resolve(strict=True)
-                about = real.stat()
-                if stat.S_ISREG(about.st_mode) and about.st_size:
-                    yield path, Candidate(real, about.st_size, about.st_dev, about.st_mode)
+    waiting = [folder]
+    while waiting:
+        top, folders = waiting.pop(), []
+        # What is gone, leads in a circle or has too long a path is left out.
+        with contextlib.suppress(OSError):
+            found = top.stat()
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            for path in sorted(top.iterdir()):
+                with contextlib.suppress(OSError):
+                    about = path.stat()
+                    if stat.S_ISDIR(about.st_mode):
+                        folders.append(path)
+                    elif stat.S_ISREG(about.st_mode) and about.st_size:
+                        real = Path(os.path.realpath(path, strict=True))
+                        yield path, Candidate(real, about.st_size, about.st_dev, about.st_mode)
+        waiting += reversed(folders)
 
 
 class Existing:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import read_regular, write_whole
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration, size
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration, plain, size
 
 NAME = "progress.json"
 _WINDOW_S = 15.0
@@ -91,7 +91,7 @@ def parse(text: str | bytes) -> dict[str, Any] | None:
         state: dict[str, Any] = {key: _count(data[key]) for key in _COUNTS}
         state["phase"] = str(data["phase"])
         state["moving"] = [
-            {"name": _printable(item["name"]), "done": _count(item["done"]), "bytes": _count(item["bytes"])}
+            {"name": plain(str(item["name"])[:255]), "done": _count(item["done"]), "bytes": _count(item["bytes"])}
             for item in data["moving"]
         ]
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
@@ -101,7 +101,3 @@ def parse(text: str | bytes) -> dict[str, Any] | None:
 
 def _count(value: object) -> int:
     return min(max(0, int(value)), _MOST)  # type: ignore[call-overload, no-any-return]
-
-
-def _printable(name: object) -> str:
-    return "".join(c for c in str(name)[:255] if c.isprintable())

@@ -32,6 +32,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.urls im
     origin,
     without_queries,
 )
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
 
 # Cloudflare answers 403 to urllib's own name.
 AGENT = "wanmetal/0.1 (+https://github.com/wanmetal/wanmetal)"
@@ -228,7 +229,7 @@ def _said(headers: Mapping[str, str], body: IO[bytes]) -> str:
                 raw += part
         said = raw[:_HEARD].decode(errors="replace")
         text = _in_json(said) or _in_markup(said)
-    return without_queries(" ".join("".join(c if c.isprintable() else " " for c in text).split()))[:200]
+    return without_queries(" ".join(plain(text).split()))[:200]
 
 
 def _in_json(raw: str) -> str:

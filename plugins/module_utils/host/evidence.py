@@ -23,6 +23,7 @@ from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import gpu a
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import state
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import (
     read_regular,
+    readable,
 )
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.models import models, regular_files
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.redact import GONE, known_values, redact, redact_all
@@ -292,7 +293,7 @@ def _data(place: Place) -> dict[str, Any]:
         if _closed(data / name, place.user)
     ]
     below = [
-        str(path.relative_to(data))
+        readable(path.relative_to(data))
         for path, _info in regular_files(data / "output")
         if len(path.relative_to(data).parts) > 2
     ]

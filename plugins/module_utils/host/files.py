@@ -83,6 +83,23 @@ def _trusted_link(folder: os.stat_result, link: os.stat_result) -> bool:
     return folder.st_uid in own and link.st_uid in own and bool(closed)
 
 
+@contextlib.contextmanager
+def listed(path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """List a folder. What is in it may be looked at while this is open, whatever has its name meanwhile."""
+    with opened_folder(path) as folder:
+        handle = _opened_to_read(folder)
+    try:
+        with os.scandir(handle) as entries:
+            yield entries
+    finally:
+        os.close(handle)
+
+
+def readable(path: Path) -> str:
+    """A path for an answer in JSON, which cannot hold bytes that are no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def make_folders(path: Path, mode: int = 0o755) -> None:
     """Make a folder and those above it, where they are missing."""
     if path.parent != path:
@@ -174,8 +191,12 @@ def sync_folder(path: Path) -> None:
         _sync_names(folder)
 
 
+def _opened_to_read(folder: int) -> int:
+    return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+
+
 def _sync_names(folder: int) -> None:
-    handle = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    handle = _opened_to_read(folder)
     try:
         os.fsync(handle)
     finally:

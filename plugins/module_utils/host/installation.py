@@ -12,7 +12,11 @@ from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.existing import below
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads.record import sha256
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import opened_regular, read_regular
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import (
+    opened_regular,
+    read_regular,
+    readable,
+)
 
 MODEL = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".gguf", ".onnx", ".torchscript")
 
@@ -27,7 +31,7 @@ class InstallationError(Exception):
 
 def look(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Look at a folder; ``known`` are the files of the catalogue by id, with size and sha256."""
-    folder = folder.resolve()
+    folder = _real(folder)
     if not folder.is_dir():
         raise InstallationError(
             f"there is no folder {folder} on this host, and no such file on the machine that runs Ansible. "
@@ -39,23 +43,31 @@ def look(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
             f"{folder} is no folder of ComfyUI: it has none of main.py, custom_nodes and models"
             + (f". Name {inner[0]}" if inner else "")
         )
+    models = _real(folder / "models")
     version = _VERSION.search(_text(folder / "comfyui_version.py"))
     return {
-        "path": str(folder),
+        "path": readable(folder),
         "version": version[1] if version else "",
         "commit": _checkout(folder).get("commit", ""),
         "packs": list(_packs(folder / "custom_nodes")),
-        "models_dir": str((folder / "models").resolve()),
-        "models": list(_models((folder / "models").resolve(), known)),
+        "models_dir": readable(models),
+        "models": list(_models(models, known)),
         "extra_model_paths": _text(folder / "extra_model_paths.yaml"),
         "arguments": _arguments(folder / "main.py"),
-        "workflows": str(folder / "user/default/workflows") if any(folder.glob("user/*/workflows/**/*.json")) else "",
+        "workflows": readable(folder / "user/default/workflows") if _has_workflows(folder / "user") else "",
     }
 
 
-def _told(path: Path) -> str:
-    """A path for an answer in JSON, which cannot hold bytes that are no UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
+def _real(path: Path) -> Path:
+    """Where links lead; a path whose links lead in a circle stays as it is."""
+    return Path(os.path.realpath(path))
+
+
+def _has_workflows(users: Path) -> bool:
+    return any(
+        path.name.endswith(".json") and path.relative_to(users).parts[1:2] == ("workflows",)
+        for path, _found in below(users)
+    )
 
 
 def _text(path: Path) -> str:
@@ -72,7 +84,7 @@ def _packs(folder: Path) -> Iterator[dict[str, Any]]:
     disabled = folder / ".disabled"
     for one in [*_sorted(folder), *_sorted(disabled)]:
         off = one.parent == disabled or one.name.endswith(".disabled")
-        name = _told(one).rpartition("/")[2].removesuffix(".disabled")
+        name = readable(one).rpartition("/")[2].removesuffix(".disabled")
         if not name or name.startswith((".", "__")) or name in _OWN_FILES:
             continue
         if not one.is_dir():
@@ -137,7 +149,8 @@ def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         ["git", *still, "-C", str(folder), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
         timeout=_GIT_SECONDS,
         stdin=subprocess.DEVNULL,
@@ -164,7 +177,7 @@ def _models(folder: Path, known: Mapping[str, Mapping[str, Any]]) -> Iterator[di
         if found.size in sizes:
             with contextlib.suppress(OSError), opened_regular(found.path) as handle:
                 id_ = sizes[found.size].get(sha256(Path(f"/proc/self/fd/{handle}")), "")
-        yield {"path": _told(path.relative_to(folder)), "bytes": found.size, "id": id_}
+        yield {"path": readable(path.relative_to(folder)), "bytes": found.size, "id": id_}
 
 
 # -- options
@@ -176,6 +189,6 @@ def _arguments(program: Path) -> list[str]:
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes().decode("utf-8", "replace").rstrip("\0").split("\0")
             scripts = [word for word in words if word.endswith("main.py")]
-            if scripts and (process / "cwd").resolve().joinpath(scripts[0]).resolve() == program:
+            if scripts and _real(process / "cwd" / scripts[0]) == program:
                 return words[words.index(scripts[0]) + 1 :]
     return []

@@ -10,37 +10,38 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import content
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import opened_folder, opened_regular
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import listed, opened_regular, readable
 
 _MODELS = (content.SAFE, ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
-_MOST_FILES = 5000
+_MOST, _DEEPEST = 5000, 64
+"""Of files and folders that are looked at, and of folders in folders: far above what is made on purpose."""
 
 
 def models(data: Path) -> list[dict[str, Any]]:
     """Models below a folder of data, each with path, bytes and problem."""
     return [
-        {"path": str(path.relative_to(data)), "bytes": info.st_size, "problem": _problem(path, info.st_size)}
+        {"path": readable(path.relative_to(data)), "bytes": info.st_size, "problem": _problem(path, info.st_size)}
         for path, info in regular_files(data / "models")
         if path.suffix.lower() in _MODELS or ".part" in path.name
     ]
 
 
 def regular_files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Find the regular files below a folder of a service's, with no link followed."""
-    count = 0
-    try:
-        with opened_folder(folder) as handle:
-            for inner, _folders, names, opened in os.fwalk(".", dir_fd=handle):
-                for name in names:
-                    count += 1
-                    if count > _MOST_FILES:
-                        return
-                    with contextlib.suppress(OSError):
-                        info = os.stat(name, dir_fd=opened, follow_symlinks=False)
-                        if stat.S_ISREG(info.st_mode):
-                            yield folder / inner / name, info
-    except OSError:
-        return
+    """Find the regular files below a folder of a service's, with no link followed, however deep and many they are."""
+    left, waiting = _MOST, [folder]
+    while waiting:
+        inner = waiting.pop()
+        with contextlib.suppress(OSError), listed(inner) as entries:
+            for entry in entries:
+                left -= 1
+                if left < 0:
+                    return
+                with contextlib.suppress(OSError):
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode):
+                        yield inner / entry.name, info
+                    elif stat.S_ISDIR(info.st_mode) and len(inner.parts) < _DEEPEST:
+                        waiting.append(inner / entry.name)
 
 
 def _problem(path: Path, size: int) -> str:

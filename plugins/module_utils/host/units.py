@@ -1,4 +1,4 @@
-"""Amounts as people read them, the same in every message."""
+"""Amounts as people read them, the same in every message, and words of others that do nothing to a terminal."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def plain(text: object) -> str:
+    """Words of others in one line: what would move a terminal's cursor, name its window or the like becomes a space."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
