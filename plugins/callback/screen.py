@@ -60,7 +60,9 @@ class CallbackModule(Default):  # type: ignore[misc]
         columns = self._display.columns - 8
         for name in _READ if sys.stdout.isatty() and isinstance(result, dict) else ():
             text = result.get(name)
-            if isinstance(text, str) and max(map(len, [*text.splitlines(), name + text])) > columns:
+            if isinstance(text, list) and all(isinstance(line, str) for line in text):
+                text = "\n".join(text)
+            if isinstance(text, str) and ("\n" in text or len(name + text) > columns):
                 lines = [part for line in text.split("\n") for part in wrapped(plain(line), columns) or [""]]
                 result[name] = "\n".join([*lines, ""])  # which YAML shows as lines, as they are
 

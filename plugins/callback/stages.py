@@ -57,7 +57,7 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
     inventory_options,
 )
 
-_SHOW_THEIR_OWN = ("aria2_download", "python_environment", "release_build", "workflow_run")
+_SHOW_THEIR_OWN = ("aria2_download", "comfyui.apt", "python_environment", "release_build", "workflow_run")
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import duration, size
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import size
 
 
 def received(counters: str) -> int:
@@ -22,6 +22,8 @@ class Watched(ActionBase):  # type: ignore[misc]
 
     _supports_check_mode = True
     _supports_async = False
+    module: str | None = None
+    """What it runs, where that is not the module of its own name."""
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module; see the class."""
@@ -35,7 +37,8 @@ class Watched(ActionBase):  # type: ignore[misc]
         watch = threading.Thread(target=self._watch, args=(head, beside, over), daemon=True)
         watch.start()
         try:
-            return {**result, **self._execute_module(module_args=dict(self._task.args), task_vars=task_vars)}
+            arguments = dict(self._task.args)
+            return {**result, **self._execute_module(self.module, module_args=arguments, task_vars=task_vars)}
         finally:
             over.set()
             watch.join(1)
@@ -45,7 +48,7 @@ class Watched(ActionBase):  # type: ignore[misc]
         first = before = _look(connection)
         while not over.wait(every):
             now, amount = time.monotonic(), _look(connection)
-            text = f"{head}: {duration(now - begun)} so far"
+            text = f"{head}: {now - begun:.0f} s so far"
             if first is not None and before is not None and amount is not None:
                 text += f", {size(amount - first)} received, {size((amount - before) / (now - last))}/s"
             last, before = now, amount

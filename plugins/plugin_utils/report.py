@@ -71,7 +71,7 @@ def jobs_text(found: Mapping[str, Any]) -> str:
 def _workflow(made: Mapping[str, Any]) -> str:
     if "left_out" in made:
         return f"no workflow: {made['left_out']}"
-    return f"{made['name']}, {_video(made['details'])}, {made['seconds']} s"
+    return f"{made['name']}, {_video(made['details'])}, {made['seconds']:.1f} s"
 
 
 def _made_from(release: Mapping[str, Any]) -> str:
@@ -119,7 +119,7 @@ def _canary(canary: Mapping[str, Any]) -> str:
         return "not rendered"
     details = canary.get("details", {})
     what = _video(details) if "frames" in details else "image"
-    return f"{what}, right pixels, {canary.get('seconds')} s"
+    return f"{what}, right pixels, {canary.get('seconds', 0):.1f} s"
 
 
 def _video(details: Mapping[str, Any]) -> str:

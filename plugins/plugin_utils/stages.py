@@ -18,6 +18,8 @@ LEAST_S = 1.0
 """A stage that took less, and has changed nothing, is not shown."""
 _OF_A_SERVICE = re.compile(r"(?!preflight: |wanmetal: )[a-z_]+: ")
 """What a role says that has to do with a service begins so; a play has a sentence for a name."""
+_COMMAND = re.compile(r"\./deploy|\bssh ")
+"""What a line has that is there to be copied, and so is not broken."""
 _OF_A_WORKER = re.compile(r": (ready|\d+ problems?)$")
 MOST_HOSTS = 3
 """Of more hosts, the end shows a line each."""
@@ -177,7 +179,7 @@ def closing(
     """Lines for the end: what failed, and what there is to say of each host, with what was changed there.
 
     ``options`` name the inventory in the commands, which end their lines, where it is not the one that they take
-    without. What failed is wrapped to ``width``; what is there to be copied is not.
+    without. Lines are wrapped to ``width``, but for commands, which are there to be copied.
     """
     wrong = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
     well = [host for host in hosts if host in said and host not in wrong]
@@ -191,16 +193,27 @@ def closing(
     reached = [host for host in begun if not hosts[host]["unreachable"] and "; fix: " not in failed.get(host, "")]
     if reached:
         there = f"{options} --limit {','.join(reached)}"
-        lines += ["", f"What the services there wrote: {command}logs{there}"]
-        lines += [f"The likely cause and its fix: {command}doctor{there}"]
+        lines += ["", *_led("What the services there wrote", f"{command}logs{there}", width)]
+        lines += _led("The likely cause and its fix", f"{command}doctor{there}", width)
     for host in well:
         changed = hosts[host]["changed"]
         first, *rest = said[host]
         head = f"{first}, {f'{changed} changed' if changed else 'nothing changed'}"
         lines += [*([] if len(well) > MOST_HOSTS and host != well[0] else [""]), head]
-        lines += [line + options * ("./deploy" in line) for line in rest] if len(well) <= MOST_HOSTS else []
+        for line in rest if len(well) <= MOST_HOSTS else ():
+            copied = _COMMAND.search(line)
+            lines += [line + options * ("./deploy" in line)] if copied else wrapped(line, width)
     if len(well) > MOST_HOSTS:
-        lines.append(f"How to reach one of them: {command}status{options} --limit HOST")
+        lines += _led("How to reach one of them", f"{command}status{options} --limit HOST", width)
     elif any(_OF_A_WORKER.search(said[host][0]) for host in well):
-        lines += ["", f"To render a video on each host and check all that runs: {command}verify{options}"]
+        lines += [
+            "",
+            *_led("To render a video on each host and check all that runs", f"{command}verify{options}", width),
+        ]
     return lines
+
+
+def _led(text: str, command: str, width: int) -> list[str]:
+    """A command with what it is for: behind it, or where that is too long, alone in a line, to be copied."""
+    line = f"{text}: {command}"
+    return [line] if len(line) <= width else [f"{text}:", f"  {command}"]

@@ -428,7 +428,11 @@ def test_the_settings_are_written_once_and_never_over_others(comfyui: Path, tmp_
 
 
 def test_an_import_that_is_killed_is_finished_by_the_next(comfyui: Path, tmp_path: Path) -> None:
-    for task in ("Look at it", "Make the folder for the settings", "Write the settings, unless there are some"):
+    for task in (
+        "Look at the installation",
+        "Make the folder for the settings",
+        "Write the settings, unless there are some",
+    ):
         given = {"installation": str(comfyui), "import_output_dir": str(tmp_path / "out")}
         with house.started("import.yml", tmp_path, **given) as process:
             assert process.stdout is not None

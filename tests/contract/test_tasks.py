@@ -81,6 +81,38 @@ def test_the_check_for_loops_sees_them(path: str, task: house.Task, found: bool)
     assert looped(path, task) is found
 
 
+SHOWN = [path for path in PLAYED if path.parent.name == "playbooks" or path.parent.name in ("tasks", "handlers")]
+
+
+def nameless(task: house.Task) -> bool:
+    """Whether the name says "it" of what it does something to; blocks and files of tasks are not shown."""
+    inner = any(key == "block" or key.rpartition(".")[2].startswith(("import_", "include_")) for key in task)
+    return not inner and re.match(r"\S+( and \S+)? (it|them)\b", task.get("name", "")) is not None
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=[str(path.relative_to(house.ROOT)) for path in SHOWN])
+def test_the_name_of_a_task_stands_for_itself(path: Path) -> None:
+    """While it runs, a line of progress has its name alone: "Install them: 40 s so far" says nothing."""
+    entries = house.read(path) or []
+    plays = [task for entry in entries for key in ("pre_tasks", "tasks", "post_tasks") for task in entry.get(key) or []]
+    listed = plays if path.parent.name == "playbooks" else entries
+    assert [task["name"] for task in house.tasks(listed) if nameless(task)] == []
+
+
+@pytest.mark.parametrize(
+    ("task", "found"),
+    [
+        ({"name": "Install them", "ansible.builtin.apt": {}}, True),
+        ({"name": "Stop and disable them", "ansible.builtin.command": {}}, True),
+        ({"name": "Install it", "block": []}, False),
+        ({"name": "Run it", "ansible.builtin.import_role": {}}, False),
+        ({"name": "Write the key, unless it is there", "ansible.builtin.copy": {}}, False),
+    ],
+)
+def test_the_check_for_names_sees_them(task: house.Task, found: bool) -> None:
+    assert nameless(task) is found
+
+
 def unordered(text: str) -> list[str]:
     blocks = re.findall(r"\{[{%].*?[}%]\}", text, re.DOTALL)
     sets = re.compile(r"\|\s*(difference|intersect|union|symmetric_difference)\b")

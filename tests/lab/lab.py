@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +93,29 @@ class LabError(Exception):
 
 
 def say(message: str) -> None:
-    print(f"lab: {message}", file=sys.stderr, flush=True)
+    text = f"lab: {message}"
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns - 1
+        text = textwrap.fill(text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(what: str, every: float = 20.0) -> Iterator[None]:
+    """Say from time to time that something is still at work."""
+    over, begun = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(every):
+            say(f"... {what}: {time.monotonic() - begun:.0f} s so far")
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 # ------------------------------------------------------------------------------------------ pure logic
@@ -503,7 +527,7 @@ def base_image(state: Path, system: System, lock: int) -> tuple[str, str]:
     pulled = run("docker", "pull", system.image, timeout=900)
     if pulled.returncode == 0:
         return system.image, "pulled"
-    say(f"no registry within reach ({(pulled.stderr.strip().splitlines() or ['?'])[-1][:120]})")
+    say(f"no registry within reach ({(pulled.stderr.strip().splitlines() or ['?'])[-1]})")
     bootstrap(state, own, system, lock)
     return own, "debootstrap"
 
@@ -544,14 +568,16 @@ def ensure_image(state: Path, system_name: str, lock: int) -> str:
     tag = f"{stable}-{digest(context)}"
     if not has_image(tag):
         started = time.monotonic()
-        base, origin = base_image(state, system, lock)
+        with progress("building the base"):
+            base, origin = base_image(state, system, lock)
         say(f"building {tag} on {base} ({origin})")
         if run("docker", "buildx", "version").returncode:
             os.environ["DOCKER_BUILDKIT"] = "0"  # a client without buildx refuses to build otherwise
         files = {path: (content, mode_of(path), 0) for path, content in context.items()}
         proxies = [f"--build-arg={name}" for name in os.environ if name.lower() in PROXY_NAMES]
         command = ["docker", "build", "--force-rm", f"--tag={tag}", f"--build-arg=BASE={base}", *proxies]
-        must(*command, f"--label={LABEL}={origin}", "-", text=archive(files))
+        with progress(f"building {tag}"):
+            must(*command, f"--label={LABEL}={origin}", "-", text=archive(files))
         say(f"built {tag} in {time.monotonic() - started:.0f} s")
         forget_old_images(stable, tag)
     must("docker", "tag", tag, stable)

@@ -61,7 +61,7 @@ def summary(
             "What now",
             *table(
                 {
-                    **({"video": f"{video} ({size})"} if drawn else {}),
+                    **({"video": str(video), "": size} if drawn else {}),
                     "report": str(video.with_name("report.html")),
                     "tunnel": f"{ssh} -N -L {BROWSER_PORT}:127.0.0.1:{ports[0]} {name}",
                     "browser": f"http://127.0.0.1:{BROWSER_PORT} while the tunnel is open",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,8 @@ def test_summary() -> None:
         "  image   5 s",
         "  deploy  1 min 1 s",
         "  in all  1 min 6 s",
-        "  video    /out/canary-lab1.mp4 (128x64, 9 frames)",
+        "  video    /out/canary-lab1.mp4",
+        "           128x64, 9 frames",
         "  tunnel   ssh -F '/home/me/my lab/ssh_config' -N -L 8188:127.0.0.1:8190 lab1",
     ):
         assert line in text.splitlines()
@@ -250,8 +252,8 @@ def test_summary_without_a_video() -> None:
 def test_summary_with_a_workflow() -> None:
     made = {"name": "Native-TextToVideo", "seconds": 9.5, "details": {"width": 256, "height": 256, "frames": 9}}
     report = {**REPORT, "canary": {**REPORT["canary"], "workflow": made}}
-    line = "  video    /v.mp4 (256x256, 9 frames, by Native-TextToVideo)"
-    assert line in summary.summary("lab1", report, 0, {}, STATE, Path("/v.mp4")).splitlines()
+    lines = "  video    /v.mp4\n           256x256, 9 frames, by Native-TextToVideo\n"
+    assert lines in summary.summary("lab1", report, 0, {}, STATE, Path("/v.mp4"))
 
 
 def test_summary_of_changes() -> None:
@@ -261,3 +263,10 @@ def test_summary_of_changes() -> None:
 def test_an_empty_file_is_written_too(tmp_path: Path) -> None:
     lab.write(tmp_path / "known_hosts", "", 0o600)
     assert (tmp_path / "known_hosts").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_takes_long_in_the_lab_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(lab, "say", said.put)
+    with lab.progress("building the base", every=0.01):
+        assert said.get(timeout=30) == "... building the base: 0 s so far"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.action import apt, python_environment
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.received import Watched, received
 
 COUNTERS = """\
@@ -56,3 +58,25 @@ def test_lines_say_how_much_and_how_fast_where_the_host_answers(answers: list[in
         assert line.startswith("gpu1: Build: ")
         assert part in line
         assert ("received" in part) == ("received" in line)
+
+
+@pytest.mark.parametrize(("action", "module"), [(apt, "ansible.builtin.apt"), (python_environment, None)])
+def test_the_module_runs_with_the_arguments_of_the_task(action: Any, module: str | None) -> None:
+    asked: list[Any] = []
+
+    class Tried(action.ActionModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._connection = SimpleNamespace(become="sudo")
+            self._task = SimpleNamespace(args={"name": ["a"]}, get_name=lambda: "role : Install a")
+
+        def _execute_module(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+            asked.append((arguments, more["module_args"]))
+            return {"changed": True}
+
+        def _watch(self, head: str, connection: Any, *_unused: Any) -> None:
+            asked.append((head, connection.become))
+
+    with patch("ansible.plugins.action.ActionBase.run", return_value={}):
+        assert Tried().run(None, {"inventory_hostname": "gpu1"}) == {"changed": True}
+    assert ("gpu1: Install a", None) in asked
+    assert ((module,), {"name": ["a"]}) in asked
