@@ -5,7 +5,7 @@ if [ -n "${ZSH_VERSION:-}" ]; then
 fi
 
 _wanmetal_deploy() {
-  local root word previous words
+  local root word previous words=''
   root=$(cd "$(dirname "${COMP_WORDS[0]}")" 2> /dev/null && pwd) || return
   word=${COMP_WORDS[COMP_CWORD]}
   previous=${COMP_WORDS[COMP_CWORD - 1]}
@@ -19,7 +19,11 @@ _wanmetal_deploy() {
       COMPREPLY=($(compgen -W "$words" -- "$word"))
       return
       ;;
+    --variant) words='base wan' ;;
+    --make) words='try text-to-video image-to-video nothing' ;;
+    --*-file | --private-key | -l | --limit) return ;;
   esac
+  [ -z "$words" ] || { COMPREPLY=($(compgen -W "$words" -- "$word")) && return; }
   words='-i --limit --check --diff -e --tags --skip-tags --ask-become-pass --vault-password-file --help'
   if [ "$COMP_CWORD" -eq 1 ]; then
     words="$words init completion --lab --lab-stop --lab-remove"
@@ -27,6 +31,10 @@ _wanmetal_deploy() {
   elif [ "${COMP_WORDS[1]}" = init ]; then
     words='--hosts --user --jump --variant --make --data-dir --inventory --huggingface-token-file --civitai-token-file'
     words="$words --vault-password-file --yes --no-look --help"
+  elif [ "${COMP_WORDS[1]} $COMP_CWORD" = 'logs 2' ]; then
+    words='comfyui comfyui-api jupyterlab comfyui-handler --help'
+  elif [ "${COMP_WORDS[1]} $COMP_CWORD" = 'backup 2' ]; then
+    words='dump restore --help'
   elif [ "${COMP_WORDS[1]} $COMP_CWORD" = 'queue 2' ]; then
     words='status pause resume drain undrain token --help'
   elif [ "${COMP_WORDS[1]} ${COMP_WORDS[2]} $COMP_CWORD" = 'queue token 3' ]; then
@@ -34,4 +42,4 @@ _wanmetal_deploy() {
   fi
   COMPREPLY=($(compgen -W "$words" -- "$word"))
 }
-complete -F _wanmetal_deploy deploy
+complete -o default -F _wanmetal_deploy deploy # where nothing fits, files do

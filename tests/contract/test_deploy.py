@@ -113,9 +113,13 @@ def test_an_inventory_that_gives_no_hosts_is_told_with_a_fix(checkout: Path, sai
         (["--become-password-file=missing"], "--become-password-file names 'missing', which cannot be read"),
         (["--private-key", "missing"], "--private-key names 'missing'"),
         (["--lab", "--key-file", "missing"], "--key-file names 'missing'"),
+        (["-i", "a,", "--tags", "models,modles"], "--tags: no task has the tag 'modles'. There are: api comfyui "),
+        (["-i", "a,", "--skip-tags=comfy"], "--skip-tags: no task has the tag 'comfy'"),
+        (["-i", "a,", "-t", "x"], "-t: no task has the tag 'x'"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_named_with_a_fix(checkout: Path, arguments: list[str], said: str) -> None:
+    (checkout / "playbooks").symlink_to(house.ROOT / "playbooks")
     done = deploy(checkout, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(f"deploy: {said}")
@@ -131,12 +135,14 @@ def test_an_argument_that_cannot_be_used_is_named_with_a_fix(checkout: Path, arg
         ["-e", '{"file": "missing"}', "--vault-password-file", "deploy"],
         ["--vault-password-file=~/.vault", "--check"],
         ["-i", "~/hosts"],
+        ["--tags", "comfyui,models", "--skip-tags=driver", "-t", "all"],
     ],
 )
 def test_arguments_that_ansible_reads_go_there(
     checkout: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checkout)
+    (checkout / "playbooks").symlink_to(house.ROOT / "playbooks")
     assert deploy(checkout, *arguments).returncode == 0
     assert " ".join(arguments) in (checkout / "asked").read_text()
 
@@ -227,6 +233,9 @@ def test_a_failure_names_its_log(whole: Path) -> None:
         (["./deploy", "r"], ["rollback"], ["verify"]),
         (["./deploy", ""], ["init", "verify", "--lab"], ["hosts", "site"]),
         (["./deploy", "init", "--h"], ["--hosts", "--help"], ["--lab"]),
+        (["./deploy", "init", "--variant", ""], ["wan"], ["--yes"]),
+        (["./deploy", "logs", "c"], ["comfyui"], ["jupyterlab"]),
+        (["./deploy", "verify", "--vault-password-file", ""], [], ["--check"]),
         (["./deploy", "u"], ["upgrade", "uninstall"], ["queue"]),
         (["./deploy", "queue", ""], ["status", "drain", "token"], ["add", "-i"]),
         (["./deploy", "queue", "token", ""], ["add", "revoke"], ["status"]),

@@ -30,6 +30,7 @@ def deploy(folder: Path, *arguments: str, status: int = 0, meanwhile: str = ":")
 
 
 def test_the_lab_s_deploy_touches_its_host_alone(tmp_path: Path) -> None:
+    (tmp_path / "playbooks").symlink_to(DEPLOY.parent / "playbooks")
     _, commands = deploy(tmp_path, "--lab", "-e", "comfyui_port=8190", "--tags", "comfyui")
     own = str(tmp_path / "lab/lab1.yml")
     assert ["python", str(tmp_path / "tests/lab/lab.py"), "up", "--inventory", own, "lab1"] in commands
