@@ -259,16 +259,17 @@ def described(found: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def advice(host: Host, user: str, error: str) -> str:
+def advice(host: Host, user: str, jump: str, error: str) -> str:
     """Say what helps against an error of ssh."""
     who = host.user or user
     target = f"{who}@{host.address}" if who else host.address
-    port = f" -p {host.port}" if host.port != 22 else ""
+    options = f" -o ProxyJump={jump}" if jump else ""
+    options += f" -p {host.port}" if host.port != 22 else ""
     if "Host key" in error or "host key" in error:
-        return f"log in once to accept its key: ssh{port} {target}"
+        return f"log in once to accept its key: ssh{options} {target}"
     if "Permission denied" in error:
-        return f"bring your key there: ssh-copy-id{port} {target}"
-    return f"try it by hand: ssh{port} {target}"
+        return f"bring your key there: ssh-copy-id{options} {target}"
+    return f"try it by hand: ssh{options} {target}"
 
 
 def profile_of(found: Sequence[Mapping[str, Any]]) -> str:
@@ -422,7 +423,7 @@ def looked(hosts: Sequence[Host], user: str, jump: str, data: str) -> list[dict[
     for host, one in zip(hosts, found, strict=True):
         say(f"  {host.name:<{width}}  {described(one)}")
         if "error" in one:
-            print(f"  {'':<{width}}  {advice(host, user, one['error'])}")
+            print(f"  {'':<{width}}  {advice(host, user, jump, one['error'])}")
     return found
 
 

@@ -92,6 +92,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             if not self._shows_its_own and (line := self.stages.running(every, sorted(self._waiting))):
                 self._display.display(line)
 
+    def v2_playbook_on_vars_prompt(self, *_asked: Any, **_more: Any) -> None:
+        self.stages.end()  # what a person takes to answer is no task's time
+
     def v2_playbook_on_play_start(self, play: Any) -> None:
         self._play = play.get_name().strip()
 

@@ -42,7 +42,7 @@ class Stages:
 
     def begin(self, stage: str, task: str) -> None:
         """A task of a stage begins, and the one before ends."""
-        self._end()
+        self.end()
         self._stages.setdefault(stage, _Stage())
         self._open = (stage, task, self._clock())
 
@@ -60,7 +60,8 @@ class Stages:
         if self._open:
             self._stages[self._open[0]].changes += 1
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The task that runs ends, and none begins yet."""
         if self._open:
             stage, task, begin = self._open
             seconds = self._clock() - begin
@@ -70,7 +71,7 @@ class Stages:
 
     def report(self, slowest_from: float, columns: int = 80) -> list[str]:
         """Lines for a terminal: stages in their order, then the slowest tasks."""
-        self._end()
+        self.end()
         if not self._stages:
             return []
         shown = {name: one for name, one in self._stages.items() if one.changes or one.seconds >= LEAST_S}

@@ -228,7 +228,9 @@ def test_this_machine_is_looked_at() -> None:
     ],
 )
 def test_a_host_that_does_not_answer_gets_advice(error: str, said: str) -> None:
-    assert said in init.advice(init.Host("gpu1", "gpu1", "", 2222), "me", error)
+    host = init.Host("gpu1", "gpu1", "", 2222)
+    assert said in init.advice(host, "me", "", error)
+    assert said.replace(" -p", " -o ProxyJump=ops@gate -p") in init.advice(host, "me", "ops@gate", error)
 
 
 def test_answers_that_end_are_said_on_a_line_of_their_own(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.wanmetal.comfyui.plugins.callback.stages import CallbackModule
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.report import closing_lines
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
     Stages,
@@ -65,6 +66,17 @@ def test_a_task_that_takes_long_is_said() -> None:
     now = 21.0
     assert stages.running(20, ["a"]) == "... Build: 21 s so far on a"
     assert stages.running(20, list("abcde")).endswith("on a, b, c and 2 more")
+
+
+def test_while_a_person_is_asked_nothing_is_said_to_run() -> None:
+    now = 0.0
+    callback = CallbackModule(clock=lambda: now)
+    callback.stages.begin("play", "look")
+    now = 2.0
+    callback.v2_playbook_on_vars_prompt("uninstall_confirm", private=False)
+    now = 60.0
+    assert callback.stages.running(20, []) == ""
+    assert callback.stages.report(slowest_from=10)[2] == "  play        2.0 s  unchanged"
 
 
 def counts(**others: int) -> dict[str, int]:
