@@ -512,7 +512,7 @@ def run(given: argparse.Namespace) -> int:
         if subprocess.run(
             ["ansible-playbook", ROOT / "playbooks/preflight.yml", "-i", folder, *extra], check=False
         ).returncode:
-            print(f"\nThe hosts are not ready: correct what is said above, then run ./deploy preflight{more}")
+            print(f"\nThe hosts are not ready: correct what is said above, then run\n  ./deploy preflight{more}")
             return 0
     away = [host.name for host, one in zip(hosts, found, strict=False) if "error" in one]
     print("\nNext")
