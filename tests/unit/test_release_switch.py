@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import fcntl
 import grp
 import hashlib
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -464,12 +466,9 @@ def test_a_full_disk_leaves_the_running_process_alone(worker: FakeHost, monkeypa
 def test_a_disk_that_fills_up_amid_a_switch_leaves_a_way_back(tmp_path: Path, release: str, unit: str) -> None:
     """Whatever the failing release does, what was verified last serves again; a good one may serve unrecorded."""
     filled = 0
+    start = started(tmp_path, lambda host: deploy(host, "r1", "one", hook="#!/bin/sh"))
     while True:
-        host = FakeHost(tmp_path / "here")
-        for name in ("r1", "r2"):
-            host.build(name)
-        deploy(host, "r1", "one", hook="#!/bin/sh")
-        host.actions.clear()
+        host = start.again()
         host.full_from = filled
         try:
             message = attempt(host, release, unit)
@@ -481,7 +480,6 @@ def test_a_disk_that_fills_up_amid_a_switch_leaves_a_way_back(tmp_path: Path, re
         assert attempt(host, "r1", "one", hook="#!/bin/sh") == ""
         assert running(host) == ("r1", "one")
         assert not list(host.root.parent.rglob("*-back"))
-        shutil.rmtree(tmp_path / "here")
         filled += 1
         if filled > steps:
             break
@@ -963,85 +961,85 @@ STORIES = {
 BETWEEN: dict[str, Act] = {"at once": lambda _: None, "crash": FakeHost.crash, "reboot": FakeHost.reboot}
 
 
-class World:
-    """Makes hosts that are alike, one for each way to cut a story off."""
+class Kept:
+    """A host as it is now, files and all, to go on from again and again; files are replaced, never written to."""
 
-    def __init__(self, folder: Path, story: Story) -> None:
-        self.folder = folder
-        self.story = story
-        self.made = 0
+    def __init__(self, host: FakeHost) -> None:
+        self._host = copy.deepcopy(host)
+        self._folder = host.root.parent
+        self._kept = Path(tempfile.mkdtemp(dir=self._folder.parent)) / "files"
+        shutil.copytree(self._folder, self._kept, symlinks=True, copy_function=os.link)
 
-    def host(self) -> FakeHost:
-        self.made += 1
-        host = FakeHost(self.folder / "here")
-        for release in ("r1", "r2", "r3"):
-            if not host.is_complete(release):
-                host.build(release)
-        for act in self.story.before:
-            act(host)
-        host.actions.clear()
-        return host
+    def again(self) -> FakeHost:
+        shutil.rmtree(self._folder)
+        shutil.copytree(self._kept, self._folder, symlinks=True, copy_function=os.link)
+        return copy.deepcopy(self._host)
 
-    def clear(self) -> None:
-        shutil.rmtree(self.folder / "here")
 
-    def outcome(self, cuts: tuple[int, ...], between: Act) -> tuple[dict[str, Any], tuple[str, str]]:
-        """The state after the story was cut off at each of ``cuts`` and then run to its end."""
-        host = self.host()
-        for cut in cuts:
-            host.actions.clear()
-            host.kill_before = cut
-            try:
-                self.story.run(host)
-            except Killed:
-                host.kill_before = None
-                between(host)
-            host.kill_before = None
-        self.story.run(host)
-        result = host.snapshot(), running(host)
-        self.clear()
-        return result
+def started(folder: Path, *before: Act) -> Kept:
+    host = FakeHost(folder / "here")
+    for release in ("r1", "r2", "r3"):
+        host.build(release)
+    for act in before:
+        act(host)
+    host.actions.clear()
+    return Kept(host)
+
+
+def cut_off(host: FakeHost, step: int, act: Act) -> bool:
+    """Whether it was, since it was not through before."""
+    host.actions.clear()
+    host.kill_before = step
+    try:
+        act(host)
+    except Killed:
+        return True
+    finally:
+        host.kill_before = None
+    return False
 
 
 @pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize("name", STORIES)
 def test_the_next_deploy_finishes_one_that_was_cut_off(tmp_path: Path, name: str, between: str) -> None:
     story = STORIES[name]
-    world = World(tmp_path, story)
-    host = world.host()
-    story.run(host)
+    start = started(tmp_path, *story.before)
+
+    def end(host: FakeHost) -> tuple[dict[str, Any], tuple[str, str]]:
+        story.run(host)
+        return host.snapshot(), running(host)
+
+    host = start.again()
+    expected = end(host)
     steps = len(host.actions)
-    world.clear()
-    expected = world.outcome((), BETWEEN[between])
     assert expected[1] == story.ends_on
     assert steps > 5
     for cut in range(steps):
-        assert world.outcome((cut,), BETWEEN[between]) == expected, f"cut off before step {cut}"
+        host = start.again()
+        assert cut_off(host, cut, story.run)
+        BETWEEN[between](host)
+        after = Kept(host)
+        assert end(host) == expected, f"cut off before step {cut}"
         for again in range(cut % 3, steps, 3) if between == "crash" else ():
-            assert world.outcome((cut, again), BETWEEN[between]) == expected, f"cut off before {cut}, then {again}"
+            host = after.again()
+            if cut_off(host, again, story.run):
+                BETWEEN[between](host)
+            assert end(host) == expected, f"cut off before {cut}, then {again}"
 
 
 @pytest.mark.parametrize("name", [name for name, story in STORIES.items() if story.before])
 def test_after_a_power_cut_what_was_verified_serves(tmp_path: Path, name: str) -> None:
     """Also where the power is cut again while that is brought back."""
-    world = World(tmp_path, STORIES[name])
-
-    def cut_off(step: int, act: Callable[[FakeHost], object], host: FakeHost) -> bool:
-        host.actions.clear()
-        host.kill_before = step
-        try:
-            act(host)
-        except Killed:
-            return True
-        finally:
-            host.kill_before = None
-        return False
-
+    story = STORIES[name]
+    start = started(tmp_path, *story.before)
     for cut in itertools.count():
-        host = world.host()
-        cut_in_time = cut_off(cut, world.story.run, host)
-        for again in range(cut % 5, 25, 5) if cut_in_time else ():
-            cut_off(again, FakeHost.reboot, host)
+        host = start.again()
+        if not cut_off(host, cut, story.run):
+            break
+        after = Kept(host)
+        for again in range(cut % 5, 25, 5):
+            host = after.again()
+            cut_off(host, again, FakeHost.reboot)
             host.reboot()
             assert host.process is not None, f"cut off before {cut}, then {again}"
             settings = host.verified_settings(host.process.release)
@@ -1051,12 +1049,6 @@ def test_after_a_power_cut_what_was_verified_serves(tmp_path: Path, name: str) -
             assert host.process.unit == whole.config[0].content.decode()
             assert list(host.workers) == [worker.unit for worker in whole.workers if worker.unit != UNIT]
             assert not host.at_boot.is_set_up()
-            world.clear()
-            host = world.host()
-            cut_off(cut, world.story.run, host)
-        world.clear()
-        if not cut_in_time:
-            break
     assert cut > 5
 
 
@@ -1100,22 +1092,16 @@ def test_the_program_of_the_next_boot_needs_nothing_else(worker: FakeHost) -> No
 @pytest.mark.parametrize("name", ["settings", "release", "release, fails", "rollback"])
 def test_another_target_may_follow_one_that_was_cut_off(tmp_path: Path, name: str) -> None:
     story = STORIES[name]
+    start = started(tmp_path, *story.before)
     for cut in range(30):
-        host = World(tmp_path, story).host()
-        host.kill_before = cut
-        try:
-            story.run(host)
-        except Killed:
-            pass
-        else:
+        host = start.again()
+        if not cut_off(host, cut, story.run):
             break
-        host.kill_before = None
         assert attempt(host, "r3", "three") == ""
         assert running(host) == ("r3", "three")
         assert host.link("previous") in {"r1", "r2"}
         go_back(host)
         assert running(host) in {("r1", "one"), ("r1", "one, faster"), ("r2", "two")}
-        shutil.rmtree(tmp_path / "here")
     else:
         pytest.fail("the story has no end")
 
