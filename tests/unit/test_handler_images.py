@@ -272,11 +272,11 @@ def test_a_decoder_that_wants_too_much_memory_ends_alone(monkeypatch: pytest.Mon
     assert load(b64(picture())).size == (8, 4)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [*(("PNG", mode) for mode in ("RGB", "RGBA", "LA", "P")), ("JPEG", "RGB"), ("WEBP", "RGB"), ("WEBP", "RGBA")],
+)
 def test_the_largest_image_fits_its_memory(kind: str, mode: str) -> None:
-    if kind == "JPEG" and mode != "RGB":
-        pytest.skip("there is no such JPEG")
     given = io.BytesIO()
     how: dict[str, Any] = {"progressive": True, "subsampling": 0} if kind == "JPEG" else {}
     exif = Image.Exif()

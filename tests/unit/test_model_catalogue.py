@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.downloads import request
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.models import PROFILES, plan
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOGUE: dict[str, Any] = yaml.safe_load((ROOT / "files/locks/models.yml").read_text(encoding="utf-8"))
+CATALOGUE = locks.load("models")
 FIELDS = ["name", "folder", "urls", "bytes", "sha256", "task", "precision", "parameters", "licence", "vram_gb"]
 WITHOUT = {"image_joyai_image_edit", "video_wan_animate2"}
 """Templates that name models of another family, or node types of a newer ComfyUI."""
@@ -78,7 +78,7 @@ def test_a_variant_brings_no_more_than_it_needs() -> None:
 @pytest.mark.parametrize("variant", ["base", "wan"])
 def test_what_is_fetched_as_shipped_makes_a_video(profile: str, variant: str) -> None:
     defaults = yaml.safe_load((ROOT / "roles/wan_models/defaults/main.yml").read_text(encoding="utf-8"))
-    template = yaml.safe_load((ROOT / "files/locks/templates.yml").read_text(encoding="utf-8"))["text_to_video_wan"]
+    template = locks.load("templates")["text_to_video_wan"]
     planned = plan(CATALOGUE, sets=defaults["wan_models_sets"], profile=profile, variant=variant)["files"]
     assert set(template["models"]) <= {f"{entry['folder']}/{entry['name']}" for entry in planned}
     assert 9e9 < sum(entry.get("bytes") or entry["about_bytes"] for entry in planned) < 11e9
@@ -86,7 +86,7 @@ def test_what_is_fetched_as_shipped_makes_a_video(profile: str, variant: str) ->
 
 def test_the_official_templates_find_what_they_name() -> None:
     """What 40 templates of the Wan family name, as the package comfyui-workflow-templates-json 0.1.123 has them."""
-    templates = yaml.safe_load((ROOT / "files/locks/templates.yml").read_text(encoding="utf-8"))
+    templates = locks.load("templates")
     known = {(entry["folder"], entry["name"]) for entry in CATALOGUE["files"].values()}
     core = set(json.loads((ROOT / "files/locks/schemas/core.json").read_text(encoding="utf-8"))["types"])
     models = {

@@ -262,7 +262,7 @@ def test_rules_ask_for_what_is_given() -> None:
 FLEET = {
     "gpu_hosts": {
         "hosts": {
-            "gpu1": {"monitoring_listen": "10.0.0.11"},
+            "gpu1": {},
             "gpu2": {"monitoring_listen": "0.0.0.0", "ansible_host": "gpu2.example", "wanmetal_accelerator": "cpu"},  # noqa: S104
             "gpu3": {"monitoring_listen": "fd00::3", "monitoring_port": 9200, "queue_database_url": "postgresql://x"},
             "gpu4": {"monitoring_enabled": False},
@@ -286,36 +286,35 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize(("listen", "unreachable"), [("10.0.0.11", []), ("127.0.0.1", ["gpu1"]), (None, ["gpu1"])])
-def test_targets_are_made_from_the_inventory(listen: str | None, unreachable: list[str], tmp_path: Path) -> None:
-    inventory = json.loads(json.dumps(FLEET))
-    inventory["gpu_hosts"]["hosts"]["gpu1"] = {"monitoring_listen": listen} if listen else {}
-    (tmp_path / "hosts.json").write_text(json.dumps(inventory))
+def test_targets_are_made_from_the_inventory(tmp_path: Path) -> None:
+    (tmp_path / "hosts.json").write_text(json.dumps(FLEET))
     role = house.ROOT / "roles/monitoring"
     made = {"config": f"{{{{ lookup('ansible.builtin.template', '{role}/templates/prometheus.yml.j2') }}}}"}
     made["unreachable"] = "{{ __monitoring_unreachable }}"
-    task: dict[str, Any] = {
-        "ansible.builtin.copy": {"content": "{{ made | to_json }}", "dest": f"{tmp_path}/made.json"}
-    }
-    task |= {"delegate_to": "localhost", "connection": "local", "vars": {"made": made}}
     files = [str(role / name / "main.yml") for name in ("defaults", "vars")]
-    play: dict[str, Any] = {"hosts": "watch", "gather_facts": False, "vars_files": files[1:], "tasks": [task]}
-    defaults = yaml.safe_load(Path(files[0]).read_text())
-    play["vars"] = {"ansible_python_interpreter": sys.executable, **defaults}
-    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    values = {"ansible_python_interpreter": sys.executable, **yaml.safe_load(Path(files[0]).read_text())}
+    plays: list[dict[str, Any]] = []
+    for listen in ("", "127.0.0.1", "10.0.0.11"):
+        if listen:
+            plays.append({"hosts": "gpu1", "tasks": [{"ansible.builtin.set_fact": {"monitoring_listen": listen}}]})
+        task: dict[str, Any] = {"delegate_to": "localhost", "connection": "local", "vars": {"made": made}}
+        task["ansible.builtin.copy"] = {"content": "{{ made | to_json }}", "dest": f"{tmp_path}/made{listen}.json"}
+        plays.append({"hosts": "watch", "vars_files": files[1:], "vars": values, "tasks": [task]})
+    (tmp_path / "play.yml").write_text(json.dumps([{"gather_facts": False, **play} for play in plays]))
     program = Path(sys.executable).with_name("ansible-playbook")
     done = subprocess.run(
         [program, "-i", tmp_path / "hosts.json", tmp_path / "play.yml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "made.json").read_text())
-    assert found["unreachable"] == unreachable
-    if not unreachable:
-        (tmp_path / "prometheus.yml").write_text(found["config"])
-        (tmp_path / "rules.yml").write_text((FILES / "rules.yml").read_text())
-        subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
-        config = yaml.safe_load(found["config"])
-        assert {
-            job["job_name"]: {one["targets"][0]: one["labels"]["instance"] for one in job["static_configs"]}
-            for job in config["scrape_configs"]
-        } == TARGETS
+    for listen in ("", "127.0.0.1"):
+        assert json.loads((tmp_path / f"made{listen}.json").read_text())["unreachable"] == ["gpu1"]
+    found = json.loads((tmp_path / "made10.0.0.11.json").read_text())
+    assert found["unreachable"] == []
+    (tmp_path / "prometheus.yml").write_text(found["config"])
+    (tmp_path / "rules.yml").write_text((FILES / "rules.yml").read_text())
+    subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, capture_output=True)
+    config = yaml.safe_load(found["config"])
+    assert {
+        job["job_name"]: {one["targets"][0]: one["labels"]["instance"] for one in job["static_configs"]}
+        for job in config["scrape_configs"]
+    } == TARGETS

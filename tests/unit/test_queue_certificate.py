@@ -52,7 +52,7 @@ def test_killed_before_each_program(tmp_path: Path, before: str, wanted: str, ch
         (first / "ca.key").unlink()
     for name in PROGRAMS:
         (programs / name).write_text(f"""#!/bin/sh
-left=$(/bin/cat {count}); echo $((left - 1)) > {count}
+read -r left < {count}; echo $((left - 1)) > {count}
 [ "$left" -gt 0 ] || kill -KILL $PPID
 exec {shutil.which(name)} "$@"
 """)

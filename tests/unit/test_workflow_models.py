@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.wanmetal.comfyui.plugins.filter.filters import FilterModule
+from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import locks
 
 model_plan = FilterModule().filters()["model_plan"]
-LOCKS = Path(__file__).resolve().parents[2] / "files/locks"
-CATALOGUE: dict[str, Any] = yaml.safe_load((LOCKS / "models.yml").read_text(encoding="utf-8"))
-TEMPLATES: dict[str, Any] = yaml.safe_load((LOCKS / "templates.yml").read_text(encoding="utf-8"))
+CATALOGUE = locks.load("models")
+TEMPLATES = locks.load("templates")
 MINE = {
     "name": "mine.safetensors",
     "url": "https://models.example.com/mine.safetensors?download=true",
