@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.wanmetal.comfyui.plugins.filter import filters as filters
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings, workflow_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import counted, listed
 
