@@ -152,6 +152,11 @@ releases:
   description: C(installed), ids of complete releases, C(current) and C(previous), ids or empty.
   type: dict
   returned: success
+builds:
+  description: Paths of the files that mark an environment of a service as complete.
+  type: list
+  elements: str
+  returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule

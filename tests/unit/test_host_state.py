@@ -241,6 +241,12 @@ def test_pythons(tmp_path: Path) -> None:
     }
 
 
+def test_builds(tmp_path: Path) -> None:
+    assert host_state.builds(tmp_path) == []
+    tree(tmp_path, {"environments/a/complete": "", "environments/b/venv/complete": "", "environments/c/furnished": ""})
+    assert host_state.builds(tmp_path) == [f"{tmp_path}/environments/{mark}" for mark in ("a/complete", "c/furnished")]
+
+
 def test_releases(tmp_path: Path) -> None:
     assert host_state.releases(tmp_path) == {"installed": [], "current": "", "previous": ""}
     tree(tmp_path, {"releases/b/release.json": "", "releases/a/release.json": "", "releases/half/main.py": ""})

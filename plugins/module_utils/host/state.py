@@ -345,6 +345,15 @@ def releases(root: Path) -> dict[str, Any]:
     }
 
 
+_BUILT = ("complete", "furnished", "program-complete")
+"""What marks an environment of a service that is complete, by the role that builds it."""
+
+
+def builds(root: Path) -> list[str]:
+    """The marks of complete environments, as paths."""
+    return sorted(str(mark) for name in _BUILT for mark in root.glob(f"environments/*/{name}"))
+
+
 def _link(path: Path) -> str:
     return path.readlink().name if path.is_symlink() else ""
 
@@ -384,6 +393,7 @@ def host_state(
         "pythons": pythons(),
         "gpu": gpu_info.gpu_info(),
         "releases": releases(Path(root)),
+        "builds": builds(Path(root)),
         "uid": os.geteuid(),
         "units": units(),
         "users": users(ours["users"]),
