@@ -6,8 +6,8 @@ short_description: Render a template without a copy of all variables
 version_added: 0.1.0
 author: The wanmetal team (@wanmetal)
 description:
-  - Gives what P(ansible.builtin.template#lookup) gives, which copies all variables of the host for each template, and so
-    takes five times as long. Here templates see the variables themselves, as with M(ansible.builtin.template).
+  - Gives what P(ansible.builtin.template#lookup) gives, which copies all variables of the host for each template, and
+    so takes five times as long. Here templates see the variables themselves, as with M(ansible.builtin.template).
 options:
   _terms:
     description: Paths, as in P(ansible.builtin.template#lookup), whose other options it takes, too.

@@ -74,7 +74,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Unit]
         "wan_models_share_address": "10.0.0.1",
         **{f"__{role}_hash": "0" * 12 for role in ("comfyui_api", "comfyui_api_v2", "handler", "jupyterlab", "queue")},
     }
-    rendered = {unit_name(path): f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}" for path in TEMPLATES}
+    rendered = {unit_name(path): f"{{{{ lookup('wanmetal.comfyui.template', '{path}') }}}}" for path in TEMPLATES}
     plays = [
         {
             "hosts": "localhost",
