@@ -129,8 +129,13 @@ uid:
   description: The number of the user that this ran as, 0 for root.
   type: int
   returned: success
+strange_units:
+  description: Services in C(/etc/systemd/system) that no deploy has made.
+  type: list
+  elements: str
+  returned: success
 units:
-  description: Services in C(/etc/systemd/system).
+  description: Services in C(/etc/systemd/system) that a deploy has made.
   type: list
   elements: str
   returned: success

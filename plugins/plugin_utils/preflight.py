@@ -94,6 +94,7 @@ def problems(
         *([] if allow_untested_os else _system(state)),
         *_systemd(state["systemd"]),
         *_ours(places, state),
+        *_strange_units(plan["ports"], state["strange_units"]),
         *_disk(plan["disk"], state["filesystems"]),
         *_memory(plan["memory_mb"], state["memory_mb"]),
         *_gpu(plan["gpu"], plan["driver"]),
@@ -149,6 +150,19 @@ def _ours(places: Mapping[str, Mapping[str, str]], state: State) -> Iterator[Pro
                 "a folder of its own, empty or made by a deploy: its owner changes, and an uninstall removes it",
                 f"choose one that is not there yet; if all that is in it is wanmetal's: touch {path}/.wanmetal",
             )
+
+
+def _strange_units(ports: Sequence[Mapping[str, Any]], strange: Collection[str]) -> Iterator[Problem]:
+    wanted = _once(name for port in ports for name in (port["unit"], _service(port["unit"]), _template(port["unit"])))
+    for unit in (name for name in wanted if name in strange):
+        yield Problem(
+            "ours",
+            unit,
+            f"/etc/systemd/system/{unit}, a service of this host that no deploy has made",
+            "a name that is free: the service is replaced, and an uninstall removes it",
+            f"if it is no longer needed: systemctl disable --now {unit}; rm /etc/systemd/system/{unit}. Else give it "
+            "another name there",
+        )
 
 
 def _tested(state: State) -> bool:

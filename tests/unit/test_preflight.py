@@ -22,6 +22,7 @@ STATE: dict[str, Any] = {
     "urls": {},
     "uid": 0,
     "units": ["comfyui.service", "comfyui@.service"],
+    "strange_units": [],
     "users": {},
     "groups": {},
     "folders": {},
@@ -305,3 +306,13 @@ def test_the_summary_of_an_unchanged_deploy() -> None:
         "note     X 1 is not tested",
         "note     the host is still starting",
     ]
+
+
+def test_services_of_others_are_not_replaced() -> None:
+    ports = [OURS, {"port": 8189, "unit": "comfyui@1.service", "option": "comfyui_port"}]
+    strange = ["comfyui@.service", "comfyui.service", "other.service"]
+    found = preflight.problems(
+        preflight.merge([{"ports": ports}]), {**STATE, "strange_units": strange}, places={}, skip=["settings"]
+    )
+    assert [(one.kind, one.what) for one in found] == [("ours", "comfyui.service"), ("ours", "comfyui@.service")]
+    assert "systemctl disable --now comfyui.service; rm /etc/systemd/system/comfyui.service" in found[0].fix

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import service
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host import service, state
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.boot import AtBoot
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.service import Service, remove
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
@@ -448,7 +448,7 @@ def test_a_user_goes_where_a_role_has_made_it_and_no_other_unit_has_it(
     comment: str, other: str, goes: bool, host: FakeHost, users: Callable[[str], None]
 ) -> None:
     users(comment)
-    host.unit_file.write_text("[Service]\nUser=gallery\n")
+    host.unit_file.write_text("[Service]\nUser=gallery\nWorkingDirectory=/opt/wanmetal\n")
     (host.unit_file.parent / "other.service").write_text(other)
     outcome = remove(host, [], "gallery")
     assert ("userdel" in host.actions) == goes
@@ -456,8 +456,29 @@ def test_a_user_goes_where_a_role_has_made_it_and_no_other_unit_has_it(
     assert not host.unit_file.exists()
 
 
+@pytest.mark.parametrize("text", ["[Service]\nExecStart=/opt/mine\n", "[Service]\nUser=jane\n", ""])
+def test_somebody_s_own_service_of_that_name_stays(text: str, host: FakeHost) -> None:
+    other = host.units / "gallery@.service"
+    for path in (host.unit_file, other):
+        path.write_text(text)
+    outcome = remove(host, [str(other), str(host.settings_file)], "")
+    assert (outcome.changed, host.actions) == (False, [])
+    assert (host.unit_file.read_text(), other.read_text()) == (text, text)
+
+
+def test_a_service_is_ours_where_it_runs_as_an_account_of_ours(host: FakeHost, users: Callable[[str], None]) -> None:
+    users("wanmetal gallery")
+    host.unit_file.write_text("[Service]\nUser=gallery\n")
+    assert state.made_unit(host.unit_file)
+    users("Jane Doe,,,")
+    assert not state.made_unit(host.unit_file)
+    host.unit_file.unlink()
+    host.unit_file.symlink_to("/dev/null")  # as systemctl mask does
+    assert not state.made_unit(host.unit_file)
+
+
 def test_what_it_has_left_goes_and_nothing_else(host: FakeHost, tmp_path: Path) -> None:
-    host.wanted("good").run()
+    host.wanted("wanmetal").run()
     for name in ("gallery-1/x", "gallery-2/y", "other-1/z"):
         (tmp_path / "builds" / name).mkdir(parents=True)
     elsewhere = tmp_path / "elsewhere"
@@ -480,7 +501,7 @@ def test_what_it_has_left_goes_and_nothing_else(host: FakeHost, tmp_path: Path) 
 def test_a_removal_that_is_cut_off_leaves_what_the_next_deploy_looks_for(
     host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.wanted("old").run()
+    host.wanted("wanmetal").run()
     traces = [tmp_path / name for name in ("z", "a")]
     for path in traces:
         path.touch()

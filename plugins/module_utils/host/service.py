@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.files import FileError, opened_folder, read_regular
-from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.state import users
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.state import made_unit, users
 from ansible_collections.wanmetal.comfyui.plugins.module_utils.release.switch import (
     BootingHost,
     ConfigFile,
@@ -295,7 +295,7 @@ def remove(host: Host, patterns: Iterable[str], user: str, check: bool = False) 
     """Stop a service, remove it and what the patterns name, then its user where a role has made it."""
     outcome = Outcome()
     unit = host.units / host.unit
-    if host.unit and unit.is_file():
+    if host.unit and made_unit(unit):
         outcome.reasons.append(f"{host.unit} is there")
         if not check:
             host.systemctl("disable", "--now", "--quiet", host.unit)
@@ -303,6 +303,8 @@ def remove(host: Host, patterns: Iterable[str], user: str, check: bool = False) 
     record = map(str, switched) if host.unit else ()
     # The unit goes last: a deploy looks for it, and goes on with a removal that was cut off.
     for path in dict.fromkeys(path for pattern in [*patterns, *record] for path in expanded(pattern)):
+        if path.parent == host.units and path.is_file() and not made_unit(path):
+            continue  # somebody's own service of the same name
         # What lies behind a link that a service may have made is not ours.
         with contextlib.suppress(FileError):
             if not check:

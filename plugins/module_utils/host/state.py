@@ -318,9 +318,19 @@ def _folder(path: Path, declared: bool) -> dict[str, Any]:
     return {"folder": True, "ours": marked or set(entries) <= _NAMES, "marked": marked, "entries": entries[:5]}
 
 
-def units(folder: Path = Path("/etc/systemd/system")) -> list[str]:
-    """Names of the units that are there, templates among them."""
-    return sorted(path.name for path in folder.glob("*.service"))
+def units(folder: Path = Path("/etc/systemd/system")) -> dict[str, bool]:
+    """The units that are there, templates among them, each with whether it is ours."""
+    return {path.name: made_unit(path) for path in sorted(folder.glob("*.service"))}
+
+
+def made_unit(path: Path) -> bool:
+    """Whether a deploy has written a unit: it names a folder of ours, or runs as one of our accounts.
+
+    Others have services with the same names, such as comfyui.service or jupyterlab.service.
+    """
+    text = _text(path) if path.is_file() else ""  # one that is masked is a link to a device
+    names = re.findall(r"(?m)^User=(\S+)", text)
+    return _ACCOUNT in text or any((entry or {}).get("ours") for entry in users(names).values())
 
 
 # -- what is installed
@@ -376,6 +386,7 @@ def host_state(
     proc, run = Path("/proc"), Path("/run")
     release = os_release(_text(Path("/etc/os-release")))
     container = in_container(run, proc)
+    there = units()
     return {
         "os": {
             "id": release.get("ID", ""),
@@ -395,7 +406,8 @@ def host_state(
         "releases": releases(Path(root)),
         "builds": builds(Path(root)),
         "uid": os.geteuid(),
-        "units": units(),
+        "units": [name for name, ours in there.items() if ours],
+        "strange_units": [name for name, ours in there.items() if not ours],
         "users": users(ours["users"]),
         "groups": groups(ours["groups"]),
         "folders": folders(ours["folders"]),
