@@ -106,15 +106,15 @@ class Fleet:
         self.start()
 
     def command(self, *arguments: str, good: bool = True) -> str:
-        done = subprocess.run(
-            [self._python, "-m", "wanmetal_queue", *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode == 0) == good, done.stdout + done.stderr
-        return (done.stdout if good else done.stderr).strip()
+        code, said, problem = self.ran(*arguments)
+        assert (code == 0) == good, said.decode() + problem
+        return (said.decode() if good else problem).strip()
+
+    def ran(self, *arguments: str, given: int = subprocess.DEVNULL) -> tuple[int, bytes, str]:
+        """Run a command with a standard input; return its status, and what it has written."""
+        command = [str(self._python), "-m", "wanmetal_queue", *arguments]
+        done = subprocess.run(command, env=self._environment, stdin=given, capture_output=True, check=False)
+        return done.returncode, done.stdout, done.stderr.decode()
 
     def start(self) -> None:
         with (self.folder / "queue.log").open("ab") as log:

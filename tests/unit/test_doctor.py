@@ -490,10 +490,10 @@ def test_the_last_lines_are_shown_and_counted(sick: Sick) -> None:
 def test_folders_without_an_end_and_names_that_are_no_utf_8_are_looked_at(sick: Sick) -> None:
     output = sick.place.at("var/lib/wanmetal/output")
     (output / "a" / os.fsdecode(b"\xff")).mkdir(parents=True)
-    (output / "a" / os.fsdecode(b"\xff") / "b.mp4").touch()
+    (output / "a" / os.fsdecode(b"\xff") / "b\n.mp4").touch()
     with deep(output, "c.mp4"):
         facts, _files = sick.facts()
-    assert facts["outputs_below"] == ["output/a/\ufffd/b.mp4"]
+    assert facts["outputs_below"] == ["output/a/\ufffd/b .mp4"]
 
 
 def test_links_of_a_service_lead_root_nowhere(sick: Sick) -> None:

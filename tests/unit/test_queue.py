@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -644,3 +645,34 @@ def test_results_that_cannot_be_kept_as_they_are(queue: Fleet, result: bytes, st
     told = queue.call("status/odd")
     assert told["status"] == status
     assert {name: told[name] for name in ("error", "output") if name in told} == answer
+
+
+def restored(queue: Fleet, folder: Path, dump: bytes) -> tuple[int, str]:
+    (folder / "dump").write_bytes(dump)
+    with (folder / "dump").open("rb") as file:
+        code, _unused, problem = queue.ran("restore", given=file.fileno())
+    return code, problem
+
+
+def test_what_is_no_dump_of_a_queue_replaces_nothing(queue: Fleet, tmp_path: Path) -> None:
+    queue.run("kept", {})
+    _code, whole, _unused = queue.ran("dump")
+    queue.database.sql("CREATE DATABASE other")
+    queue.database.sql("CREATE TABLE things (n integer)", "other")
+    other = subprocess.run(
+        ["pg_dump", "-Fc", queue.database.address.replace("dbname=queue", "dbname=other")],
+        capture_output=True,
+        check=True,
+    ).stdout
+    strange = [(b"", "too short"), (b"x" * 9999, "not appear to be"), (whole[:3000], ""), (other, "no table jobs")]
+    for dump, said in strange:
+        code, problem = restored(queue, tmp_path, dump)
+        assert (code, said in problem) == (1, True), problem
+        assert queue.database.sql("SELECT id FROM jobs") == "kept"
+    for end in (len(whole) - 1, len(whole) - 300):  # the list is whole, and the tables are not
+        restored(queue, tmp_path, whole[:end])
+        assert queue.database.sql("SELECT id FROM jobs") == "kept"
+    queue.database.sql("DELETE FROM jobs")
+    assert restored(queue, tmp_path, whole) == (0, "")
+    assert queue.database.sql("SELECT id FROM jobs") == "kept"
+    queue.database.sql("DROP DATABASE other")

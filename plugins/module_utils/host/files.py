@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from ansible_collections.wanmetal.comfyui.plugins.module_utils.host.units import plain
+
 MOST_BYTES = 64 * 2**20
 """Of a file that is read whole: far above what is expected, far below what would hurt."""
 
@@ -96,8 +98,8 @@ def listed(path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
 
 
 def readable(path: Path) -> str:
-    """A path for an answer in JSON, which cannot hold bytes that are no UTF-8."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A path for an answer in JSON and for a line of text: neither holds all that a name may have."""
+    return plain(os.fsencode(path).decode("utf-8", "replace"))
 
 
 def make_folders(path: Path, mode: int = 0o755) -> None:

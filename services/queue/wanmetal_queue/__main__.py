@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -42,7 +43,8 @@ def main() -> int:
     commands.add_parser("serve", help="the service")
     commands.add_parser("migrate", help="bring the tables to this release's form, from an earlier or a later one")
     commands.add_parser("dump", help="write the tables to the standard output, in PostgreSQL's own form")
-    commands.add_parser("restore", help="replace the tables by a dump at the standard input, while nothing serves them")
+    replaces = "replace the tables by a dump, a file at the standard input, while nothing serves them"
+    commands.add_parser("restore", help=replaces)
     status = commands.add_parser("status", help="tell of hosts and jobs, in tables")
     status.add_argument("--json", action="store_true", help="for programs")
     for name in ("pause", "resume"):
@@ -73,6 +75,7 @@ def main() -> int:
         elif options.command == "dump":
             postgresql(settings.database, "pg_dump", "--format=custom", "--no-owner", "--no-privileges")
         elif options.command == "restore":
+            refuse_other_dumps()
             replace = ("--clean", "--if-exists", "--no-owner", "--no-privileges", "--single-transaction")
             postgresql(settings.database, "pg_restore", *replace, "--dbname")
         else:
@@ -93,6 +96,21 @@ def postgresql(database: str, *command: str) -> None:
     if strange := given.keys() - names:
         raise ValueError(f"the database's address has {', '.join(sorted(strange))}, which is not known here")
     os.execvpe(command[0], command, {**os.environ, **{names[name]: value for name, value in given.items()}})  # noqa: S606
+
+
+def refuse_other_dumps() -> None:
+    """Look what is at the standard input, before anything is replaced: what is none would pass for a restored queue."""
+    listed = subprocess.run(["pg_restore", "--list"], stdin=sys.stdin, capture_output=True, text=True, check=False)
+    lacking = [name for name in ("jobs", "steps", "tokens") if f" TABLE DATA public {name} " not in listed.stdout]
+    if lacking:
+        found = listed.stderr.strip() if listed.returncode else f"no table {lacking[0]} in it"
+        raise ValueError(
+            f"""what was given
+  found   {found or "nothing"}
+  needed  a dump that wanmetal-queue dump or ./deploy backup has made, as a file
+  fix     name another one; the tables are as they were"""
+        )
+    os.lseek(sys.stdin.fileno(), 0, os.SEEK_SET)
 
 
 class Server(uvicorn.Server):
