@@ -54,7 +54,7 @@ class Database:
             shutil.chown(folder, "postgres")
             folder.chmod(0o755)
         self.data = folder / "data"
-        self._run("initdb", "-A", "trust", "-D", str(self.data))
+        self._run("initdb", "--no-sync", "-A", "trust", "-D", str(self.data))
         with (self.data / "postgresql.conf").open("a") as file:
             file.write(f"unix_socket_directories = '{folder}'\nlisten_addresses = ''\nmax_connections = 60\n")
         self.start()
