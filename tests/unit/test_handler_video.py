@@ -28,6 +28,22 @@ def test_what_is_no_video_is_refused(data: bytes) -> None:
         measured(data, "x.mp4")
 
 
+def box(name: bytes, body: bytes = b"") -> bytes:
+    return (8 + len(body)).to_bytes(4, "big") + name + body
+
+
+def test_boxes_without_an_end_are_not_gone_through() -> None:
+    """A pack writes what it wants, and the time is the handler's."""
+    nested = b""
+    for _unused in range(3000):
+        nested = box(b"moov", nested)
+    many = b"".join(box(number.to_bytes(4, "big")) for number in range(200_000))
+    times = box(b"stts", (2**21).to_bytes(8, "big") + bytes(2**24))
+    for data in (nested, many + mp4(), mp4().partition(b"stts")[0][:-4] + times):
+        with pytest.raises(JobError, match="video"):
+            measured(data, "x.mp4")
+
+
 def test_what_is_not_measured() -> None:
     assert set(measured(b"", "x.webm").values()) == {None}
 

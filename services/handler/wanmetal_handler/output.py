@@ -21,6 +21,8 @@ from .settings import Settings
 
 _MEMORY = 400_000_000  # ten threads send the parts
 _PART = 8 * 1024**2  # boto3's
+# Far more boxes, and times of frames, than there are up to the end of the first video: packs write what they want.
+_MOST_BOXES, _DEEPEST, _MOST_TIMES = 10_000, 8, 1_000_000
 
 
 def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
@@ -30,10 +32,16 @@ def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
         return dict.fromkeys(names)
     boxes: dict[bytes, memoryview] = {}
     try:
-        for name, body in _boxes(memoryview(data)):
-            boxes = {} if name == b"trak" else {**boxes, name: body}
+        for number, (name, body) in enumerate(_boxes(memoryview(data))):
+            if number == _MOST_BOXES:
+                break
+            if name == b"trak":
+                boxes = {}
+            boxes[name] = body
             if name == b"stts" and bytes(boxes[b"hdlr"][8:12]) == b"vide":
                 (entries,) = struct.unpack_from(">I", body, 4)
+                if entries > _MOST_TIMES:
+                    break
                 pairs = list(struct.iter_unpack(">II", body[8 : 8 + 8 * entries]))
                 if len(pairs) != entries:
                     break
@@ -47,7 +55,7 @@ def measured(data: bytes | mmap.mmap, filename: str) -> dict[str, Any]:
     raise JobError("output", "there is no MP4 video in it, or it is cut off")
 
 
-def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def _boxes(data: memoryview, depth: int = 0) -> Iterator[tuple[bytes, memoryview]]:
     """All boxes of an MP4 file, those inside of others after them."""
     at = 0
     while at + 8 <= len(data):
@@ -60,8 +68,8 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         if not at + head <= end <= len(data):
             raise struct.error("cut off")
         yield name, data[at + head : end]
-        if name in {b"moov", b"trak", b"mdia", b"minf", b"stbl"}:
-            yield from _boxes(data[at + head : end])
+        if name in {b"moov", b"trak", b"mdia", b"minf", b"stbl"} and depth < _DEEPEST:
+            yield from _boxes(data[at + head : end], depth + 1)
         at = end
 
 
