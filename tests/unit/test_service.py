@@ -419,7 +419,7 @@ def test_questions(answering: str, tmp_path: Path) -> None:
     assert refused.startswith(f"{answering}/x answers with HTTP status 403")
     secrets.unlink()
     assert "does not answer" in service.ask({"url": f"{answering}/x", **question})
-    assert "does not answer" in service.ask({"url": "http://127.0.0.1:9/"})
+    assert service.ask({"url": "http://127.0.0.1:9/"}) == "http://127.0.0.1:9/ does not answer (Connection refused)"
 
 
 # -- removal

@@ -505,3 +505,7 @@ def test_driver_and_gpus_are_reported(
 def test_a_comfyui_that_says_strange_things_of_itself(strange: dict[str, Any]) -> None:
     assert module.versions(strange) == {}
     assert module.devices(strange) == []
+
+
+def test_why_an_address_does_not_answer_is_said_without_numbers() -> None:
+    assert module.no_answer("http://127.0.0.1:9/") == "Connection refused"

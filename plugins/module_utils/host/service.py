@@ -56,7 +56,8 @@ def ask(question: Mapping[str, Any]) -> str:
         said = error.read(300).decode(errors="replace").strip()
         return f"{url} answers with HTTP status {error.code}{f': {said}' if said else ''}"
     except (OSError, ValueError) as error:
-        return f"{url} does not answer ({getattr(error, 'reason', error)})"
+        reason = getattr(error, "reason", error)
+        return f"{url} does not answer ({getattr(reason, 'strerror', '') or reason})"
     return ""
 
 

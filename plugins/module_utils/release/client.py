@@ -281,7 +281,8 @@ class ComfyUIClient:
         except TimeoutError as error:
             raise LateAnswerError(f"{self.url}{path} gave no complete answer in {self.timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswerError(f"{self.url} does not answer: {error or type(error).__name__}") from error
+            reason = getattr(error, "strerror", "") or error or type(error).__name__
+            raise NoAnswerError(f"{self.url} does not answer: {reason}") from error
         finally:
             connection.close()
         return response.status, response.headers.get("Content-Type", ""), data

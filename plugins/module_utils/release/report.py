@@ -259,7 +259,8 @@ def no_answer(url: str) -> str:
     except urllib.error.HTTPError as error:
         return f"HTTP status {error.code}"
     except OSError as error:
-        return str(getattr(error, "reason", error))
+        reason = getattr(error, "reason", error)
+        return str(getattr(reason, "strerror", "") or reason)
 
 
 def _show(units: Sequence[str]) -> str:
