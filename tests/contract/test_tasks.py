@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,21 @@ def test_the_check_for_truth_values_sees_them() -> None:
     )
     whens = ["not jupyterlab_enabled", "jupyterlab_enabled | default(false) | bool"]
     assert read_as_written(text, whens) == ["{{ 1 if handler_enabled else 2 }}", "not jupyterlab_enabled"]
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0,
+    reason="may mount nothing",
+)
+def test_an_uninstall_leaves_what_is_mounted_below_and_goes_on(tmp_path: Path) -> None:
+    """A disk for models, for example."""
+    found = house.tasks(house.read(house.ROOT / "roles/wanmetal/tasks/uninstall.yml"))
+    empty = next(task["vars"]["__wanmetal_empty"] for task in found if "__wanmetal_empty" in task.get("vars", {}))
+    for name in ("data/models", "data/output"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    script = f'mount -t tmpfs none "$1/models"; touch "$1/models/mine"\n({empty}) || exit\nls -R "$1"'
+    command = ["unshare", "--mount", "sh", "-c", script, "remove", str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()[1:]) == (0, ["models", f"{tmp_path}/data/models:", "mine"]), done
+    assert not (tmp_path / "data/output").exists()

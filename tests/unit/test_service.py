@@ -472,6 +472,7 @@ def test_a_service_is_ours_where_it_runs_as_an_account_of_ours(host: FakeHost, u
     assert state.made_unit(host.unit_file)
     users("Jane Doe,,,")
     assert not state.made_unit(host.unit_file)
+    assert state.made_unit(host.units / "wanmetal-metrics.timer")
     host.unit_file.unlink()
     host.unit_file.symlink_to("/dev/null")  # as systemctl mask does
     assert not state.made_unit(host.unit_file)

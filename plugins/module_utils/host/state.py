@@ -324,13 +324,13 @@ def units(folder: Path = Path("/etc/systemd/system")) -> dict[str, bool]:
 
 
 def made_unit(path: Path) -> bool:
-    """Whether a deploy has written a unit: it names a folder of ours, or runs as one of our accounts.
+    """Whether a deploy has written a unit: it has our name in its own or in its text, or runs as one of our accounts.
 
     Others have services with the same names, such as comfyui.service or jupyterlab.service.
     """
     text = _text(path) if path.is_file() else ""  # one that is masked is a link to a device
     names = re.findall(r"(?m)^User=(\S+)", text)
-    return _ACCOUNT in text or any((entry or {}).get("ours") for entry in users(names).values())
+    return _ACCOUNT in path.name + text or any((entry or {}).get("ours") for entry in users(names).values())
 
 
 # -- what is installed
