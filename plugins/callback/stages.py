@@ -57,6 +57,8 @@ from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.stages import (
     inventory_options,
 )
 
+_LOOKS = ("assert", "fail", "setup", "stat", "validate_argument_spec", "validate_settings", "_state")
+"""Ends of actions that have changed nothing where they fail. Of others nobody knows how far they came."""
 _SHOW_THEIR_OWN = ("aria2_download", "comfyui.apt", "python_environment", "release_build", "workflow_run")
 
 
@@ -123,6 +125,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         host = self._answered(result)
         if not ignore_errors:
             self._failed[host] = f"{self._task}: {first_line(result._result)}"
+        task = result._task
+        looks = task.check_mode or task.changed_when == [False] or task.action.endswith(_LOOKS)
+        if not looks and not result._result.get("unreachable"):
+            self._note("changed")
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
         self.v2_playbook_on_task_start(task, False)

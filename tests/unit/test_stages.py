@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ansible_collections.wanmetal.comfyui.plugins.callback.stages import CallbackModule
@@ -77,6 +79,28 @@ def test_while_a_person_is_asked_nothing_is_said_to_run() -> None:
     now = 60.0
     assert callback.stages.running(20, []) == ""
     assert callback.stages.report(slowest_from=10)[2] == "  play        2.0 s  unchanged"
+
+
+@pytest.mark.parametrize(
+    ("task", "noted"),
+    [
+        ({"action": "wanmetal.comfyui.release_switch"}, ["changed"]),
+        ({"action": "wanmetal.comfyui.release_switch", "check_mode": True}, []),
+        ({"action": "ansible.builtin.command", "changed_when": [False]}, []),
+        ({"action": "ansible.builtin.assert"}, []),
+        ({"action": "wanmetal.comfyui.host_state"}, []),
+    ],
+)
+def test_what_fails_halfway_may_have_changed_something(
+    monkeypatch: pytest.MonkeyPatch, task: dict[str, Any], noted: list[str]
+) -> None:
+    callback = CallbackModule()
+    notes: list[str] = []
+    monkeypatch.setattr(callback, "_note", notes.append)
+    host = SimpleNamespace(get_name=lambda: "a")
+    about = SimpleNamespace(**{"check_mode": False, "changed_when": [], **task})
+    callback.v2_runner_on_failed(SimpleNamespace(_host=host, _task=about, _result={"msg": "no"}))
+    assert notes == noted
 
 
 def counts(**others: int) -> dict[str, int]:
