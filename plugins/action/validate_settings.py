@@ -10,7 +10,7 @@ from ansible.plugins.action import ActionBase
 
 # Not for this plugin: Ansible imports it before it forks a process for each task, and compiles the Python of a
 # collection anew in each process that does not have it yet.
-from ansible_collections.wanmetal.comfyui.plugins.filter import filters as filters
+from ansible_collections.wanmetal.comfyui.plugins.filter import filters  # noqa: F401  # pylint: disable=unused-import
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils import settings, workflow_files
 from ansible_collections.wanmetal.comfyui.plugins.plugin_utils.problems import counted, listed
 
