@@ -472,7 +472,10 @@ def test_a_service_is_ours_where_it_runs_as_an_account_of_ours(host: FakeHost, u
     assert state.made_unit(host.unit_file)
     users("Jane Doe,,,")
     assert not state.made_unit(host.unit_file)
-    assert state.made_unit(host.units / "wanmetal-metrics.timer")
+    timer = host.units / "wanmetal-metrics.timer"
+    assert not state.made_unit(timer)  # it is not there
+    timer.touch()
+    assert state.made_unit(timer)
     host.unit_file.unlink()
     host.unit_file.symlink_to("/dev/null")  # as systemctl mask does
     assert not state.made_unit(host.unit_file)

@@ -328,7 +328,9 @@ def made_unit(path: Path) -> bool:
 
     Others have services with the same names, such as comfyui.service or jupyterlab.service.
     """
-    text = _text(path) if path.is_file() else ""  # one that is masked is a link to a device
+    if not path.is_file():  # one that is masked is a link to a device
+        return False
+    text = _text(path)
     names = re.findall(r"(?m)^User=(\S+)", text)
     return _ACCOUNT in path.name + text or any((entry or {}).get("ours") for entry in users(names).values())
 
